@@ -1,0 +1,94 @@
+"""From a trained network to a measured, chosen ONNX file.
+
+``search`` does the whole job; ``prune``, ``export`` and ``quantize`` are its stages, callable alone.
+Names are imported when first used, so that ``import compress`` loads neither torch nor Optuna.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from targets.packages import check_not_shadowed
+
+if TYPE_CHECKING:
+    from compress.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings
+    from compress.exporting import export
+    from compress.metrics import Metric
+    from compress.pruning import Pruned, find_groups, prune
+    from compress.quantizing import quantize
+    from compress.results import Candidate
+    from compress.runs import open_run
+    from compress.searching import search
+    from compress.spaces import Choice, Float, Int, SearchSpace
+    from compress.tasks import Task
+    from targets.errors import CompressError, NoFeasibleCandidate, RequestError, StageError
+
+check_not_shadowed()
+
+_HOMES = {
+    "Candidate": "compress.results",
+    "Choice": "compress.spaces",
+    "CompressError": "targets.errors",
+    "Config": "compress.configs",
+    "FinetuneSettings": "compress.configs",
+    "Float": "compress.spaces",
+    "Int": "compress.spaces",
+    "Metric": "compress.metrics",
+    "NoFeasibleCandidate": "targets.errors",
+    "ParityError": "targets.errors",
+    "PrecisionSettings": "compress.configs",
+    "Pruned": "compress.pruning",
+    "PruneSettings": "compress.configs",
+    "RequestError": "targets.errors",
+    "SearchSpace": "compress.spaces",
+    "StageError": "targets.errors",
+    "Task": "compress.tasks",
+    "export": "compress.exporting",
+    "find_groups": "compress.pruning",
+    "open_run": "compress.runs",
+    "prune": "compress.pruning",
+    "quantize": "compress.quantizing",
+    "search": "compress.searching",
+}
+
+__all__ = [
+    "Candidate",
+    "Choice",
+    "CompressError",
+    "Config",
+    "FinetuneSettings",
+    "Float",
+    "Int",
+    "Metric",
+    "NoFeasibleCandidate",
+    "ParityError",
+    "PrecisionSettings",
+    "PruneSettings",
+    "Pruned",
+    "RequestError",
+    "SearchSpace",
+    "StageError",
+    "Task",
+    "export",
+    "find_groups",
+    "open_run",
+    "prune",
+    "quantize",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    try:  # `compress.metrics` after a plain `import compress`
+        return importlib.import_module(f"compress.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"compress.{name}":
+            raise
+    raise AttributeError(f"module 'compress' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

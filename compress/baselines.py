@@ -1,0 +1,135 @@
+"""The baseline: the task's model as it came, kept in the run, never made twice.
+
+``baseline/weights.pt`` holds the weights; ``baseline/module.pt`` the module that a function made, so that a
+continued run need not call (train) it again. Both load with ``weights_only=True``: of classes, nothing but
+``nn.Module`` subclasses that the process has imported already is let through.
+"""
+
+from __future__ import annotations
+
+import copy
+import contextlib
+import hashlib
+import inspect
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from compress.loading import guarded
+from compress.tasks import Task
+from compress.training_modes import threads
+from targets.errors import RunError, TaskError
+
+
+def make_module(task: Task, *, trained: bool = True) -> nn.Module:
+    """The task's module on the CPU in eval mode, a copy or freshly made by its function.
+
+    ``trained=False`` asks a function that has a parameter ``trained`` for the bare network (dry runs).
+    """
+    if isinstance(task.model, nn.Module):
+        module = copy.deepcopy(task.model)
+    elif callable(task.model):
+        function = task.model
+        knows = "trained" in inspect.signature(function).parameters
+        with threads(os.cpu_count() or 1), _seeded():
+            module = guarded(f"the model function of task {task.name!r}", lambda: function(trained=trained) if knows else function())
+        if not isinstance(module, nn.Module):
+            raise TaskError(f"the model function of task {task.name!r} returned {type(module).__name__}, not an nn.Module")
+    else:
+        raise TaskError(f"task {task.name!r}: model is {type(task.model).__name__}; give an nn.Module, a function or an .onnx path")
+    module = module.to("cpu").eval()
+    check_module(module, task.name)
+    return module
+
+
+def check_module(module: nn.Module, name: str) -> None:
+    """Raise TaskError for weights that cannot be worked with."""
+    if not any(True for _ in module.parameters()):
+        raise TaskError(f"task {name!r}: the model has no parameters")
+    for key, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TaskError(f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it")
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            raise TaskError(f"task {name!r}: weight {key!r} is {tensor.dtype}; give the model in float32 (module.float())")
+
+
+def save(module: nn.Module, folder: Path, *, whole: bool) -> None:
+    """Keep weights, and with ``whole`` the module itself, in a run's ``baseline`` folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if whole:
+        try:
+            _save(module, folder / "module.pt")
+        except Exception as error:
+            # Classes made inside functions cannot be stored; a continued run then makes the module again.
+            print(f"the baseline module cannot be stored ({error}); only its weights are", file=sys.stderr)
+            (folder / "module.pt").unlink(missing_ok=True)
+    _save(module.state_dict(), folder / "weights.pt")
+
+
+def load(task: Task, folder: Path) -> nn.Module:
+    """The baseline a run has kept: the stored weights in the task's module, or the stored module."""
+    module = None
+    if not isinstance(task.model, nn.Module):
+        module = _load_module(folder / "module.pt")
+    module = make_module(task) if module is None else module
+    state = torch.load(folder / "weights.pt", weights_only=True)
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise RunError(f"the run is of another model: {str(error).splitlines()[-1].strip()}; choose another --out") from None
+    return module.eval()
+
+
+def state_hash(module: nn.Module) -> str:
+    """Hash of all weights and buffers."""
+    digest = hashlib.sha256()
+    for name, tensor in module.state_dict().items():
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def source_hash(function: Any) -> str | None:
+    """What stands for a user's function in a cache key: its source, else its name."""
+    if function is None:
+        return None
+    try:
+        text = inspect.getsource(function)
+    except (OSError, TypeError):
+        text = getattr(function, "__qualname__", repr(type(function)))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _save(value: Any, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    torch.save(value, temporary)
+    os.replace(temporary, path)
+
+
+def _load_module(path: Path) -> nn.Module | None:
+    """The stored module, or None where it is absent or needs a class that is not to be trusted or found."""
+    if not path.exists():
+        return None
+    allowed = []
+    for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)):
+        module_name, _, attribute = name.rpartition(".")
+        kind = getattr(sys.modules.get(module_name), attribute, None)
+        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            return None
+        allowed.append(kind)
+    with torch.serialization.safe_globals(allowed):
+        loaded = torch.load(path, weights_only=True)
+    return loaded if isinstance(loaded, nn.Module) else None
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """A model function that does not seed itself is given the same seed every time."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield

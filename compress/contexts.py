@@ -1,0 +1,84 @@
+"""What every stage of a search works with: made once at the start, never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    import onnx
+    from torch import Tensor, nn
+
+    from compress.caching import Cache
+    from compress.data import Split, Stream
+    from compress.finetuning import Objective, Teacher
+    from compress.metrics import Metric
+    from compress.pruning import Groups
+    from compress.results import Candidate
+    from compress.runs import Run
+    from compress.spaces import SearchSpace
+    from compress.tasks import Task
+    from compress.training_modes import TrainingMode
+    from targets.target import Target
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What was found out about the baseline once: where to cut, and what int8 costs each layer."""
+
+    groups: Groups
+    robustness: dict[str, float]
+    """Group -> rank in the sensitivity scan, from -0.5 (cutting hurts most) to 0.5."""
+    int8_order: tuple[int, ...]
+    """Positions of the quantizable layers, the one that int8 hurts most first."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """A task made ready: data in memory, baseline measured and scored, network profiled."""
+
+    task: Task
+    run: Run
+    cache: Cache
+    targets: tuple[Target, ...]
+    space: SearchSpace
+    seed: int
+    metric: Metric
+    val: Split
+    test: Split | None
+    names: list[str]
+    """The ONNX file's input names."""
+    baseline: Candidate
+    baseline_path: Path
+    baseline_structure: str
+    profile: Profile
+    calibration: dict[str, np.ndarray]
+    step: int
+    """Widths are multiples of this: good for all targets."""
+    schemes: tuple[str, ...]
+    training: Training | None
+    """None where the model is an ONNX file."""
+    describe: dict[str, Any]
+    """Target name -> its description: part of every measurement's key."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What only a torch model has."""
+
+    module: nn.Module
+    digest: str
+    """Hash of the baseline's weights."""
+    train: Split | Stream
+    example: tuple[Tensor, ...]
+    objective: Objective
+    teacher: Teacher
+    mode: TrainingMode
+    template: onnx.ModelProto
+    """The baseline's raw exported graph."""

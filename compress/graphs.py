@@ -1,0 +1,97 @@
+"""Facts about an ONNX graph that do not depend on its weights."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from targets.errors import ModelError
+
+_SMALL = 64
+"""Integer constants up to this many elements are shapes and axes: part of the structure."""
+
+
+def load_model(path: Path) -> onnx.ModelProto:
+    """Read and check an ``.onnx`` file; external data may not leave its folder. Raises ModelError in one line."""
+    if not path.is_file():
+        raise ModelError(f"{str(path)!r} does not exist")
+    try:
+        model = onnx.load(path)
+        if not model.graph.node:
+            raise ModelError(f"{str(path)!r} is truncated or not an ONNX file: it holds no operators")
+        onnx.checker.check_model(str(path))
+    except ModelError:
+        raise
+    except Exception as error:
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"{str(path)!r} is truncated or not an ONNX file: {text[:200]}") from None
+    return model
+
+
+def structure_hash(path: Path) -> str:
+    """Hash of the graph with weights, scales and zero points left out: what latency depends on."""
+    model = onnx.load(path)
+    digest = hashlib.sha256(repr([(o.domain, o.version) for o in model.opset_import]).encode())
+    numbers: dict[str, int] = {}
+
+    def number(name: str) -> int:
+        return numbers.setdefault(name, len(numbers))
+
+    for value in (*model.graph.input, *model.graph.output):
+        digest.update(f"{number(value.name)}".encode() + value.type.SerializeToString(deterministic=True))
+    names = {t.name: _shape_and_constants(t) for t in model.graph.initializer}
+    for node in model.graph.node:
+        inputs = [names.get(name) or number(name) for name in node.input]
+        digest.update(f"{node.op_type}{node.domain}{inputs}{[number(name) for name in node.output]}".encode())
+        for attribute in sorted(node.attribute, key=lambda a: a.name):
+            text = _shape_and_constants(attribute.t) if attribute.HasField("t") else attribute.SerializeToString(deterministic=True).hex()
+            digest.update(f"{attribute.name}{text}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _shape_and_constants(tensor: onnx.TensorProto) -> str:
+    text = f"{tensor.data_type}{list(tensor.dims)}"
+    if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL):
+        size = int(np.prod(tensor.dims)) if tensor.dims else 1
+        # int32 biases of quantized layers are weights; they come with as many elements as channels and no fixed value.
+        if size <= _SMALL and tensor.data_type != onnx.TensorProto.INT32:
+            text += str(onnx.numpy_helper.to_array(tensor).tolist())
+    return text
+
+
+def count_parameters(path: Path) -> int:
+    """Number of elements in float and quantized weights."""
+    model = onnx.load(path)
+    return sum(int(np.prod(t.dims)) if t.dims else 1 for t in model.graph.initializer if len(t.dims) > 0)
+
+
+def count_macs(path: Path) -> int:
+    """Multiply-accumulates at batch 1 of convolutions and matrix products, from inferred shapes."""
+    model = onnx.load(path)
+    for value in model.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        if dims and not dims[0].dim_value:
+            dims[0].dim_value = 1
+    inferred = onnx.shape_inference.infer_shapes(model)
+    shapes = {
+        v.name: [d.dim_value or 1 for d in v.type.tensor_type.shape.dim]
+        for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    }
+    shapes.update({t.name: list(t.dims) for t in model.graph.initializer})
+    total = 0
+    for node in inferred.graph.node:
+        out = shapes.get(node.output[0])
+        weight = shapes.get(node.input[1]) if len(node.input) > 1 else None
+        if out is None or not weight:
+            continue
+        if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
+            total += int(np.prod(out)) * int(np.prod(weight[1:]))
+        elif node.op_type == "Gemm":
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            total += int(np.prod(out)) * weight[1 if transposed else 0]
+        elif node.op_type in ("MatMul", "MatMulInteger"):
+            total += int(np.prod(out)) * weight[-2 if len(weight) > 1 else 0]
+    return total

@@ -1,0 +1,73 @@
+"""Latency of candidates against the baseline, measured once per structure: it does not depend on the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.caching import Cache
+from compress.graphs import structure_hash
+from compress.results import LatencyResult
+from compress.serialization import to_json
+from targets.target import Measurement, Protocol, Target
+
+VERSION = 1
+SEARCHING = Protocol(width=0.02, seconds=2.5, processes=1)
+FINAL = Protocol(width=0.01, seconds=6.0, processes=5)
+
+
+def measure(
+    cache: Cache,
+    target: Target,
+    description: Any,
+    baseline: Path,
+    paths: Sequence[Path],
+    inputs: Mapping[str, np.ndarray],
+    protocol: Protocol = SEARCHING,
+) -> list[dict[str, Any]]:
+    """Latency (or instructions) and memory of ``paths`` on ``target``, as JSON, in their order.
+
+    Files of one structure are measured once. Raw samples lie in the cache beside the result.
+    """
+    zero = structure_hash(baseline)
+    structures = [structure_hash(path) for path in paths]
+    keys = {s: {"structure": s, "baseline": zero, "target": target.name, "device": description, "protocol": to_json(protocol)}
+            for s in structures}
+    missing: dict[str, Path] = {}
+    for structure, path in zip(structures, paths, strict=True):
+        if cache.get("measure", VERSION, keys[structure]) is None:
+            missing.setdefault(structure, path)
+    if missing:
+        with cache.timed("measure"):
+            found = target.measure([baseline, *missing.values()], inputs=inputs, protocol=protocol)
+        for structure, measurement in zip(missing, found[1:], strict=True):
+            cache.put("measure", VERSION, keys[structure], _as_json(measurement))
+    results = []
+    for structure in structures:
+        artifact = cache.get("measure", VERSION, keys[structure])
+        results.append(artifact.info if artifact else {})
+    return results
+
+
+def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
+    """The latency in a ``measure`` result, None where cost is counted."""
+    data = info.get("latency")
+    return None if data is None else LatencyResult(**{k: data[k] for k in ("p50", "p95", "ratio", "low", "high", "runs")})
+
+
+def ratio_of(info: Mapping[str, Any], zero: Mapping[str, Any] | None = None) -> float:
+    """The paired latency ratio, or the instructions relative to ``zero``'s."""
+    if info.get("latency") is not None:
+        return float(info["latency"]["ratio"])
+    base = (zero or {}).get("instructions")
+    return float(info["instructions"]) / float(base) if base and info.get("instructions") else float("nan")
+
+
+def _as_json(measurement: Measurement) -> dict[str, Any]:
+    data = to_json(replace(measurement, path=Path(measurement.path.name)))
+    data["path"] = measurement.path.name
+    return dict(data)

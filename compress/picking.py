@@ -1,0 +1,91 @@
+"""Picks, from what is known: pure, so that a report, a result and the confirmation agree on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from compress import selecting
+from compress.quantities import Constraint, is_feasible
+from compress.results import Candidate, Drop, NearestMiss, Pick
+
+MOST_READ = 3
+"""Candidates read on test for one pick: each further one is another chance to be right by luck."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What candidates are chosen by."""
+
+    baseline: Candidate
+    objectives: tuple[str, ...]
+    constraints: tuple[Constraint, ...]
+    higher_is_better: bool
+    bounded: bool
+    disagreements: Mapping[tuple[str, str], tuple[int, int, int]]
+    """(target, id) -> (lost, gained, n) on test, where the metric is a proportion."""
+
+
+def judged(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """Candidates measured on ``target`` with ``feasible`` as today's constraints say."""
+    found = []
+    for candidate in candidates:
+        if target in candidate.measured:
+            feasible = is_feasible(candidate, question.baseline, target, question.constraints)
+            found.append(candidate.on(target, replace(candidate.measured[target], feasible=feasible)))
+    return found
+
+
+def front(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """The front on ``target``, best quality first."""
+    return selecting.front(
+        judged(candidates, question, target), question.baseline, target, question.objectives,
+        higher_is_better=question.higher_is_better,
+    )  # fmt: skip
+
+
+def hypervolume(candidates: Sequence[Candidate], question: Question, target: str) -> float:
+    """Of the front, against the project's one reference point."""
+    return selecting.front_hypervolume(
+        front(candidates, question, target), question.baseline, target, question.objectives,
+        higher_is_better=question.higher_is_better, bounded=question.bounded,
+    )  # fmt: skip
+
+
+def choose(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> tuple[Pick | None, Candidate | None]:
+    """The pick, and the candidate that has to be read on test before more can be said (None: nothing is open)."""
+    members = front(candidates, question, target)
+    refuted: list[str] = []
+    last: Candidate | None = None
+    for candidate in selecting.ranked(which, members, target, higher_is_better=question.higher_is_better)[:MOST_READ]:
+        last = candidate
+        test = candidate.measured[target].quality.test
+        verdict = verdict_of(candidate, question, target)
+        if test is None or verdict.verdict != selecting.REFUTED:
+            tied = selecting.tied_with(candidate, members, target, which)
+            read = len(refuted) + (test is not None)
+            pick = Pick(candidate.id, verdict.verdict, read, tuple(refuted), verdict.needed, tied)
+            return pick, candidate if test is None else None
+        refuted.append(candidate.id)
+    if last is None:
+        return None, None
+    return Pick(last.id, selecting.REFUTED, len(refuted), tuple(refuted[:-1])), None
+
+
+def verdict_of(candidate: Candidate, question: Question, target: str) -> selecting.Verdict:
+    """How ``candidate`` fares on test against every limit on quality. The baseline is what it is measured by."""
+    measured = candidate.measured[target]
+    if candidate.id == question.baseline.id and measured.quality.test is not None:
+        return selecting.judge(Drop(0.0, 0.0, 0.0), measured.quality.test, question.constraints)
+    return selecting.judge(
+        measured.quality_drop.test, measured.quality.test, question.constraints,
+        question.disagreements.get((target, candidate.id)),
+    )  # fmt: skip
+
+
+def nearest_miss(candidates: Sequence[Candidate], question: Question, target: str) -> NearestMiss | None:
+    """The candidate closest to meeting every constraint, where none but the baseline does."""
+    known = judged(candidates, question, target)
+    if any(c.measured[target].feasible for c in known if c.id != question.baseline.id):
+        return None
+    return selecting.nearest_miss(known, question.baseline, target, question.constraints)

@@ -1,0 +1,135 @@
+"""Quantities, objectives and constraints: what can be asked for, in the words of design.md.
+
+A constraint is ``QUANTITY<=NUMBER[UNIT]`` or ``>=``. Inside, everything is in seconds, bytes, counts and
+the metric's own unit; ``x`` is relative to the baseline on the same target.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from compress.results import Candidate, Measured
+from targets.errors import ConstraintError
+
+OBJECTIVES = ("quality", "latency", "size", "memory", "instructions")
+QUANTITIES = ("quality", "quality_drop", "latency", "size", "memory", "instructions")
+"""What a constraint may limit."""
+COSTS = ("latency", "instructions")
+"""Quantities that say how fast a candidate is."""
+
+_BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KB": 1e3, "KiB": 1024.0, "MiB": 1024.0**2}
+_UNITS: dict[str, dict[str, float]] = {
+    "quality": {"": 1.0},
+    "quality_drop": {"": 1.0},
+    "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
+    "size": _BYTES,
+    "memory": _BYTES,
+    "instructions": {"": 1.0},
+}
+_RELATIVE = frozenset({"latency", "size", "memory", "instructions"})
+_FORM = re.compile(r"^\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)\s*$")
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """``quantity operator limit``; the limit in base units, or relative to the baseline."""
+
+    quantity: str
+    operator: str
+    limit: float
+    relative: bool = False
+    text: str = ""
+
+    def excess(self, value: float, baseline: float | None) -> float:
+        """How far ``value`` is beyond the limit, in the quantity's base unit (or in x); <= 0 is met."""
+        if self.relative:
+            value = value / baseline if baseline else value
+        return value - self.limit if self.operator == "<=" else self.limit - value
+
+    def violation(self, value: float, baseline: float | None) -> float:
+        """``excess`` as a share of the limit: what samplers are told, so that bytes do not drown accuracy."""
+        return self.excess(value, baseline) / (abs(self.limit) or 0.01)
+
+
+def parse_constraint(text: str) -> Constraint:
+    """Read ``QUANTITY<=NUMBER[UNIT]``; raises ConstraintError with what would be right."""
+    match = _FORM.match(text)
+    if match is None:
+        raise ConstraintError(
+            f"constraint {text!r} is not QUANTITY<=NUMBER[UNIT] (or >=), for example 'quality_drop<=0.01'"
+        )
+    quantity, operator, number, unit = match.groups()
+    if quantity not in QUANTITIES:
+        raise ConstraintError(f"constraint {text!r}: unknown quantity {quantity!r}; use one of {', '.join(QUANTITIES)}")
+    try:
+        limit = float(number)
+    except ValueError:
+        raise ConstraintError(f"constraint {text!r}: {number!r} is not a number") from None
+    if unit == "x" and quantity in _RELATIVE:
+        return Constraint(quantity, operator, limit, relative=True, text=text.replace(" ", ""))
+    units = _UNITS[quantity]
+    if unit not in units:
+        known = [name for name in units if name] + (["x"] if quantity in _RELATIVE else [])
+        hint = f"use one of {', '.join(known)}" if known else "it takes no unit"
+        raise ConstraintError(f"constraint {text!r}: {unit or 'no'} unit does not fit {quantity}; {hint}")
+    return Constraint(quantity, operator, limit * units[unit], text=text.replace(" ", ""))
+
+
+def parse_objectives(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """Check objective names: two or more, known, each once."""
+    for name in names:
+        if name not in OBJECTIVES:
+            raise ConstraintError(f"unknown objective {name!r}; use two or more of {', '.join(OBJECTIVES)}")
+    if len(set(names)) != len(names) or len(names) < 2:
+        raise ConstraintError(f"objectives {list(names)}: two or more different ones are needed")
+    return tuple(names)
+
+
+def quantity(candidate: Candidate, measured: Measured, name: str) -> float | None:
+    """The value of ``name`` in base units (latency: p50 in seconds), or None where it was not measured."""
+    values: dict[str, Any] = {
+        "quality": measured.quality.val.value,
+        "quality_drop": measured.quality_drop.val.value,
+        "latency": measured.latency.p50 if measured.latency else None,
+        "size": candidate.size,
+        "memory": measured.memory,
+        "instructions": measured.instructions,
+    }
+    value = values[name]
+    return None if value is None else float(value)
+
+
+def relative_quantity(candidate: Candidate, measured: Measured, name: str, baseline: float | None) -> float | None:
+    """``name`` relative to the baseline's; for latency that is the paired ratio, not a quotient of medians."""
+    if name == "latency":
+        return measured.latency.ratio if measured.latency else None
+    value = quantity(candidate, measured, name)
+    return None if value is None or not baseline else value / baseline
+
+
+def excesses(
+    candidate: Candidate, baseline: Candidate, target: str, constraints: tuple[Constraint, ...], *, scaled: bool
+) -> dict[str, float]:
+    """Constraint text -> how far beyond its limit (<= 0: met), in order; ``scaled``: as a share of the limit.
+
+    A quantity the target does not measure counts as met by nothing: it is infinitely beyond.
+    """
+    measured, zero = candidate.measured[target], baseline.measured[target]
+    found: dict[str, float] = {}
+    for constraint in constraints:
+        value = quantity(candidate, measured, constraint.quantity)
+        if constraint.relative:
+            value = relative_quantity(candidate, measured, constraint.quantity, quantity(baseline, zero, constraint.quantity))
+        if value is None:
+            found[constraint.text] = float("inf")
+            continue
+        # The value is already relative where the constraint is: no baseline left to divide by.
+        found[constraint.text] = constraint.violation(value, 1.0) if scaled else constraint.excess(value, 1.0)
+    return found
+
+
+def is_feasible(candidate: Candidate, baseline: Candidate, target: str, constraints: tuple[Constraint, ...]) -> bool:
+    """Whether every constraint is met on val, by the values (a hair of float error is forgiven)."""
+    return all(x <= 1e-9 for x in excesses(candidate, baseline, target, constraints, scaled=True).values())

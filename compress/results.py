@@ -1,0 +1,133 @@
+"""What is known about a candidate, as plain data. `report.json` is these, written down (design: "report.json").
+
+Bytes, seconds, plain ratios. ``None`` means: not measured (yet).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A metric's value on one split, with its 95 % interval over ``n`` examples."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Baseline minus candidate on the same examples; positive is always worse."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class QualitySplits:
+    """Quality on val, on test once it was read, and per slice of test."""
+
+    val: Quality
+    test: Quality | None = None
+    slices: dict[str, dict[str, Quality]] = field(default_factory=dict)
+    """slice's name -> value of the slice -> quality on those test examples."""
+
+
+@dataclass(frozen=True)
+class DropSplits:
+    """Quality drop on val, and on test once it was read."""
+
+    val: Drop
+    test: Drop | None = None
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """Latency on a target; ``ratio`` is candidate / baseline, paired, with its 95 % interval."""
+
+    p50: float
+    p95: float
+    ratio: float
+    low: float
+    high: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that one target says of one candidate."""
+
+    quality: QualitySplits
+    quality_drop: DropSplits
+    latency: LatencyResult | None
+    memory: int | None = None
+    instructions: int | None = None
+    feasible: bool = True
+
+
+@dataclass(frozen=True)
+class Parity:
+    """ONNX file against the torch network it came from."""
+
+    max_abs: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A config together with its ONNX artifact and its measurements."""
+
+    id: str
+    path: str | None
+    config: dict[str, Any]
+    size: int
+    parameters: int
+    macs: int
+    parity: Parity
+    measured: dict[str, Measured]
+    trial: int | None = None
+    """The trial it came from; None for the baseline."""
+
+    def on(self, target: str, measured: Measured) -> Candidate:
+        """The same candidate with what ``target`` says replaced."""
+        return replace(self, measured={**self.measured, target: measured})
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A candidate chosen for one purpose, and how it was judged on test."""
+
+    id: str
+    verdict: str
+    """``confirmed``, ``refuted`` or ``open``."""
+    read: int = 0
+    """How many candidates were read on test for this pick, this one included (at most three)."""
+    refuted: tuple[str, ...] = ()
+    """The ids that were read before it and refuted."""
+    needed: int | None = None
+    """For ``open``: about how many test examples would settle it, if any number does."""
+    tied_with: tuple[str, ...] = ()
+    """Ids that cannot be told apart from it in what it was picked for."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that ended without candidates, and why."""
+
+    trial: int
+    stage: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class NearestMiss:
+    """The candidate closest to meeting every constraint; ``by``: constraint -> excess in its own unit."""
+
+    id: str
+    by: dict[str, float]

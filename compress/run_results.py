@@ -1,0 +1,161 @@
+"""What a search gives back, and what a folder on disk is opened as."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress import picking, selecting
+from compress.reporting import make_report, picks_of, question_of
+from compress.results import Candidate, LatencyResult, Pick, Quality
+from compress.runs import Run
+from targets.errors import NoFeasibleCandidate, RequestError
+
+if TYPE_CHECKING:
+    import optuna
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class RunCandidate:
+    """A candidate seen from one target, with its files."""
+
+    candidate: Candidate
+    target: str
+    path: Path
+    """The ``.onnx`` file."""
+    module_of: Any = None
+    pick: Pick | None = None
+    """How it was judged, where it is a pick."""
+
+    @property
+    def id(self) -> str:
+        """As in ``report.json``."""
+        return self.candidate.id
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Pruning, fine-tuning and precision, with the realised widths."""
+        return self.candidate.config
+
+    @property
+    def quality(self) -> Quality:
+        """On val, in the target's runtime."""
+        return self.candidate.measured[self.target].quality.val
+
+    @property
+    def test_quality(self) -> Quality | None:
+        """On test, where it was read."""
+        return self.candidate.measured[self.target].quality.test
+
+    @property
+    def latency(self) -> LatencyResult | None:
+        """Paired ratio to the baseline, p50 and p95 in seconds."""
+        return self.candidate.measured[self.target].latency
+
+    @property
+    def size(self) -> int:
+        """Bytes of the ``.onnx`` file."""
+        return self.candidate.size
+
+    @property
+    def verdict(self) -> str | None:
+        """``confirmed``, ``open`` or ``refuted``, where it is a pick."""
+        return self.pick.verdict if self.pick else None
+
+    def module(self) -> nn.Module:
+        """The fine-tuned torch module, pruned and loaded, in eval mode; RequestError where there is none."""
+        if self.module_of is None:
+            raise RequestError(f"{self.id}: the run was opened without its task, or the model is an .onnx file; call compress.search")
+        module: nn.Module = self.module_of(self.candidate)
+        return module
+
+
+class Result:
+    """A run's candidates, fronts and picks; everything is read from its record."""
+
+    def __init__(self, run: Run, module_of: Any = None) -> None:
+        self._run = run
+        self._module_of = module_of
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._run.folder
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets, the first one deciding."""
+        return self._run.request.targets
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """The document that ``report.json`` holds."""
+        return make_report(self._run)
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether the main pick meets the constraints on val and is not refuted on test."""
+        return bool(self.report["satisfied"])
+
+    @property
+    def baseline(self) -> RunCandidate:
+        """The task's model as it came."""
+        return self._seen(self._run.state.candidates["baseline"], self.targets[0])
+
+    def candidates(self, target: str | None = None) -> list[RunCandidate]:
+        """All candidates, feasible or not."""
+        name = self._target(target)
+        found = picking.judged(list(self._run.state.candidates.values()), question_of(self._run), name)
+        return [self._seen(candidate, name) for candidate in found]
+
+    def front(self, target: str | None = None) -> list[RunCandidate]:
+        """The front, best quality first."""
+        name = self._target(target)
+        found = picking.front(list(self._run.state.candidates.values()), question_of(self._run), name)
+        return [self._seen(candidate, name) for candidate in found]
+
+    def hypervolume(self, target: str | None = None) -> float:
+        """Of the front, against the reference point of design.md."""
+        candidates = list(self._run.state.candidates.values())
+        return picking.hypervolume(candidates, question_of(self._run), self._target(target))
+
+    def pick(self, which: str = "fastest", target: str | None = None) -> RunCandidate:
+        """``fastest``, ``knee``, ``smallest`` or ``most_accurate``; raises NoFeasibleCandidate if none is feasible."""
+        if which not in selecting.PICKS:
+            raise RequestError(f"unknown pick {which!r}; use one of {', '.join(selecting.PICKS)}")
+        name = self._target(target)
+        pick = picks_of(self._run, name)[which]
+        if pick is None:
+            miss = picking.nearest_miss(list(self._run.state.candidates.values()), question_of(self._run), name)
+            near = f"; the nearest miss is {miss.id}, beyond by {miss.by}" if miss else ""
+            raise NoFeasibleCandidate(f"no candidate meets {', '.join(self._run.request.constraints)} on {name}{near}")
+        return self._seen(self._run.state.candidates[pick.id], name, pick)
+
+    def study(self) -> optuna.Study:
+        """The whole run as an in-memory Optuna study, for Optuna's own tools."""
+        from compress.importances import problem_of
+        from compress.sampling import build_study
+
+        return build_study(problem_of(self._run), self._run.state.trials, self._run.state.candidates)
+
+    def _target(self, target: str | None) -> str:
+        if target is None:
+            return self.targets[0]
+        if target not in self.targets:
+            raise RequestError(f"target {target!r} is not in this run; it has {', '.join(self.targets)}")
+        return target
+
+    def _seen(self, candidate: Candidate, target: str, pick: Pick | None = None) -> RunCandidate:
+        path = self._run.folder / (candidate.path or "")
+        return RunCandidate(candidate, target, path, self._module_of, pick)
+
+
+def removed_channels(run: Run, candidate: Candidate) -> dict[str, tuple[int, ...]]:
+    """Which channels of which group a candidate lost."""
+    path = run.candidate_folder(candidate.id) / "candidate.json"
+    if not path.exists():
+        return {}
+    return {name: tuple(indices) for name, indices in json.loads(path.read_text())["removed"].items()}

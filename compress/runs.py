@@ -1,0 +1,154 @@
+"""A run's folder: what was asked, what happened, and the artifacts.
+
+    run.json  record.jsonl  baseline/  cache/  candidates/ID/  report.json  report.html  best/
+
+A folder is a run if it has a readable ``run.json`` of ours. Opening one for another task, or a folder that holds
+something else, is refused before anything in it is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from compress.records import Record, State
+from compress.serialization import from_json, write_json
+from compress.spaces import SearchSpace
+from compress.tasks import TaskIdentity
+from targets.errors import RunError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a search was asked to do. ``None`` where a continued run keeps what it had."""
+
+    task: TaskIdentity | None
+    space: SearchSpace
+    objectives: tuple[str, ...]
+    constraints: tuple[str, ...]
+    targets: tuple[str, ...]
+    seed: int
+    sampler: str
+    pick: str
+    environment: dict[str, Any]
+    higher_is_better: bool = True
+    bounded: bool = True
+    """The metric lies in [0, 1]."""
+
+
+class Run:
+    """An open run: paths, the request and the record."""
+
+    def __init__(self, folder: Path, record: Record, request: Request) -> None:
+        self.folder = folder
+        self.record = record
+        self.request = request
+
+    @property
+    def state(self) -> State:
+        """What the record adds up to."""
+        return self.record.state
+
+    def candidate_folder(self, identifier: str) -> Path:
+        """Where a candidate's files are."""
+        return self.folder / "candidates" / identifier
+
+    def path(self, identifier: str) -> Path:
+        """A candidate's ONNX file."""
+        return self.candidate_folder(identifier) / "model.onnx"
+
+    def write_request(self) -> None:
+        """Put ``run.json`` in place."""
+        write_json(self.folder / "run.json", {"schema": SCHEMA, **as_json(self.request)})
+
+    def with_request(self, **changes: Any) -> None:
+        """Replace parts of the request, and write it."""
+        self.request = replace(self.request, **changes)
+        self.write_request()
+
+    def close(self) -> None:
+        """Let go of the lock."""
+        self.record.close()
+
+
+def as_json(request: Request) -> dict[str, Any]:
+    """The request as JSON."""
+    from compress.serialization import to_json
+
+    data = to_json(request)
+    if not isinstance(data, dict):
+        raise TypeError("a request is a JSON object")
+    return data
+
+
+def read_request(folder: Path) -> Request | None:
+    """What ``run.json`` says, None where the folder is empty or absent; RunError where it is something else."""
+    path = folder / "run.json"
+    if not path.exists():
+        if folder.exists() and not folder.is_dir():
+            raise RunError(f"{str(folder)!r} is a file, not a run's folder; choose another --out")
+        leftovers = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+        if leftovers:
+            raise RunError(f"{str(folder)!r} is not a run: it has no run.json but holds {sorted(leftovers)[0]!r}; choose another --out")
+        return None
+    try:
+        data = json.loads(path.read_text())
+        if data.pop("schema", None) != SCHEMA:
+            raise RunError(f"{str(path)!r} is not of this version (schema {SCHEMA}); choose another --out")
+        return from_json(Request, data)
+    except (OSError, ValueError, AttributeError) as error:
+        raise RunError(f"{str(path)!r} cannot be read: {error}; choose another --out") from None
+
+
+def check_writable(folder: Path) -> None:
+    """Raise RunError unless files can be made in ``folder``; makes it where it is absent."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(f"--out {str(folder)!r} cannot be written: {error.strerror or error}; choose another folder") from None
+
+
+def same_task(old: TaskIdentity, new: TaskIdentity) -> str | None:
+    """Why ``new`` is another task than ``old``, or None."""
+    for name, what in (("name", "name"), ("metric", "metric"), ("val", "val data"), ("test", "test data"), ("graph", "model")):
+        if getattr(old, name) != getattr(new, name):
+            detail = f" ({getattr(old, name)!r}, not {getattr(new, name)!r})" if name in ("name", "metric") else ""
+            return f"another {what}{detail}"
+    return None
+
+
+def open_for_reading(folder: str | Path) -> Run:
+    """A run to look at, finished or still going on; nothing in it is changed."""
+    folder = Path(folder)
+    request = read_request(folder) if folder.exists() else None
+    if request is None:
+        raise RunError(f"{str(folder)!r} is not a run: it has no run.json; give the folder a search wrote (--out)")
+    return Run(folder, Record(folder / "record.jsonl", write=False), request)
+
+
+def open_run(folder: str | Path) -> Any:
+    """The ``Result`` of a run on disk, finished or not: fronts, picks, paths. Raises RunError if it is not one."""
+    from compress.run_results import Result
+
+    return Result(open_for_reading(folder))
+
+
+def link(source: Path, destination: Path) -> None:
+    """The same file at another place: a hard link where the file system has them, else a copy."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = destination.with_name(f".{destination.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    os.replace(temporary, destination)

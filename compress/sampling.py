@@ -1,0 +1,300 @@
+"""Which config next: Optuna's samplers over a study that is rebuilt from the run's record for every question.
+
+The study lives in memory and is a pure function of the record, so a run survives kill -9, constraints and ranges may
+change under way, and the sampler, reseeded from (seed, trial number), proposes the same points whatever process asks.
+Every candidate is told as a trial of its own. Infeasible ones stay COMPLETE (dropping them was the worst policy
+measured), with all constraints in one fixed order, scaled to their limits: GPSampler reads them by position and
+TPESampler adds them up.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from compress import quantities, selecting
+from compress.records import Trial
+from compress.results import Candidate
+from compress.spaces import Choice, Float, Int, SearchSpace, middle, nearest
+from compress.trials import known_violation
+from targets.errors import RequestError
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.distributions import BaseDistribution
+    from optuna.samplers import BaseSampler
+
+SAMPLERS = ("auto", "gp", "tpe", "nsga2", "random", "grid")
+GP_SHARE = 0.2
+"""``auto`` leaves the GP for TPE when asking takes more than this share of a trial's time."""
+GP_MOST = 150
+"""... and on deterministic targets, where time may not decide, beyond this many told candidates."""
+_WORST = 10.0
+_GRID_RATIOS = 9
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What the sampler is told about: dimensions, objectives, constraints, and the zero of every ratio."""
+
+    dimensions: dict[str, Float | Int | Choice]
+    objectives: tuple[str, ...]
+    constraints: tuple[quantities.Constraint, ...]
+    targets: tuple[str, ...]
+    baseline: Candidate
+    higher_is_better: bool
+
+
+def check_sampler(sampler: str | BaseSampler | None) -> str:
+    """The sampler's name; raises RequestError for one that is not known."""
+    if sampler is None:
+        return "auto"
+    if isinstance(sampler, str):
+        if sampler not in SAMPLERS:
+            raise RequestError(f"unknown sampler {sampler!r}; use one of {', '.join(SAMPLERS)}, or an optuna BaseSampler from Python")
+        return sampler
+    return type(sampler).__name__
+
+
+def propose(
+    problem: Problem,
+    trials: Mapping[int, Trial],
+    candidates: Mapping[str, Candidate],
+    number: int,
+    seed: int,
+    sampler: str | BaseSampler,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(params, system attributes) for trial ``number``."""
+    study = build_study(problem, trials, candidates, make_sampler(sampler, seed, number))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trial = study.ask(fixed_distributions=distributions(problem.dimensions))
+    attributes = study._storage.get_trial_system_attrs(trial._trial_id)
+    return dict(trial.params), {k: v for k, v in attributes.items() if _is_json(v)}
+
+
+def build_study(
+    problem: Problem, trials: Mapping[int, Trial], candidates: Mapping[str, Candidate], sampler: BaseSampler | None = None
+) -> optuna.Study:
+    """An in-memory study of all that has happened. ``user_attrs``: ``trial``, ``candidate`` or ``gated``."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=directions(problem), sampler=sampler)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # experimental, and only a label
+        study.set_metric_names(metric_names(problem))
+    for trial in sorted(trials.values(), key=lambda t: t.number):
+        for frozen in _frozen(problem, trial, candidates):
+            study.add_trial(frozen)
+    return study
+
+
+def directions(problem: Problem) -> list[str]:
+    """Optuna's direction of every objective."""
+    return ["minimize" for _ in metric_names(problem)]
+
+
+def metric_names(problem: Problem) -> list[str]:
+    """Objectives, costs once per target. Quality is told as its loss against the baseline, the worst over targets."""
+    names: list[str] = []
+    for objective in problem.objectives:
+        if objective in ("quality", "size"):
+            names.append("quality_loss" if objective == "quality" else objective)
+        else:
+            names += [f"{objective}@{target}" for target in problem.targets] if len(problem.targets) > 1 else [objective]
+    return names
+
+
+def distributions(dimensions: Mapping[str, Float | Int | Choice]) -> dict[str, BaseDistribution]:
+    """Optuna's distributions of the dimensions."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    found: dict[str, BaseDistribution] = {}
+    for name, domain in dimensions.items():
+        if isinstance(domain, Choice):
+            found[name] = CategoricalDistribution(domain.values)
+        elif isinstance(domain, Int):
+            found[name] = IntDistribution(domain.low, domain.high, log=domain.log)
+        else:
+            found[name] = FloatDistribution(domain.low, domain.high, log=domain.log)
+    return found
+
+
+def make_sampler(sampler: str | BaseSampler, seed: int, number: int) -> BaseSampler:
+    """A sampler seeded for one trial. One given by the user is copied, so that it carries nothing from ask to ask."""
+    from optuna import samplers
+
+    derived = (seed * 1_000_003 + number) % 2**31
+    if not isinstance(sampler, str):
+        mine = copy.deepcopy(sampler)
+        _reseed(mine, derived)
+        return mine
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if sampler == "gp":
+            return samplers.GPSampler(seed=derived, n_startup_trials=1, warn_independent_sampling=False)
+        if sampler == "tpe":
+            return samplers.TPESampler(seed=derived, n_startup_trials=5)
+        if sampler == "nsga2":
+            return samplers.NSGAIISampler(population_size=20, seed=derived)
+        return samplers.RandomSampler(seed=derived)
+
+
+def strong_params(space: SearchSpace, dimensions: Mapping[str, Float | Int | Choice], groups: int) -> list[dict[str, Any]]:
+    """Configs that are tried before the sampler takes over: they usually do well, and they calibrate it.
+
+    All-int8 without training; half of the channels; five eighths; three quarters, spared where it hurts most. Each
+    is told in every precision, so half of the channels in int8 is among them.
+    """
+    base = {name: _steady(name, domain) for name, domain in dimensions.items()}
+    wanted: list[dict[str, Any]] = [{"epochs": 0, "prune_ratio": 0.0}]
+    if groups:
+        wanted += [{"prune_ratio": 0.5}, {"prune_ratio": 0.625, "prune_skew": 0.25}, {"prune_ratio": 0.75, "prune_skew": 0.4}]
+    found: list[dict[str, Any]] = []
+    for changes in wanted:
+        params = dict(base)
+        for name, value in changes.items():
+            domain = dimensions.get(name)
+            if domain is None:
+                continue
+            # No training and no pruning mean what they say, also where the space begins above.
+            params[name] = value if value == 0 else nearest(domain, value)
+        ratio = space.prune_ratio
+        if isinstance(ratio, (int, float)) and ratio > 0 and params.get("epochs") == 0:
+            continue
+        if params not in found:
+            found.append(params)
+    return found
+
+
+def grid_params(dimensions: Mapping[str, Float | Int | Choice]) -> list[dict[str, Any]]:
+    """All points of the grid: the pruning ratio in steps, every choice; the rest stays at a steady value."""
+    axes: dict[str, list[Any]] = {}
+    for name, domain in dimensions.items():
+        if name == "prune_ratio" and isinstance(domain, Float):
+            width = (domain.high - domain.low) / (_GRID_RATIOS - 1)
+            axes[name] = [domain.low + i * width for i in range(_GRID_RATIOS)]
+        elif isinstance(domain, Choice) and name != "precision":  # every precision comes of one training anyway
+            axes[name] = list(domain.values)
+        else:
+            axes[name] = [_steady(name, domain)]
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+def _steady(name: str, domain: Float | Int | Choice) -> Any:
+    """A value that seldom hurts: little regularization, distillation on, the longest training."""
+    wishes: dict[str, float] = {
+        "prune_ratio": 0.5, "prune_skew": 0.0, "lr": 3e-3, "weight_decay": 1e-4, "l1": 0.0, "dropout": 0.0,
+        "label_smoothing": 0.0, "distill_weight": 0.7, "temperature": 4.0, "float_share": 0.2,
+    }  # fmt: skip
+    if name.startswith("prune_delta."):
+        return nearest(domain, 0.0)
+    if name == "epochs" and isinstance(domain, Int):
+        return domain.high
+    return nearest(domain, wishes[name]) if name in wishes else middle(domain)
+
+
+def _frozen(problem: Problem, trial: Trial, candidates: Mapping[str, Candidate]) -> list[optuna.trial.FrozenTrial]:
+    if trial.state == "finished":
+        return [
+            _told(problem, trial, candidates[name], first=i == 0)
+            for i, name in enumerate(trial.candidates)
+            if all(target in candidates[name].measured for target in problem.targets)
+        ]
+    if trial.state == "gated" and all(target in trial.known for target in problem.targets):
+        return [_told_gated(problem, trial)]
+    return []
+
+
+def _told(problem: Problem, trial: Trial, candidate: Candidate, *, first: bool) -> optuna.trial.FrozenTrial:
+    values: list[float] = []
+    for objective in problem.objectives:
+        if objective == "quality":
+            drops = [candidate.measured[t].quality_drop.val.value for t in problem.targets]
+            values.append(max(drops))
+        elif objective == "size":
+            values.append(candidate.size / problem.baseline.size)
+        else:
+            for target in problem.targets:
+                cost = selecting.costs(candidate, problem.baseline, target, (objective,), problem.higher_is_better)[0]
+                values.append(cost)
+    constraints: dict[str, float] = {}
+    for target in problem.targets:
+        found = quantities.excesses(candidate, problem.baseline, target, problem.constraints, scaled=True)
+        constraints.update({f"{text}@{target}": value for text, value in found.items()})
+    params = dict(trial.params)
+    if "precision" in problem.dimensions:
+        params["precision"] = candidate.config["precision"]["scheme"]
+    return _create(problem, params, values, constraints, {"trial": trial.number, "candidate": candidate.id}, trial.system_attrs if first else {})
+
+
+def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
+    """A gated config: costs as measured; quality, which nobody knows, as the baseline's (it was too big, not too bad)."""
+    values: list[float] = []
+    for objective in problem.objectives:
+        if objective == "quality":
+            values.append(0.0)
+        elif objective == "size":
+            values.append(next(iter(trial.known.values()))["size"] / problem.baseline.size)
+        elif objective == "memory":
+            values += [1.0 for _ in problem.targets]
+        else:
+            key = "ratio" if objective == "latency" else "instructions_ratio"
+            values += [float(trial.known[target][key] or 1.0) for target in problem.targets]
+    constraints = {
+        f"{c.text}@{target}": known_violation(trial.known[target], c, problem.baseline, target)
+        for target in problem.targets
+        for c in problem.constraints
+    }
+    return _create(problem, dict(trial.params), values, constraints, {"trial": trial.number, "gated": True}, trial.system_attrs)
+
+
+def _create(
+    problem: Problem, params: Mapping[str, Any], values: Sequence[float], constraints: Mapping[str, float],
+    user_attrs: dict[str, Any], system_attrs: Mapping[str, Any],
+) -> optuna.trial.FrozenTrial:  # fmt: skip
+    """A finished Optuna trial. Params are moved into today's ranges, since a space may change under way."""
+    import optuna
+
+    inside = {
+        name: nearest(domain, params[name]) if name in params else _steady(name, domain)
+        for name, domain in problem.dimensions.items()
+    }
+    attributes = {k: v for k, v in system_attrs.items() if not k.startswith("constraints")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return optuna.trial.create_trial(
+            params=inside,
+            distributions=distributions(problem.dimensions),
+            values=[_bounded(value) for value in values],
+            constraints={name: _bounded(value) for name, value in constraints.items()},
+            user_attrs=user_attrs,
+            system_attrs=attributes,
+        )
+
+
+def _bounded(value: float) -> float:
+    """Finite, for samplers that cannot take less."""
+    return _WORST if math.isnan(value) else max(-_WORST, min(_WORST, value))
+
+
+def _reseed(sampler: Any, seed: int, depth: int = 0) -> None:
+    """Seed every random state inside a sampler: there is no public way that is not random itself."""
+    if depth > 3:
+        return
+    for value in list(vars(sampler).values()) if hasattr(sampler, "__dict__") else []:
+        kind = type(value)
+        if kind.__name__ == "LazyRandomState":
+            value.rng.seed(seed)
+        elif kind.__module__.startswith("optuna.samplers"):
+            _reseed(value, seed, depth + 1)
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, (str, int, float, bool, list, dict, type(None)))

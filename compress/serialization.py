@@ -1,0 +1,97 @@
+"""Plain frozen data to JSON and back, and a hash that stays the same across machines and runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+import cattrs
+from cattrs.gen import make_dict_structure_fn
+from cattrs.strategies import configure_tagged_union
+
+T = TypeVar("T")
+
+
+@cache
+def _converter() -> cattrs.Converter:
+    from compress.spaces import Choice, Domain, Float, Int
+
+    converter = cattrs.Converter(forbid_extra_keys=True)
+    converter.register_structure_hook(bool | float | int | str, lambda value, _: value)
+    converter.register_structure_hook(float | int | str, lambda value, _: value)
+    converter.register_structure_hook(Choice, make_dict_structure_fn(Choice, converter))
+    domain = Float | Int | Choice
+    configure_tagged_union(domain, converter, tag_name="domain")
+    structure = converter.get_structure_hook(domain)
+    unstructure = converter.get_unstructure_hook(domain)
+    converter.register_structure_hook(Domain, lambda v, _: structure(v, domain) if isinstance(v, dict) else v)
+    converter.register_unstructure_hook(
+        Domain, lambda v: unstructure(v) if isinstance(v, (Float, Int, Choice)) else v
+    )
+    return converter
+
+
+def to_json(value: Any) -> Any:
+    """Dataclasses, tuples and dicts as what ``json`` writes."""
+    return _converter().unstructure(value)
+
+
+def from_json(kind: type[T], value: Any) -> T:
+    """The inverse of ``to_json``; raises SpaceError in one line where the data does not fit."""
+    from targets.errors import SpaceError
+
+    try:
+        return _converter().structure(value, kind)
+    except cattrs.BaseValidationError as error:
+        causes = "; ".join(cattrs.transform_error(error))
+        raise SpaceError(f"this is not a {kind.__name__}: {causes}") from None
+
+
+def canonical(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal data, equal text."""
+    return json.dumps(to_json(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def stable_hash(value: Any) -> str:
+    """The first 16 hex digits of SHA-256 over ``canonical(value)``."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """``write_text`` of indented JSON; NaN and infinities become null, since JSON has none."""
+    write_text(path, json.dumps(finite(to_json(value)), indent=1, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same JSON with NaN and infinities replaced by None."""
+    if isinstance(value, float):
+        return value if value == value and abs(value) != float("inf") else None
+    if isinstance(value, dict):
+        return {str(k): finite(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(v) for v in value]
+    return value

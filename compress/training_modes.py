@@ -1,0 +1,131 @@
+"""How this machine trains fastest: device, threads, memory layout, bf16. Found out by trying, then recorded.
+
+Small networks train faster on one thread than on two, channels-last helps convolutions and bf16 helps wide ones;
+which of it holds depends on the network and the CPU, so a few steps of each are timed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from targets.errors import RequestError
+
+_STEPS = 6
+_GAIN = 0.9
+"""A mode must take at most this share of the simpler one's time to be worth it."""
+_HARM = 0.05
+"""bf16 is given up where its loss after the trial steps is off by more than this share."""
+
+
+@dataclass(frozen=True)
+class TrainingMode:
+    """Where and how to train."""
+
+    device: str = "cpu"
+    threads: int = 1
+    channels_last: bool = False
+    bf16: bool = False
+
+    def place(self, x: Tensor) -> Tensor:
+        """An input on the device, in the layout."""
+        x = x.to(self.device)
+        return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
+
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
+        """bf16 where the mode says so."""
+        return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """torch's thread count for a while."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def resolve_device(device: str) -> str:
+    """``auto``: a GPU where there is one. Raises RequestError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = (str(error).splitlines() or ["unknown"])[0]
+        raise RequestError(f"device {device!r} cannot be used: {reason}; use 'cpu' or 'auto'") from None
+    return device
+
+
+def default_mode(device: str) -> TrainingMode:
+    """One thread, nothing special: what a reproducible search uses."""
+    return TrainingMode(device=device)
+
+
+def find_mode(
+    module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], device: str
+) -> tuple[TrainingMode, dict[str, float]]:
+    """The fastest way to train ``module`` that does no harm, and the seconds a step took in each way tried.
+
+    ``loss`` maps the network's outputs for ``inputs`` to a scalar.
+    """
+    if not device.startswith("cpu"):
+        return TrainingMode(device, channels_last=_has_images(module, inputs), bf16=torch.cuda.is_bf16_supported()), {}
+    seconds: dict[str, float] = {}
+    best, fastest = TrainingMode(), float("inf")
+    reference: float | None = None
+    for mode in _modes(_has_images(module, inputs)):
+        took, value = _time(module, inputs, loss, mode)
+        seconds[f"{mode.threads} threads{', channels-last' * mode.channels_last}{', bf16' * mode.bf16}"] = took
+        reference = value if reference is None else reference
+        harmless = abs(value - reference) <= _HARM * max(1.0, abs(reference))
+        if harmless and took < fastest * (_GAIN if fastest < float("inf") else 1.0):
+            best, fastest = mode, took
+    return best, seconds
+
+
+def _modes(images: bool) -> list[TrainingMode]:
+    counts = sorted({1, max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)})
+    modes = [TrainingMode(threads=n) for n in counts]
+    if images:
+        modes += [TrainingMode(threads=n, channels_last=True) for n in counts]
+    return modes + [TrainingMode(threads=n, channels_last=images, bf16=True) for n in counts]
+
+
+def _time(module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], mode: TrainingMode) -> tuple[float, float]:
+    """(fastest seconds of a step, loss after the steps) in one mode, on a copy."""
+    network = copy.deepcopy(module).train()
+    if mode.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    for layer in network.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            layer.p = 0.0  # the losses of two modes could not be compared otherwise
+    placed = tuple(mode.place(x) for x in inputs)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
+    times, value = [], 0.0
+    with threads(mode.threads):
+        for _ in range(_STEPS):
+            start = time.perf_counter()
+            optimizer.zero_grad(set_to_none=True)
+            with mode.autocast():
+                outputs = network(*placed)
+            result = loss(outputs)
+            result.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            value = float(result.detach())
+            times.append(time.perf_counter() - start)
+    return min(times[1:]), value
+
+
+def _has_images(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    return any(x.dim() == 4 for x in inputs) and any(isinstance(m, nn.Conv2d) for m in module.modules())

@@ -1,0 +1,64 @@
+"""Width arithmetic: how many channels a pruning ratio leaves. Pure numbers, no network.
+
+Torch-Pruning's ``round_to`` rounds down and does nothing at all where that gives zero (32 channels at a ratio of
+0.7 rounded to 16 stay 32), so widths are computed here. A width is chosen from a fixed ladder, the nearest rung to
+what the ratio asks for; that makes it monotone in the ratio, and a realised width realises to itself.
+"""
+
+from __future__ import annotations
+
+import math
+
+from targets.errors import SpaceError
+
+
+def check_ratio(ratio: float, name: str = "") -> float:
+    """The ratio itself if it is in [0, 1); raises SpaceError otherwise (NaN and non-numbers included)."""
+    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
+        of = f" of {name!r}" if name else ""
+        raise SpaceError(f"pruning ratio{of} is {ratio!r}: it must be in [0, 1), the share of channels to remove")
+    return float(ratio)
+
+
+def check_step(step: int) -> int:
+    """The step itself if it is a whole number of at least 1; raises SpaceError otherwise."""
+    if isinstance(step, bool) or not isinstance(step, int) or step < 1:
+        raise SpaceError(f"width step is {step!r}: it must be a whole number of at least 1")
+    return step
+
+
+def ladder(channels: int, step: int = 1, multiple: int = 1) -> range:
+    """The widths below ``channels`` that may be chosen, ascending; ``channels`` itself always may, too.
+
+    They are the multiples of both ``step`` (a wish: latency falls there) and ``multiple`` (a must: grouped
+    convolutions, GroupNorm, heads). Where no multiple of both fits, the wish gives way.
+    A step greater than ``channels`` leaves nothing but ``channels``.
+    """
+    unit = math.lcm(step, multiple)
+    if unit > channels >= step:
+        unit = multiple
+    return range(unit, channels, unit)
+
+
+def realise(channels: int, ratio: float, step: int = 1, multiple: int = 1) -> int:
+    """Channels to keep of ``channels`` when the share ``ratio`` is to be removed.
+
+    The width on the ladder (see ``ladder``) nearest to ``channels * (1 - ratio)``; of two equally near ones the
+    wider. At least one step is kept, never more than ``channels``; a ratio of 0 keeps all.
+
+    Raises SpaceError if ``ratio`` is not in [0, 1), ``step`` is below 1, or ``channels`` is not a positive multiple
+    of ``multiple``.
+    """
+    check_ratio(ratio)
+    check_step(step)
+    if channels < 1 or multiple < 1 or channels % multiple:
+        raise SpaceError(f"{channels} channels cannot be cut in multiples of {multiple}: not a positive multiple of it")
+    rungs = ladder(channels, step, multiple)
+    wanted = channels * (1.0 - ratio)
+    if not rungs:
+        return channels
+    # The two rungs around the wanted width, clipped to the ladder; the top of the ladder is `channels` itself.
+    below = min(max(math.floor(wanted / rungs.step), 1), len(rungs)) * rungs.step
+    above = below + rungs.step if below + rungs.step < channels else channels
+    # A hair of float error must not turn a tie (or an exact rung) into the neighbour.
+    return above if above - wanted <= wanted - below + 1e-9 * channels else below

@@ -1,0 +1,94 @@
+"""Run and time ONNX models on a device: ``targets.compare(["a.onnx", "b.onnx"], target="ort-cpu")``.
+
+Usable alone, with numpy and one runtime. Names are imported when they are first used, so that importing the
+package is quick.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from targets.packages import check_not_shadowed
+
+if TYPE_CHECKING:
+    from targets.comparing import Comparison, Ratio, compare
+    from targets.errors import (
+        CompressError,
+        MeasurementError,
+        ModelError,
+        RequestError,
+        ShadowedError,
+        TargetError,
+        TargetUnavailable,
+        TransientError,
+    )
+    from targets.fake import FakeTarget
+    from targets.local import LocalTarget
+    from targets.registry import available, get
+    from targets.target import Capabilities, Latency, Measurement, Protocol, Samples, Target
+
+check_not_shadowed()
+
+_HOME = {
+    "Capabilities": "target",
+    "Comparison": "comparing",
+    "CompressError": "errors",
+    "FakeTarget": "fake",
+    "Latency": "target",
+    "LocalTarget": "local",
+    "Measurement": "target",
+    "MeasurementError": "errors",
+    "ModelError": "errors",
+    "Protocol": "target",
+    "Ratio": "comparing",
+    "RequestError": "errors",
+    "Samples": "target",
+    "ShadowedError": "errors",
+    "Target": "target",
+    "TargetError": "errors",
+    "TargetUnavailable": "errors",
+    "TransientError": "errors",
+    "available": "registry",
+    "compare": "comparing",
+    "get": "registry",
+}
+
+__all__ = [
+    "Capabilities",
+    "Comparison",
+    "CompressError",
+    "FakeTarget",
+    "Latency",
+    "LocalTarget",
+    "Measurement",
+    "MeasurementError",
+    "ModelError",
+    "Protocol",
+    "Ratio",
+    "RequestError",
+    "Samples",
+    "ShadowedError",
+    "Target",
+    "TargetError",
+    "TargetUnavailable",
+    "TransientError",
+    "available",
+    "compare",
+    "get",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'targets' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"targets.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

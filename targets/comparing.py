@@ -1,0 +1,128 @@
+"""Paired ratios between models: ``compare(["a.onnx", "b.onnx"])``.
+
+Two sessions of one model differ by a few percent, so a comparison takes several fresh processes, and a difference
+below 3 % is called a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from targets.errors import ModelError
+from targets.registry import DEFAULT, get
+from targets.target import Measurement, Protocol, Target
+
+TIE = 0.03
+"""Differences below this share are not told apart."""
+CAREFUL = Protocol(seconds=1.2, processes=5)
+"""How ``compare`` measures unless told otherwise."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A model's cost as a ratio to the first model's, with its 95 % interval; below 1 is faster."""
+
+    value: float
+    low: float
+    high: float
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.2f}x [{self.low:.2f}, {self.high:.2f}]"
+
+    @property
+    def tied(self) -> bool:
+        """Too close to 1 to be called a difference: within 3 %, or 1 lies inside the interval."""
+        return abs(self.value - 1.0) < TIE or self.low <= 1.0 <= self.high
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Measurements of several models in one setting, the first one being the reference."""
+
+    measurements: tuple[Measurement, ...]
+
+    def ratio(self, path: str | Path) -> Ratio:
+        """Of the model at ``path`` (its file name is enough where that is unique) to the first model."""
+        return _ratio(self._measurement(path), self.measurements[0])
+
+    def tied(self, path: str | Path) -> bool:
+        """Whether the model at ``path`` cannot be told from the first one."""
+        return self.ratio(path).tied
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One entry a model, in order: the ``results`` of ``paretopress bench --json``. Seconds, bytes, ratios."""
+        return [entry(one, self.measurements[0]) for one in self.measurements]
+
+    def _measurement(self, path: str | Path) -> Measurement:
+        asked = Path(path)
+        tests: tuple[Callable[[Measurement], bool], ...] = (
+            lambda one: one.path == asked,
+            lambda one: one.path.resolve() == asked.resolve(),
+            lambda one: one.path.name == str(path),
+        )
+        for same in tests:
+            # The first model's own ratio is 1 by definition: of two equal paths the later one is meant.
+            found = [one for one in self.measurements if same(one)]
+            if found:
+                return found[-1]
+        raise ModelError(f"{path} was not compared; there are {', '.join(str(one.path) for one in self.measurements)}")
+
+
+def compare(
+    models: Sequence[str | Path],
+    target: str | Target = DEFAULT,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    protocol: Protocol | None = None,
+    inputs: Mapping[str, np.ndarray] | None = None,
+) -> Comparison:
+    """Measure ``models`` against the first of them, at batch 1, in several fresh processes.
+
+    ``shapes`` and ``inputs`` are by input name; what is missing is made up. Raises ModelError, TargetError or
+    MeasurementError.
+    """
+    made = get(target)
+    try:
+        paths = [Path(model) for model in models]
+        measured = made.measure(paths, inputs=inputs, shapes=shapes, protocol=protocol or CAREFUL)
+    finally:
+        if made is not target:
+            made.close()
+    return Comparison(tuple(measured))
+
+
+def entry(one: Measurement, reference: Measurement) -> dict[str, Any]:
+    """A measurement as an entry of ``bench --json``."""
+    latency = one.latency
+    ratio = _ratio(one, reference)
+    return {
+        "target": one.target,
+        "path": str(one.path),
+        "p50": latency.p50 if latency else None,
+        "p95": latency.p95 if latency else None,
+        "ratio": ratio.value,
+        "low": ratio.low,
+        "high": ratio.high,
+        "runs": latency.runs if latency else 0,
+        "load": latency.load if latency else 0.0,
+        "first": one.first,
+        "memory": one.memory,
+        "instructions": one.instructions,
+        "size": one.size,
+    }
+
+
+def _ratio(one: Measurement, reference: Measurement) -> Ratio:
+    if one.latency:
+        return Ratio(one.latency.ratio, one.latency.low, one.latency.high)
+    if one.instructions is None or not reference.instructions:
+        raise ModelError(f"{one.path}: target {one.target} gave neither a latency nor a count of instructions")
+    counted = one.instructions / reference.instructions
+    return Ratio(counted, counted, counted)

@@ -1,0 +1,110 @@
+"""From a name to a target: ``get("ort-cpu:threads=2")``, and what there is.
+
+Targets are found by the entry-point group ``paretopress.targets``; the built-in ones are also known without
+installed metadata, so that a checkout works.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+from importlib import metadata
+from typing import Any
+
+from targets.errors import TargetError, TargetUnavailable
+from targets.settings import check
+from targets.target import Target
+
+GROUP = "paretopress.targets"
+DEFAULT = "ort-cpu"
+_BUILT_IN = {"ort-cpu": "targets.ort_cpu:OrtCpu", "fake": "targets.fake:FakeTarget"}
+_PLANNED = ("openvino-cpu", "ncnn-cpu", "ssh", "arm-emulated")
+"""Names of the documentation that are not in this version."""
+
+
+def parse(spec: str) -> tuple[str, dict[str, str]]:
+    """``NAME[:KEY=VALUE,...]`` as name and settings; raises TargetError where it is not of that form."""
+    name, colon, rest = spec.strip().partition(":")
+    if not name or (colon and not rest):
+        raise TargetError(f"target {spec!r} is not NAME[:KEY=VALUE,...], for example 'ort-cpu:threads=2'")
+    settings: dict[str, str] = {}
+    for part in rest.split(",") if rest else []:
+        key, equals, value = (piece.strip() for piece in part.partition("="))
+        if not key or not equals or not value:
+            raise TargetError(f"target {spec!r}: {part!r} is not KEY=VALUE")
+        if key in settings:
+            raise TargetError(f"target {spec!r}: {key} is given twice")
+        settings[key] = value
+    return name, settings
+
+
+def get(target: str | Target) -> Target:
+    """The target a specification names; a target is given back as it is.
+
+    Raises TargetError for an unknown name or setting, TargetUnavailable when its runtime is not installed.
+    """
+    if isinstance(target, Target):
+        return target
+    name, settings = parse(target)
+    cls = _load(name)
+    missing = _missing(cls)
+    if missing:
+        raise TargetUnavailable(f"target {name!r} needs {missing}, which is not installed; run: {_install(name, cls)}")
+    made: Target = cls(**check(name, getattr(cls, "settings", {}), settings))
+    return made
+
+
+def available() -> list[dict[str, Any]]:
+    """Every known target: ``name``, ``available``, ``description``, ``install`` (None where it is there)."""
+    rows = []
+    for name in sorted(_known()):
+        try:
+            cls = _load(name)
+        except TargetError as error:
+            rows.append({"name": name, "available": False, "description": str(error), "install": _install(name, None)})
+            continue
+        there = not _missing(cls)
+        description = (cls.__doc__ or name).strip().splitlines()[0]
+        install = None if there else _install(name, cls)
+        rows.append({"name": name, "available": there, "description": description, "install": install})
+    return rows
+
+
+def _known() -> dict[str, str]:
+    """Name -> ``module:class``."""
+    return {**_BUILT_IN, **{point.name: point.value for point in metadata.entry_points(group=GROUP)}}
+
+
+def _load(name: str) -> Any:
+    known = _known()
+    if name in _PLANNED and name not in known:
+        raise TargetUnavailable(f"target {name!r} is not in this version; there are {', '.join(sorted(known))}")
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else ""
+        raise TargetError(f"unknown target {name!r}{hint}; there are {', '.join(sorted(known))}")
+    module, _, attribute = known[name].partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise TargetUnavailable(f"target {name!r} cannot be loaded ({error}); run: {_install(name, None)}") from error
+    except AttributeError:
+        raise TargetError(f"target {name!r} is registered as {known[name]!r}, which does not exist") from None
+
+
+def _missing(cls: Any) -> str | None:
+    """The first module the target's runtime needs that is not installed."""
+    for module in getattr(cls, "requires", ()):
+        try:
+            found = importlib.util.find_spec(module) is not None
+        except (ImportError, ValueError):
+            found = False
+        if not found:
+            return str(module)
+    return None
+
+
+def _install(name: str, cls: Any) -> str:
+    command = getattr(cls, "install", None)
+    return str(command) if command else f"pip install 'paretopress[{name.split('-')[0]}]'"

@@ -1,0 +1,49 @@
+"""What a runtime on this machine has to offer, as seen from inside the worker process.
+
+A ``LocalTarget`` names a ``Runtime`` subclass (``module:class``); the worker imports it, so that whatever the
+native library does (crash, hang, eat the memory) happens there and costs one candidate.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a model; ``None`` in ``shape`` is a dynamic axis; ``dtype`` is numpy's name."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class Session(abc.ABC):
+    """A loaded model."""
+
+    inputs: tuple[Input, ...]
+
+    @abc.abstractmethod
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """One inference; raises ModelError if the runtime refuses the feeds or the model."""
+
+
+class Runtime(abc.ABC):
+    """A runtime with its settings; made once in a worker process, after the CPUs are pinned."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        self.settings = dict(settings)
+
+    @abc.abstractmethod
+    def load(self, path: Path) -> Session:
+        """Load a file; raises ModelError if it cannot be."""
+
+    def facts(self) -> dict[str, Any]:
+        """What only the loaded library can say (versions, limits), as JSON."""
+        return {}

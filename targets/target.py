@@ -1,0 +1,159 @@
+"""What a target is: the one contract between a runtime on a device and everything above it.
+
+A target takes paths of ``.onnx`` files and gives back numbers. It never sees torch, Optuna or a search.
+Everything derived (p50, ratios, intervals) is computed from the raw samples by ``measuring.py``, so that a
+target only has to produce honest samples.
+
+Units: seconds, bytes, plain counts.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a target can do; `compress` asks this instead of assuming."""
+
+    precisions: tuple[str, ...] = ("fp32", "int8", "int8-dynamic", "mixed")
+    """Schemes worth producing for this target."""
+    int8_format: str = "u8s8"
+    """Activation and weight types whose integer kernels run here: ``u8s8`` or ``s8s8``."""
+    reduce_range: bool = False
+    """7-bit weights: needed where u8s8 saturates (x86 without VNNI)."""
+    channel_step: int = 1
+    """Latency falls only when a width crosses a multiple of this."""
+    opset: int = 23
+    """Highest ONNX opset the runtime accepts."""
+    ir_version: int = 11
+    """Highest ONNX IR version the runtime accepts."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How carefully to measure."""
+
+    width: float = 0.02
+    """Stop when the 95 % interval of every ratio is within ± this share."""
+    seconds: float = 4.0
+    """Give up narrowing after this much measuring, per process."""
+    rounds: int = 10
+    """Rounds at least, per process."""
+    block: float = 0.02
+    """Seconds one block of one model lasts."""
+    warmup: float = 0.2
+    """Seconds every model is warmed up."""
+    processes: int = 1
+    """Fresh processes; the order of loading is turned over between them."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Raw timings of one model in one process, next to the reference's in the same rounds.
+
+    ``blocks[r]`` and ``reference[r]`` are the fastest run in round r's block (seconds).
+    ``cpu[r]`` is the share of round r's wall time that the thread was really running.
+    ``runs`` are single run times (seconds), thinned to a few hundred; ``count`` is how many there were.
+    """
+
+    blocks: tuple[float, ...]
+    reference: tuple[float, ...]
+    runs: tuple[float, ...]
+    count: int
+    cpu: tuple[float, ...] = ()
+    first: float = 0.0
+    """Seconds of the first inference in that process."""
+    load_seconds: float = 0.0
+    """Seconds it took to load the model in that process."""
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Derived from samples; ``ratio`` is to the reference, with its 95 % interval."""
+
+    p50: float
+    p95: float
+    ratio: float
+    low: float
+    high: float
+    runs: int
+    load: float = 0.0
+    """Share of the time that something else held the CPU: 0 is a quiet machine."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One model on one target, measured against the reference (the first model of the call)."""
+
+    path: Path
+    target: str
+    size: int
+    latency: Latency | None = None
+    instructions: int | None = None
+    memory: int | None = None
+    first: float | None = None
+    load_seconds: float | None = None
+    settled: bool = True
+    """Whether the interval came within the asked width before the time was spent."""
+    samples: tuple[Samples, ...] = field(default=(), repr=False)
+
+
+class Target(abc.ABC):
+    """A runtime on a device, with its settings.
+
+    Implement ``measure`` and ``run``; ``describe`` and ``capabilities`` say what and where it is.
+    A subclass that runs on this machine derives from ``targets.local.LocalTarget`` instead,
+    and only says how its runtime loads a model.
+    """
+
+    name: str
+    """As it stands in reports: ``NAME[:KEY=VALUE,...]``, keys sorted, defaults left out."""
+    counted: bool = False
+    """Cost is counted (``instructions``), not timed."""
+    deterministic: bool = False
+    """Same file, same cost, bit for bit: searches on it are reproducible."""
+
+    @abc.abstractmethod
+    def capabilities(self) -> Capabilities:
+        """What the runtime accepts and where its latency steps are."""
+
+    @abc.abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """The runtime, its version and the device, as JSON: part of a measurement's cache key."""
+
+    @abc.abstractmethod
+    def measure(
+        self,
+        models: Sequence[Path],
+        *,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        protocol: Protocol | None = None,
+    ) -> list[Measurement]:
+        """Measure ``models`` against ``models[0]``, in order, at batch 1.
+
+        ``inputs`` are arrays by input name; missing ones are made up (seeded), dynamic axes being 1 or
+        what ``shapes`` says.
+
+        Raises ``ModelError`` if a file is not a model, ``MeasurementError`` if the runtime refuses,
+        crashes or hangs.
+        """
+
+    @abc.abstractmethod
+    def run(self, model: Path, inputs: Mapping[str, np.ndarray], *, batch: int = 64) -> list[np.ndarray]:
+        """Outputs for ``inputs`` (samples first, any number of them), run ``batch`` at a time.
+
+        Raises as ``measure`` does.
+        """
+
+    def close(self) -> None:
+        """Let go of processes and connections."""

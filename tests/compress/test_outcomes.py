@@ -1,0 +1,118 @@
+"""The sentence at the top: it claims what the report holds and no more."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress import outcomes, rows
+
+_SPEC = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
+assert _SPEC is not None
+assert _SPEC.loader is not None
+fixture: Any = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(fixture)
+TARGET = fixture.TARGET
+
+
+def fastest(report: dict[str, Any]) -> dict[str, Any]:
+    name = report["picks"][TARGET]["fastest"]["id"]
+    return next(one for one in report["candidates"] if one["id"] == name)
+
+
+def set_latency(report: dict[str, Any], ratio: float, low: float, high: float) -> None:
+    fastest(report)["measured"][TARGET]["latency"].update(ratio=ratio, low=low, high=high)
+
+
+def test_an_open_pick_says_what_would_settle_it() -> None:
+    report = fixture.report()
+    set_latency(report, 0.37, 0.36, 0.38)
+    name = fastest(report)["id"]
+    assert outcomes.outcome(report, TARGET) == (
+        f"`{name}` runs in 0.37x of the baseline's time (0.36\N{EN DASH}0.38), accuracy \N{MINUS SIGN}0.3 points "
+        "on test (n = 300): open, about 900 examples would settle it."
+    )
+
+
+@pytest.mark.parametrize("verdict", ["confirmed", "refuted"])
+def test_a_judged_pick_says_so(verdict: str) -> None:
+    report = fixture.report()
+    report["picks"][TARGET]["fastest"] = {"id": fastest(report)["id"], "verdict": verdict}
+    assert outcomes.outcome(report, TARGET).endswith(f"on test (n = 300): {verdict}.")
+
+
+def test_a_gain_within_the_noise_is_a_tie() -> None:
+    report = fixture.report()
+    set_latency(report, 0.98, 0.97, 0.99)
+    assert ": a tie" in outcomes.outcome(report, TARGET)
+    set_latency(report, 0.9, 0.89, 0.91)
+    assert "tie" not in outcomes.outcome(report, TARGET)
+
+
+def test_without_a_test_split_it_speaks_of_val_and_says_that_nothing_was_held_out() -> None:
+    sentence = outcomes.outcome(fixture.without_test(), TARGET)
+    assert "on val (n = 600)" in sentence
+    assert "nothing was held out" in sentence
+
+
+def test_unsatisfied_names_the_nearest_miss_and_only_what_it_misses() -> None:
+    sentence = outcomes.outcome(fixture.unsatisfied(), TARGET)
+    assert "nearest miss is `0004-int8`, beyond size<=5kB by 1.25 kB and latency<=0.1x by 0.21x." in sentence
+    assert "quality_drop<=0.01 by" not in sentence
+
+
+def test_what_was_not_measured_is_no_number_in_the_nearest_miss() -> None:
+    report = fixture.unsatisfied()
+    report["nearest_miss"][TARGET]["by"] = {"memory<=1MB": float("inf"), "quality_drop<=0.01": 0.008}
+    sentence = outcomes.outcome(report, TARGET)
+    assert "memory<=1MB (not measured) and quality_drop<=0.01 by 0.8 points" in sentence
+
+
+def test_the_baseline_alone_and_the_baseline_as_best() -> None:
+    assert "no candidate yet" in outcomes.outcome(fixture.baseline_only(), TARGET)
+    report = fixture.report()
+    report["picks"][TARGET]["fastest"] = {"id": "baseline", "verdict": "confirmed"}
+    assert outcomes.outcome(report, TARGET) == (
+        "No smaller model pays here: the baseline itself is the fastest that meets quality_drop<=0.01."
+    )
+
+
+def test_a_counted_target_speaks_of_instructions() -> None:
+    assert "of the baseline's instructions" in outcomes.outcome(fixture.two_targets(), fixture.PHONE)
+
+
+def test_where_less_is_better_a_loss_is_a_plus() -> None:
+    assert "mse +0.0033" in outcomes.outcome(fixture.lower_is_better(), TARGET)
+
+
+def test_refuted_candidates_are_named_once_with_their_drop() -> None:
+    report = fixture.report()
+    (beaten,) = report["picks"][TARGET]["fastest"]["refuted"]
+    report["picks"][TARGET]["smallest"]["refuted"] = [beaten]
+    (line,) = outcomes.refutations(report, TARGET)
+    assert line.startswith(
+        f"`{beaten}` was read first for fastest, smallest and refuted: its drop on test is 3.7 points ["
+    )
+
+
+def test_orientation_of_an_unknown_metric_is_read_from_the_drops() -> None:
+    def renamed(report: dict[str, Any]) -> dict[str, Any]:
+        for one in report["candidates"]:
+            one["measured"][TARGET]["quality"]["val"]["metric"] = "word errors"
+        report["candidates"][-1]["measured"][TARGET]["quality"]["val"]["value"] = float("nan")
+        return report
+
+    assert rows.higher_is_better(renamed(fixture.report()), TARGET)
+    assert not rows.higher_is_better(renamed(fixture.lower_is_better()), TARGET)
+
+
+def test_the_limit_is_the_strictest_of_the_constraints_on_quality() -> None:
+    report = fixture.report()
+    assert rows.quality_limit(report, TARGET) == pytest.approx(0.9433)
+    report["constraints"] = ["quality_drop<=0.01", "quality>=0.95", "size<=1MB"]
+    assert rows.quality_limit(report, TARGET) == pytest.approx(0.95)
+    report["constraints"] = ["size<=1MB"]
+    assert rows.quality_limit(report, TARGET) is None

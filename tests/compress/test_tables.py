@@ -1,0 +1,129 @@
+"""The tables of the command line: they fit, they are plain in a pipe, and they say what the report says."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from compress import tables
+
+_SPEC = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
+assert _SPEC is not None
+assert _SPEC.loader is not None
+fixture: Any = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(fixture)
+TARGET = fixture.TARGET
+
+ENTRY = {
+    "target": "ort-cpu",
+    "path": "base.onnx",
+    "p50": 512e-6,
+    "p95": 600e-6,
+    "ratio": 1.0,
+    "low": 1.0,
+    "high": 1.0,
+    "runs": 9000,
+    "load": 0.02,
+    "first": 0.004,
+    "memory": 2_100_000,
+    "instructions": None,
+    "size": 117_418,
+}
+SMALL = {**ENTRY, "path": "[red]small.onnx", "p50": 189e-6, "ratio": 0.37, "low": 0.36, "high": 0.38, "memory": None}
+
+
+def printed(show: Callable[[Console], None]) -> str:
+    """What ``show`` writes where there is no terminal."""
+    file = io.StringIO()
+    show(Console(file=file, force_terminal=False))
+    return file.getvalue()
+
+
+def line(text: str, start: str) -> str:
+    return next(row for row in text.splitlines() if row.startswith(start))
+
+
+@pytest.mark.parametrize("variant", fixture.VARIANTS)
+def test_picks_and_front_fit_in_120_columns_without_colours(variant: str) -> None:
+    report = fixture.VARIANTS[variant]()
+    text = printed(lambda console: tables.print_picks(report, console))
+    text += printed(lambda console: tables.print_front(report, console))
+    assert max(len(row) for row in text.splitlines()) <= 120
+    assert "\x1b" not in text
+
+
+def test_a_row_of_picks_stays_on_one_line_and_agrees_with_the_report() -> None:
+    report = fixture.report()
+    text = printed(lambda console: tables.print_picks(report, console))
+    name = report["picks"][TARGET]["most_accurate"]["id"]
+    here = next(one for one in report["candidates"] if one["id"] == name)["measured"][TARGET]
+    row = line(text, "most accurate").split()
+    assert row[2] == name
+    assert row[3] == f"{100 * here['quality']['val']['value']:.1f}"
+    assert "confirmed" in row
+    assert f"{here['latency']['ratio']:.2f}x" in row
+    assert line(text, "baseline").split()[1] == "baseline"
+    assert "was read first for fastest and refuted" in text
+    assert "knee is tied with" in text
+
+
+def test_picks_that_found_nothing_are_dashes_under_the_nearest_miss() -> None:
+    text = printed(lambda console: tables.print_picks(fixture.unsatisfied(), console))
+    assert "the nearest miss is 0004-int8" in text
+    assert line(text, "fastest").split() == ["fastest", "\N{EN DASH}"]
+
+
+def test_the_front_is_in_the_reports_order_with_the_picks_marked() -> None:
+    report = fixture.report()
+    text = printed(lambda console: tables.print_front(report, console))
+    names = [row.split()[0] for row in text.splitlines() if row[:4].isdigit()]
+    assert names == report["front"][TARGET]
+    assert "most accurate" in line(text, report["picks"][TARGET]["most_accurate"]["id"])
+
+
+def test_the_front_of_one_target_only() -> None:
+    text = printed(lambda console: tables.print_front(fixture.two_targets(), console, fixture.PHONE))
+    assert f"on {fixture.PHONE}" in text
+    assert f"on {TARGET}" not in text
+    assert "instructions" in text
+    assert "6.49 M" in line(text, "baseline")
+
+
+def test_bench_shows_ratios_as_bars_and_paths_as_they_are() -> None:
+    text = printed(lambda console: tables.print_bench([ENTRY, SMALL], console))
+    row = line(text, "[red]small.onnx")
+    assert "0.37x [0.36\N{EN DASH}0.38]" in row
+    assert "189 µs" in row
+    assert 0 < row.count("█") < line(text, "base.onnx").count("█")
+    assert "[" not in line(text, "base.onnx")
+
+
+def test_bench_has_a_table_for_each_target_and_counts_where_nothing_is_timed() -> None:
+    nothing: dict[str, Any] = dict.fromkeys(("p50", "p95", "ratio", "low", "high", "first", "load"))
+    counted = {**ENTRY, **nothing, "target": "arm-emulated", "path": "arm.onnx", "instructions": 6_490_000}
+    lighter = {**counted, "path": "light.onnx", "instructions": 3_240_000}
+    text = printed(lambda console: tables.print_bench([ENTRY, counted, lighter], console))
+    assert text.index("on ort-cpu") < text.index("on arm-emulated")
+    assert "3.24 M" in line(text, "light.onnx")
+    assert "0.50x" in line(text, "light.onnx")
+
+
+def test_targets_name_the_command_that_brings_what_is_missing() -> None:
+    listed = [
+        {"name": "ort-cpu", "available": True, "description": "ONNX Runtime", "install": "pip install onnxruntime"},
+        {"name": "openvino-cpu", "available": False, "description": "OpenVINO", "install": "pip install 'p[openvino]'"},
+    ]
+    text = printed(lambda console: tables.print_targets(listed, console))
+    assert "pip install 'p[openvino]'" in line(text, "openvino-cpu")
+    assert "pip" not in line(text, "ort-cpu")
+
+
+def test_recipes_are_listed() -> None:
+    text = printed(lambda console: tables.print_recipes([{"name": "digits", "description": "8x8 digits"}], console))
+    assert "8x8 digits" in line(text, "digits")
