@@ -7,9 +7,9 @@ Names are imported when first used, so that ``import compress`` loads neither to
 from __future__ import annotations
 
 import importlib
+import importlib.util
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from targets.packages import check_not_shadowed
 
 if TYPE_CHECKING:
     from compress.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings
@@ -22,9 +22,20 @@ if TYPE_CHECKING:
     from compress.searching import search
     from compress.spaces import Choice, Float, Int, SearchSpace
     from compress.tasks import Task
-    from targets.errors import CompressError, NoFeasibleCandidate, RequestError, StageError
+    from targets.errors import CompressError, NoFeasibleCandidate, ParityError, RequestError, StageError, TaskError
 
-check_not_shadowed()
+
+def _check_not_shadowed() -> None:
+    """Load the guard by its path: ``import targets`` might already find somebody else's."""
+    path = Path(__file__).resolve().parent.parent / "targets" / "packages.py"
+    spec = importlib.util.spec_from_file_location("_paretopress_guard", path)
+    if spec is not None and spec.loader is not None:
+        guard = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(guard)
+        guard.check_not_shadowed()
+
+
+_check_not_shadowed()
 
 _HOMES = {
     "Candidate": "compress.results",
@@ -43,6 +54,7 @@ _HOMES = {
     "RequestError": "targets.errors",
     "SearchSpace": "compress.spaces",
     "StageError": "targets.errors",
+    "TaskError": "targets.errors",
     "Task": "compress.tasks",
     "export": "compress.exporting",
     "find_groups": "compress.pruning",
@@ -70,6 +82,7 @@ __all__ = [
     "SearchSpace",
     "StageError",
     "Task",
+    "TaskError",
     "export",
     "find_groups",
     "open_run",

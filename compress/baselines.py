@@ -7,8 +7,8 @@ continued run need not call (train) it again. Both load with ``weights_only=True
 
 from __future__ import annotations
 
-import copy
 import contextlib
+import copy
 import hashlib
 import inspect
 import os
@@ -37,11 +37,17 @@ def make_module(task: Task, *, trained: bool = True) -> nn.Module:
         function = task.model
         knows = "trained" in inspect.signature(function).parameters
         with threads(os.cpu_count() or 1), _seeded():
-            module = guarded(f"the model function of task {task.name!r}", lambda: function(trained=trained) if knows else function())
+            module = guarded(
+                f"the model function of task {task.name!r}", lambda: function(trained=trained) if knows else function()
+            )
         if not isinstance(module, nn.Module):
-            raise TaskError(f"the model function of task {task.name!r} returned {type(module).__name__}, not an nn.Module")
+            raise TaskError(
+                f"the model function of task {task.name!r} returned {type(module).__name__}, not an nn.Module"
+            )
     else:
-        raise TaskError(f"task {task.name!r}: model is {type(task.model).__name__}; give an nn.Module, a function or an .onnx path")
+        raise TaskError(
+            f"task {task.name!r}: model is {type(task.model).__name__}; give an nn.Module, a function or an .onnx path"
+        )
     module = module.to("cpu").eval()
     check_module(module, task.name)
     return module
@@ -53,9 +59,13 @@ def check_module(module: nn.Module, name: str) -> None:
         raise TaskError(f"task {name!r}: the model has no parameters")
     for key, tensor in module.state_dict().items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TaskError(f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it")
+            raise TaskError(
+                f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it"
+            )
         if tensor.dtype in (torch.float16, torch.bfloat16):
-            raise TaskError(f"task {name!r}: weight {key!r} is {tensor.dtype}; give the model in float32 (module.float())")
+            raise TaskError(
+                f"task {name!r}: weight {key!r} is {tensor.dtype}; give the model in float32 (module.float())"
+            )
 
 
 def save(module: nn.Module, folder: Path, *, whole: bool) -> None:
@@ -81,7 +91,9 @@ def load(task: Task, folder: Path) -> nn.Module:
     try:
         module.load_state_dict(state)
     except RuntimeError as error:
-        raise RunError(f"the run is of another model: {str(error).splitlines()[-1].strip()}; choose another --out") from None
+        raise RunError(
+            f"the run is of another model: {str(error).splitlines()[-1].strip()}; choose another --out"
+        ) from None
     return module.eval()
 
 

@@ -39,7 +39,9 @@ class Cache:
         self.root = root
         self._on_stage = on_stage
 
-    def stage(self, name: str, version: int, inputs: Mapping[str, Any], compute: Callable[[Path], Mapping[str, Any]]) -> Artifact:
+    def stage(
+        self, name: str, version: int, inputs: Mapping[str, Any], compute: Callable[[Path], Mapping[str, Any]]
+    ) -> Artifact:
         """The result of stage ``name`` for ``inputs`` (JSON); ``compute`` writes files into a folder and returns JSON."""
         key = _key(name, version, inputs)
         folder = self.root / name / key

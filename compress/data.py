@@ -77,7 +77,9 @@ def read_train(dataset: Any) -> Split | Stream:
     probes = sorted({0, len(dataset) // 2, len(dataset) - 1})
     first = [_item(dataset, i, "train") for i in probes]
     again = [_item(dataset, i, "train") for i in probes]
-    same = all(all(torch.equal(a, b) for a, b in zip(x[0], y[0], strict=True)) for x, y in zip(first, again, strict=True))
+    same = all(
+        all(torch.equal(a, b) for a, b in zip(x[0], y[0], strict=True)) for x, y in zip(first, again, strict=True)
+    )
     size = sum(x.nbytes for x in first[0][0]) * len(dataset)
     if same and size <= MOST_BYTES:
         return read(dataset, "train")
@@ -86,7 +88,9 @@ def read_train(dataset: Any) -> Split | Stream:
     return Stream(dataset, digest)
 
 
-def batches(train: Split | Stream, size: int, generator: torch.Generator) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Any]]:
+def batches(
+    train: Split | Stream, size: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Any]]:
     """One epoch in a seeded random order: (indices, inputs, labels). A last batch of one is left out (BatchNorm)."""
     order = torch.randperm(len(train), generator=generator)
     for chunk in order.split(size):
@@ -125,7 +129,9 @@ def check_classes(splits: dict[str, Split], classes: int) -> None:
     for name, split in splits.items():
         labels = torch.as_tensor(split.labels)
         if labels.is_floating_point() or labels.dim() != 1:
-            raise TaskError(f"{name}: labels are {labels.dtype} of shape {tuple(labels.shape)}; whole class numbers are needed")
+            raise TaskError(
+                f"{name}: labels are {labels.dtype} of shape {tuple(labels.shape)}; whole class numbers are needed"
+            )
         low, high = int(labels.min()), int(labels.max())
         if low == high and name != "test":
             raise TaskError(f"{name}: all {len(split)} examples are of one class ({low}); at least two are needed")
@@ -139,7 +145,9 @@ def _check_size(dataset: Any, name: str) -> None:
     try:
         n = len(dataset)
     except TypeError:
-        raise TaskError(f"{name}: {type(dataset).__name__} has no length; give a map-style dataset of (input, label)") from None
+        raise TaskError(
+            f"{name}: {type(dataset).__name__} has no length; give a map-style dataset of (input, label)"
+        ) from None
     if n == 0:
         raise TaskError(f"{name} is empty; it needs at least two examples")
 

@@ -125,7 +125,9 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
         count += _decision(expected[0]).size
     # `not <=` so that NaN is caught as well.
     if enforce and not worst <= TOLERANCE * scale:
-        raise ParityError(f"{path.name} differs from the network by {worst:.3g} where {TOLERANCE * scale:.3g} is allowed")
+        raise ParityError(
+            f"{path.name} differs from the network by {worst:.3g} where {TOLERANCE * scale:.3g} is allowed"
+        )
     return Parity(worst, same / count if count else 1.0)
 
 

@@ -52,7 +52,11 @@ class Objective:
         if self.kind == "cross_entropy":
             return F.cross_entropy(first.float(), labels, label_smoothing=smoothing)
         labels = labels.to(first.dtype).reshape(first.shape) if labels.numel() == first.numel() else labels
-        return F.mse_loss(first.float(), labels.float()) if self.kind == "mse" else F.l1_loss(first.float(), labels.float())
+        return (
+            F.mse_loss(first.float(), labels.float())
+            if self.kind == "mse"
+            else F.l1_loss(first.float(), labels.float())
+        )
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,9 @@ def finetune(
         module.eval()
 
 
-def recalibrate(module: nn.Module, train: Split | Stream, mode: TrainingMode, generator: torch.Generator, size: int) -> None:
+def recalibrate(
+    module: nn.Module, train: Split | Stream, mode: TrainingMode, generator: torch.Generator, size: int
+) -> None:
     """Take the statistics of every BatchNorm anew, as plain averages over train batches."""
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     if not norms:
@@ -164,7 +170,9 @@ def recalibrate(module: nn.Module, train: Split | Stream, mode: TrainingMode, ge
         norm.momentum = momentum
 
 
-def own_finetune(function: Callable[[Any, Any, Any], Any], module: nn.Module, train: Any, settings: FinetuneSettings, seed: int) -> nn.Module:
+def own_finetune(
+    function: Callable[[Any, Any, Any], Any], module: nn.Module, train: Any, settings: FinetuneSettings, seed: int
+) -> nn.Module:
     """The user's own loop instead of ours. What it prints goes to stderr; what it raises ends the trial."""
     from compress.loading import describe
 
@@ -237,11 +245,15 @@ class _Loop:
             if self.first_loss is None:
                 self.first_loss = value
             if not math.isfinite(value):
-                raise TrainingError(f"the loss became {value} in epoch {epoch} at lr={self.settings.lr:.2g}; a lower lr may help")
+                raise TrainingError(
+                    f"the loss became {value} in epoch {epoch} at lr={self.settings.lr:.2g}; a lower lr may help"
+                )
             total, count = total + value, count + 1
         mean = total / max(1, count)
         if mean > max(10.0, _DIVERGED * (self.first_loss or 1.0)):
-            raise TrainingError(f"training diverged: mean loss {mean:.3g} in epoch {epoch}, {self.first_loss:.3g} at the start")
+            raise TrainingError(
+                f"training diverged: mean loss {mean:.3g} in epoch {epoch}, {self.first_loss:.3g} at the start"
+            )
         return mean
 
     def _step(self, indices: Tensor, inputs: tuple[Tensor, ...], labels: Any) -> float:

@@ -47,7 +47,11 @@ def structure_hash(path: Path) -> str:
         inputs = [names.get(name) or number(name) for name in node.input]
         digest.update(f"{node.op_type}{node.domain}{inputs}{[number(name) for name in node.output]}".encode())
         for attribute in sorted(node.attribute, key=lambda a: a.name):
-            text = _shape_and_constants(attribute.t) if attribute.HasField("t") else attribute.SerializeToString(deterministic=True).hex()
+            text = (
+                _shape_and_constants(attribute.t)
+                if attribute.HasField("t")
+                else attribute.SerializeToString(deterministic=True).hex()
+            )
             digest.update(f"{attribute.name}{text}".encode())
     return digest.hexdigest()[:16]
 

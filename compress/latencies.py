@@ -35,8 +35,16 @@ def measure(
     """
     zero = structure_hash(baseline)
     structures = [structure_hash(path) for path in paths]
-    keys = {s: {"structure": s, "baseline": zero, "target": target.name, "device": description, "protocol": to_json(protocol)}
-            for s in structures}
+    keys = {
+        s: {
+            "structure": s,
+            "baseline": zero,
+            "target": target.name,
+            "device": description,
+            "protocol": to_json(protocol),
+        }
+        for s in structures
+    }
     missing: dict[str, Path] = {}
     for structure, path in zip(structures, paths, strict=True):
         if cache.get("measure", VERSION, keys[structure]) is None:
@@ -56,7 +64,9 @@ def measure(
 def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
     """The latency in a ``measure`` result, None where cost is counted."""
     data = info.get("latency")
-    return None if data is None else LatencyResult(**{k: data[k] for k in ("p50", "p95", "ratio", "low", "high", "runs")})
+    return (
+        None if data is None else LatencyResult(**{k: data[k] for k in ("p50", "p95", "ratio", "low", "high", "runs")})
+    )
 
 
 def ratio_of(info: Mapping[str, Any], zero: Mapping[str, Any] | None = None) -> float:

@@ -71,7 +71,9 @@ def describe(error: BaseException) -> str:
     """``TypeError: ... (file.py:12)``: the first line of the message and the innermost user line."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = tuple(str(Path(__file__).resolve().parent.parent / name) for name in ("compress", "targets"))
-    theirs = [f for f in frames if not str(Path(f.filename).resolve()).startswith(ours) and "site-packages" not in f.filename]
+    theirs = [
+        f for f in frames if not str(Path(f.filename).resolve()).startswith(ours) and "site-packages" not in f.filename
+    ]
     if isinstance(error, SyntaxError) and error.filename:
         where = f" ({error.filename}:{error.lineno})"
     elif theirs and not theirs[-1].filename.startswith("<frozen"):

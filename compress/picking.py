@@ -52,7 +52,9 @@ def hypervolume(candidates: Sequence[Candidate], question: Question, target: str
     )  # fmt: skip
 
 
-def choose(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> tuple[Pick | None, Candidate | None]:
+def choose(
+    which: str, candidates: Sequence[Candidate], question: Question, target: str
+) -> tuple[Pick | None, Candidate | None]:
     """The pick, and the candidate that has to be read on test before more can be said (None: nothing is open)."""
     members = front(candidates, question, target)
     refuted: list[str] = []

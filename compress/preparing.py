@@ -55,8 +55,14 @@ def read_splits(task: Task) -> Splits:
         raise TaskError(f"task {task.name!r}: train is None; fine-tuning needs training data")
     for name, labels in task.slices.items():
         if test is not None and len(labels) != len(test):
-            raise TaskError(f"slices[{name!r}] has {len(labels)} labels, test has {len(test)} examples; one for each is needed")
-    splits = {"val": val, **({"test": test} if test else {}), **({"train": train} if isinstance(train, data.Split) else {})}
+            raise TaskError(
+                f"slices[{name!r}] has {len(labels)} labels, test has {len(test)} examples; one for each is needed"
+            )
+    splits = {
+        "val": val,
+        **({"test": test} if test else {}),
+        **({"train": train} if isinstance(train, data.Split) else {}),
+    }
     warnings = [
         f"{a} and {b} share {n} examples: what is measured on one was {'trained' if 'train' in (a, b) else 'steered'} on in the other"
         for (a, b), n in data.overlaps(splits).items()
@@ -78,7 +84,9 @@ def check_identity(old: TaskIdentity | None, new: TaskIdentity, folder: Path) ->
 def identity(task: Task, splits: Splits, metric: metrics.Metric, graph: str = "") -> TaskIdentity:
     """What makes this task itself; ``graph`` is empty as long as the baseline is not exported."""
     sizes = {"val": len(splits.val), "test": len(splits.test) if splits.test else 0}
-    return TaskIdentity(task.name, metric.name, graph, splits.val.digest, splits.test.digest if splits.test else None, sizes)
+    return TaskIdentity(
+        task.name, metric.name, graph, splits.val.digest, splits.test.digest if splits.test else None, sizes
+    )
 
 
 def architecture(task: Task) -> str:
@@ -89,7 +97,14 @@ def architecture(task: Task) -> str:
 
 
 def prepare(
-    task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, space: SearchSpace, device: str, say: Say
+    task: Task,
+    run: Run,
+    cache: Cache,
+    places: Sequence[Target],
+    splits: Splits,
+    space: SearchSpace,
+    device: str,
+    say: Say,
 ) -> Context:
     """Everything a search needs before its first trial."""
     metric = metrics.get(task.metric)
@@ -144,7 +159,9 @@ def _kept_module(task: Task, run: Run, cache: Cache, folder: Path) -> torch.nn.M
 def _kept_template(module: torch.nn.Module, splits: Splits, cache: Cache, path: Path) -> onnx.ModelProto:
     """The raw graph (cached) and ``baseline/model.onnx`` from it."""
     example = splits.val.first(4)
-    artifact = cache.stage("export", exporting.VERSION, {"baseline": baselines.state_hash(module)}, _tracer(module, example))
+    artifact = cache.stage(
+        "export", exporting.VERSION, {"baseline": baselines.state_hash(module)}, _tracer(module, example)
+    )
     template = onnx.load(artifact.folder / "template.onnx")
     if not path.exists():
         temporary = path.with_name(".model.onnx")
@@ -214,7 +231,9 @@ def _baseline_candidate(
             QualitySplits(quality), DropSplits(drop), latency, info.get("memory"), info.get("instructions")
         )
     config = {"precision": {"scheme": "fp32"}, "prune": {"ratio": 0.0}, "widths": {}}
-    candidate = Candidate("baseline", "baseline/model.onnx", config, path.stat().st_size, parameters, macs, parity, measured)
+    candidate = Candidate(
+        "baseline", "baseline/model.onnx", config, path.stat().st_size, parameters, macs, parity, measured
+    )
     run.record.append("candidate", candidate=candidate)
     return candidate
 
@@ -301,7 +320,9 @@ def _int8_order(cache: Cache, path: Path, calibration: dict[str, np.ndarray], ca
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             quantizing.collect_ranges(path, samples, "minmax", folder / "ranges.json")
-            return {"errors": quantizing.layer_errors(path, folder / "ranges.json", "minmax", samples, capabilities, folder)}
+            return {
+                "errors": quantizing.layer_errors(path, folder / "ranges.json", "minmax", samples, capabilities, folder)
+            }
 
     inputs = {"baseline": graphs.structure_hash(path), "calibration": _digest(samples), "weights": file_hash(path)}
     errors = cache.stage("sensitivity", VERSION, inputs, compute).info["errors"]
@@ -310,4 +331,3 @@ def _int8_order(cache: Cache, path: Path, calibration: dict[str, np.ndarray], ca
 
 def _digest(samples: dict[str, np.ndarray]) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in samples.values())).hexdigest()[:16]
-

@@ -121,7 +121,9 @@ def excesses(
     for constraint in constraints:
         value = quantity(candidate, measured, constraint.quantity)
         if constraint.relative:
-            value = relative_quantity(candidate, measured, constraint.quantity, quantity(baseline, zero, constraint.quantity))
+            value = relative_quantity(
+                candidate, measured, constraint.quantity, quantity(baseline, zero, constraint.quantity)
+            )
         if value is None:
             found[constraint.text] = float("inf")
             continue

@@ -126,7 +126,11 @@ def quantize_static(
     if not names:
         raise QuantizeError(f"{source.name} has no convolution or matrix product to quantize")
     activation = QuantType.QUInt8 if capabilities.int8_format == "u8s8" else QuantType.QInt8
-    kinds = {"minmax": CalibrationMethod.MinMax, "entropy": CalibrationMethod.Entropy, "percentile": CalibrationMethod.Percentile}
+    kinds = {
+        "minmax": CalibrationMethod.MinMax,
+        "entropy": CalibrationMethod.Entropy,
+        "percentile": CalibrationMethod.Percentile,
+    }
     with _quiet():
         try:
             rewrite(
@@ -187,7 +191,9 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes = []
     for node in model.graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        plain = attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA")
+        plain = (
+            attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA")
+        )
         if node.op_type != "Gemm" or node.input[1] not in tensors or not plain:
             nodes.append(node)
             continue
@@ -202,7 +208,9 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
         product = f"{node.output[0]}_product" if biased else node.output[0]
         nodes.append(onnx.helper.make_node("MatMul", [node.input[0], name], [product], name=node.name))
         if biased:
-            nodes.append(onnx.helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{node.name}_add"))
+            nodes.append(
+                onnx.helper.make_node("Add", [product, node.input[2]], list(node.output), name=f"{node.name}_add")
+            )
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     used = {name for node in nodes for name in node.input}

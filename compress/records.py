@@ -146,7 +146,9 @@ class Record:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise RunError(f"{str(self.path.parent)!r} is in use by another search; wait for it, or choose another --out") from None
+            raise RunError(
+                f"{str(self.path.parent)!r} is in use by another search; wait for it, or choose another --out"
+            ) from None
 
 
 def _events(text: bytes, path: Path) -> Iterator[dict[str, Any]]:

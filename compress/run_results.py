@@ -68,7 +68,9 @@ class RunCandidate:
     def module(self) -> nn.Module:
         """The fine-tuned torch module, pruned and loaded, in eval mode; RequestError where there is none."""
         if self.module_of is None:
-            raise RequestError(f"{self.id}: the run was opened without its task, or the model is an .onnx file; call compress.search")
+            raise RequestError(
+                f"{self.id}: the run was opened without its task, or the model is an .onnx file; call compress.search"
+            )
         module: nn.Module = self.module_of(self.candidate)
         return module
 

@@ -95,7 +95,9 @@ def read_request(folder: Path) -> Request | None:
             raise RunError(f"{str(folder)!r} is a file, not a run's folder; choose another --out")
         leftovers = [p.name for p in folder.iterdir()] if folder.is_dir() else []
         if leftovers:
-            raise RunError(f"{str(folder)!r} is not a run: it has no run.json but holds {sorted(leftovers)[0]!r}; choose another --out")
+            raise RunError(
+                f"{str(folder)!r} is not a run: it has no run.json but holds {sorted(leftovers)[0]!r}; choose another --out"
+            )
         return None
     try:
         data = json.loads(path.read_text())
@@ -114,12 +116,20 @@ def check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise RunError(f"--out {str(folder)!r} cannot be written: {error.strerror or error}; choose another folder") from None
+        raise RunError(
+            f"--out {str(folder)!r} cannot be written: {error.strerror or error}; choose another folder"
+        ) from None
 
 
 def same_task(old: TaskIdentity, new: TaskIdentity) -> str | None:
     """Why ``new`` is another task than ``old``, or None."""
-    for name, what in (("name", "name"), ("metric", "metric"), ("val", "val data"), ("test", "test data"), ("graph", "model")):
+    for name, what in (
+        ("name", "name"),
+        ("metric", "metric"),
+        ("val", "val data"),
+        ("test", "test data"),
+        ("graph", "model"),
+    ):
         if getattr(old, name) != getattr(new, name):
             detail = f" ({getattr(old, name)!r}, not {getattr(new, name)!r})" if name in ("name", "metric") else ""
             return f"another {what}{detail}"

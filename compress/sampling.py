@@ -56,7 +56,9 @@ def check_sampler(sampler: str | BaseSampler | None) -> str:
         return "auto"
     if isinstance(sampler, str):
         if sampler not in SAMPLERS:
-            raise RequestError(f"unknown sampler {sampler!r}; use one of {', '.join(SAMPLERS)}, or an optuna BaseSampler from Python")
+            raise RequestError(
+                f"unknown sampler {sampler!r}; use one of {', '.join(SAMPLERS)}, or an optuna BaseSampler from Python"
+            )
         return sampler
     return type(sampler).__name__
 
@@ -79,7 +81,10 @@ def propose(
 
 
 def build_study(
-    problem: Problem, trials: Mapping[int, Trial], candidates: Mapping[str, Candidate], sampler: BaseSampler | None = None
+    problem: Problem,
+    trials: Mapping[int, Trial],
+    candidates: Mapping[str, Candidate],
+    sampler: BaseSampler | None = None,
 ) -> optuna.Study:
     """An in-memory study of all that has happened. ``user_attrs``: ``trial``, ``candidate`` or ``gated``."""
     import optuna
@@ -107,7 +112,9 @@ def metric_names(problem: Problem) -> list[str]:
         if objective in ("quality", "size"):
             names.append("quality_loss" if objective == "quality" else objective)
         else:
-            names += [f"{objective}@{target}" for target in problem.targets] if len(problem.targets) > 1 else [objective]
+            names += (
+                [f"{objective}@{target}" for target in problem.targets] if len(problem.targets) > 1 else [objective]
+            )
     return names
 
 
@@ -146,7 +153,9 @@ def make_sampler(sampler: str | BaseSampler, seed: int, number: int) -> BaseSamp
         return samplers.RandomSampler(seed=derived)
 
 
-def strong_params(space: SearchSpace, dimensions: Mapping[str, Float | Int | Choice], groups: int) -> list[dict[str, Any]]:
+def strong_params(
+    space: SearchSpace, dimensions: Mapping[str, Float | Int | Choice], groups: int
+) -> list[dict[str, Any]]:
     """Configs that are tried before the sampler takes over: they usually do well, and they calibrate it.
 
     All-int8 without training; half of the channels; five eighths; three quarters, spared where it hurts most. Each
@@ -155,7 +164,11 @@ def strong_params(space: SearchSpace, dimensions: Mapping[str, Float | Int | Cho
     base = {name: _steady(name, domain) for name, domain in dimensions.items()}
     wanted: list[dict[str, Any]] = [{"epochs": 0, "prune_ratio": 0.0}]
     if groups:
-        wanted += [{"prune_ratio": 0.5}, {"prune_ratio": 0.625, "prune_skew": 0.25}, {"prune_ratio": 0.75, "prune_skew": 0.4}]
+        wanted += [
+            {"prune_ratio": 0.5},
+            {"prune_ratio": 0.625, "prune_skew": 0.25},
+            {"prune_ratio": 0.75, "prune_skew": 0.4},
+        ]
     found: list[dict[str, Any]] = []
     for changes in wanted:
         params = dict(base)
@@ -231,7 +244,14 @@ def _told(problem: Problem, trial: Trial, candidate: Candidate, *, first: bool) 
     params = dict(trial.params)
     if "precision" in problem.dimensions:
         params["precision"] = candidate.config["precision"]["scheme"]
-    return _create(problem, params, values, constraints, {"trial": trial.number, "candidate": candidate.id}, trial.system_attrs if first else {})
+    return _create(
+        problem,
+        params,
+        values,
+        constraints,
+        {"trial": trial.number, "candidate": candidate.id},
+        trial.system_attrs if first else {},
+    )
 
 
 def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
@@ -252,7 +272,9 @@ def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
         for target in problem.targets
         for c in problem.constraints
     }
-    return _create(problem, dict(trial.params), values, constraints, {"trial": trial.number, "gated": True}, trial.system_attrs)
+    return _create(
+        problem, dict(trial.params), values, constraints, {"trial": trial.number, "gated": True}, trial.system_attrs
+    )
 
 
 def _create(

@@ -29,7 +29,11 @@ def outputs(
     """
     batch = 1 if dynamic else BATCH
     inputs = {
-        "file": file_hash(path), "target": target.name, "device": description, "split": split.digest, "batch": batch
+        "file": file_hash(path),
+        "target": target.name,
+        "device": description,
+        "split": split.digest,
+        "batch": batch,
     }
 
     def compute(folder: Path) -> dict[str, Any]:
@@ -43,7 +47,9 @@ def outputs(
     return found[0] if len(found) == 1 else found
 
 
-def score(context: Context, target: Target, path: Path, split: Split, *, dynamic: bool = False) -> tuple[Quality, Drop, Any]:
+def score(
+    context: Context, target: Target, path: Path, split: Split, *, dynamic: bool = False
+) -> tuple[Quality, Drop, Any]:
     """Quality and drop against the baseline on ``split``, with intervals; and the outputs they come from."""
     description = context.describe[target.name]
     found = outputs(context.cache, target, description, path, split, context.names, dynamic=dynamic)

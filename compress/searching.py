@@ -74,6 +74,7 @@ def search(
     space: SearchSpace | None = None,
     pick: str | None = None,
     keep: str = "all",
+    workers: int = 1,
     progress: Progress | None = None,
     command: str | None = None,
 ) -> Result:
@@ -143,7 +144,9 @@ def _targets(target: str | Target | Sequence[str | Target] | None) -> list[Targe
 def _request(wanted: _Wanted, before: Request | None, places: list[Target], command: str | None) -> Request:
     """What this call asks: what is given replaces, what is not given stays."""
     if before is not None and wanted.seed is not None and wanted.seed != before.seed:
-        raise RunError(f"the run was begun with seed {before.seed}; continue it with that, or choose another --out for seed {wanted.seed}")
+        raise RunError(
+            f"the run was begun with seed {before.seed}; continue it with that, or choose another --out for seed {wanted.seed}"
+        )
     if wanted.keep not in ("all", "front"):
         raise RequestError(f"keep {wanted.keep!r}: use 'all' or 'front'")
     if wanted.trials is not None and wanted.trials < 1:
@@ -157,7 +160,9 @@ def _request(wanted: _Wanted, before: Request | None, places: list[Target], comm
     )
     old = before or default
     counted = bool(places) and places[0].counted and before is None and wanted.objectives is None
-    objectives = tuple(wanted.objectives) if wanted.objectives else (("quality", "instructions") if counted else old.objectives)
+    objectives = (
+        tuple(wanted.objectives) if wanted.objectives else (("quality", "instructions") if counted else old.objectives)
+    )
     constraints = tuple(wanted.constraints) if wanted.constraints else old.constraints
     parsed = [quantities.parse_constraint(text) for text in constraints]
     names = tuple(place.name for place in places) or old.targets
@@ -184,7 +189,10 @@ def _search(
 ) -> Result:  # fmt: skip
     run.write_request()
     run.record.append("call", pid=os.getpid(), at=clock.time())
-    cache = Cache(run.folder / "cache", lambda name, cached, s: run.record.append("stage", stage=name, cached=cached, seconds=round(s, 5)))
+    cache = Cache(
+        run.folder / "cache",
+        lambda name, cached, s: run.record.append("stage", stage=name, cached=cached, seconds=round(s, 5)),
+    )
     cache.sweep()
     for text in splits.warnings:
         progress.note(f"warning: {text}")
@@ -342,7 +350,9 @@ class _Loop:
             self.fruitless += 1
             record.append("gated", trial=trial.number, known=outcome.known, seconds=round(seconds, 3))
             ratio = next(iter(outcome.known.values())).get("ratio")
-            self.progress.outcome(f"trial {trial.number}: gated before training{'' if ratio is None else f', {ratio:.2f}x at best'}")
+            self.progress.outcome(
+                f"trial {trial.number}: gated before training{'' if ratio is None else f', {ratio:.2f}x at best'}"
+            )
             return
         self.fruitless = 0
         if outcome.skipped:
@@ -373,7 +383,9 @@ class _Loop:
         if self.limits.trials is not None and finished >= self.limits.trials:
             return True
         if self.fruitless >= _FRUITLESS:
-            self.progress.note(f"{_FRUITLESS} configs in a row were gated or failed; loosen {', '.join(self.run_.request.constraints)}")
+            self.progress.note(
+                f"{_FRUITLESS} configs in a row were gated or failed; loosen {', '.join(self.run_.request.constraints)}"
+            )
             return True
         if self.limits.deadline is not None:
             return clock.monotonic() + self._expected() > self.limits.deadline
@@ -381,7 +393,9 @@ class _Loop:
 
     def _expected(self) -> float:
         """Seconds the next trial is likely to take; one that does not fit is not begun."""
-        took = sorted(trial.seconds for trial in self.state.trials.values() if trial.state == "finished" and trial.seconds > 1)
+        took = sorted(
+            trial.seconds for trial in self.state.trials.values() if trial.state == "finished" and trial.seconds > 1
+        )
         return took[len(took) // 2] if took else 0.0
 
     def _flat(self, finished: int) -> bool:
@@ -391,7 +405,7 @@ class _Loop:
             return True
         question = reporting.question_of(self.run_)
         everything = list(self.state.candidates.values())
-        recent = sorted((t.number for t in self.state.trials.values() if t.state == "finished"))[-_FLAT:]
+        recent = sorted(t.number for t in self.state.trials.values() if t.state == "finished")[-_FLAT:]
         earlier = [c for c in everything if c.trial is None or c.trial < recent[0]]
         target = self.problem.targets[0]
         now, then = (hypervolume(some, question, target) for some in (everything, earlier))
@@ -416,7 +430,9 @@ def _catch_up(context: Context, progress: Progress) -> None:
                 old = run.state.candidates.get(candidate.id)
                 if old is not None:
                     # What was confirmed before stays; only the new targets are added.
-                    run.record.append("candidate", candidate=replace(old, measured={**candidate.measured, **old.measured}))
+                    run.record.append(
+                        "candidate", candidate=replace(old, measured={**candidate.measured, **old.measured})
+                    )
 
 
 def _module_maker(context: Context) -> Any:
@@ -433,7 +449,9 @@ def _module_maker(context: Context) -> Any:
         removed = removed_channels(context.run, candidate)
         module = copy.deepcopy(training.module)
         if removed:
-            module = pruning.prune(training.module, training.example, removed=removed, groups=context.profile.groups).module
+            module = pruning.prune(
+                training.module, training.example, removed=removed, groups=context.profile.groups
+            ).module
         weights = context.run.candidate_folder(candidate.id) / "weights.pt"
         if weights.exists():
             module.load_state_dict(torch.load(weights, weights_only=True))
@@ -479,4 +497,3 @@ def _keep_front(run: Run, report: dict[str, Any]) -> None:
                 (run.candidate_folder(identifier) / name).unlink(missing_ok=True)
     for stage in ("finetune", "quantize", "export", "gate", "score"):
         shutil.rmtree(run.folder / "cache" / stage, ignore_errors=True)
-

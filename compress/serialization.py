@@ -30,9 +30,7 @@ def _converter() -> cattrs.Converter:
     structure = converter.get_structure_hook(domain)
     unstructure = converter.get_unstructure_hook(domain)
     converter.register_structure_hook(Domain, lambda v, _: structure(v, domain) if isinstance(v, dict) else v)
-    converter.register_unstructure_hook(
-        Domain, lambda v: unstructure(v) if isinstance(v, (Float, Int, Choice)) else v
-    )
+    converter.register_unstructure_hook(Domain, lambda v: unstructure(v) if isinstance(v, (Float, Int, Choice)) else v)
     return converter
 
 

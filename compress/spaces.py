@@ -112,9 +112,7 @@ class SearchSpace:
                 # With one group, a delta is the ratio over again.
                 if 1 < len(groups) <= MOST_DELTAS:
                     found.update({f"prune_delta.{group}": domain for group in groups})
-            elif name == "prune_skew" and len(groups) < 2:
-                continue
-            elif name.startswith("prune_") and not groups:
+            elif (name == "prune_skew" and len(groups) < 2) or (name.startswith("prune_") and not groups):
                 continue
             else:
                 found[name] = domain

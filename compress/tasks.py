@@ -42,7 +42,9 @@ class Task:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.match(self.name):
-            raise TaskError(f"task name {self.name!r}: use letters, digits, '.', '_' and '-' (it names the run's folder)")
+            raise TaskError(
+                f"task name {self.name!r}: use letters, digits, '.', '_' and '-' (it names the run's folder)"
+            )
         if self.model is None:
             raise TaskError(f"task {self.name!r}: model is None; give an nn.Module, a function or an .onnx path")
         if self.val is None:

@@ -95,14 +95,18 @@ def find_mode(
 
 
 def _modes(images: bool) -> list[TrainingMode]:
-    counts = sorted({1, max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)})
+    counts = sorted(
+        {1, max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)}
+    )
     modes = [TrainingMode(threads=n) for n in counts]
     if images:
         modes += [TrainingMode(threads=n, channels_last=True) for n in counts]
     return modes + [TrainingMode(threads=n, channels_last=images, bf16=True) for n in counts]
 
 
-def _time(module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], mode: TrainingMode) -> tuple[float, float]:
+def _time(
+    module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], mode: TrainingMode
+) -> tuple[float, float]:
     """(fastest seconds of a step, loss after the steps) in one mode, on a copy."""
     network = copy.deepcopy(module).train()
     if mode.channels_last:

@@ -65,9 +65,7 @@ def evaluate(
 ) -> Gated | Finished:
     """Run trial ``number``; raises StageError where a stage fails. What is already cached is not computed again."""
     if context.training is None:
-        source = _Source(
-            context.baseline_path, None, context.baseline.macs, context.baseline.parameters, {}, {}, None
-        )
+        source = _Source(context.baseline_path, None, context.baseline.macs, context.baseline.parameters, {}, {}, None)
     else:
         made = _network(context, context.training, config, constraints, say)
         if isinstance(made, Gated):
@@ -326,7 +324,9 @@ def _variant(context: Context, path: Path, scheme: str, config: Config) -> Path:
         if scheme == "int8-dynamic":
             found = quantizing.quantize_dynamic(path, folder / "model.onnx", capabilities)
         else:
-            found = quantizing.quantize_static(path, folder / "model.onnx", ranges, method, capabilities, keep_float=keep)
+            found = quantizing.quantize_static(
+                path, folder / "model.onnx", ranges, method, capabilities, keep_float=keep
+            )
         model = exporting.clean(onnx.load(found.path))
         onnx.save(model, found.path)
         return {"int8": list(found.int8), "kept": list(found.kept)}
@@ -415,4 +415,3 @@ def remeasured(context: Context, candidate: Candidate, infos: Mapping[str, Mappi
         latency = latencies.latency_result(info)
         candidate = candidate.on(target, replace(measured, latency=latency, memory=info.get("memory", measured.memory)))
     return candidate
-
