@@ -8,7 +8,6 @@ from compress import latencies, metrics, picking, scoring, selecting
 from compress.contexts import Context, Say
 from compress.picking import Question
 from compress.results import Candidate, DropSplits, QualitySplits
-from compress.trials import remeasured
 from targets.target import Protocol, Target
 
 MOST_FINALISTS = 10
@@ -60,13 +59,12 @@ def _remeasure(context: Context, question: Question, target: Target, protocol: P
     finalists = order[:MOST_FINALISTS]
     if not finalists:
         return
-    sample = {name: array[:1] for name, array in context.val.arrays(context.names).items()}
-    infos = latencies.measure(
-        context.cache, target, context.describe[target.name], context.baseline_path,
-        [context.run.path(c.id) for c in finalists], sample, protocol,
-    )  # fmt: skip
+    infos = latencies.measure_on(context, target, [context.run.path(c.id) for c in finalists], protocol)
     for candidate, info in zip(finalists, infos, strict=True):
-        context.run.record.append("candidate", candidate=remeasured(context, candidate, {target.name: info}))
+        measured = candidate.measured[target.name]
+        memory = info.get("memory") or measured.memory
+        updated = replace(measured, latency=latencies.latency_result(info), memory=memory)
+        context.run.record.append("candidate", candidate=candidate.on(target.name, updated))
 
 
 def _read_test(context: Context, target: Target, candidate: Candidate) -> None:

@@ -59,6 +59,7 @@ class Context:
     baseline_structure: str
     profile: Profile
     calibration: dict[str, np.ndarray]
+    calibration_digest: str
     step: int
     """Widths are multiples of this: good for all targets."""
     schemes: tuple[str, ...]

@@ -124,8 +124,8 @@ def overlaps(splits: dict[str, Split]) -> dict[tuple[str, str], int]:
     return found
 
 
-def check_classes(splits: dict[str, Split], classes: int) -> None:
-    """For classification: labels are whole, within the outputs, and of more than one class."""
+def check_classes(splits: dict[str, Split], classes: int | None = None) -> None:
+    """For classification: labels are whole, within the ``classes`` outputs if these are known, of more than one class."""
     for name, split in splits.items():
         labels = torch.as_tensor(split.labels)
         if labels.is_floating_point() or labels.dim() != 1:
@@ -135,7 +135,7 @@ def check_classes(splits: dict[str, Split], classes: int) -> None:
         low, high = int(labels.min()), int(labels.max())
         if low == high and name != "test":
             raise TaskError(f"{name}: all {len(split)} examples are of one class ({low}); at least two are needed")
-        if low < 0 or high >= classes:
+        if classes is not None and (low < 0 or high >= classes):
             raise TaskError(f"{name}: labels run from {low} to {high}, but the model has {classes} outputs")
 
 

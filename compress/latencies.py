@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from compress.caching import Cache
+from compress.contexts import Context
 from compress.graphs import structure_hash
 from compress.results import LatencyResult
 from compress.serialization import to_json
@@ -59,6 +60,15 @@ def measure(
         artifact = cache.get("measure", VERSION, keys[structure])
         results.append(artifact.info if artifact else {})
     return results
+
+
+def measure_on(
+    context: Context, target: Target, paths: Sequence[Path], protocol: Protocol = SEARCHING
+) -> list[dict[str, Any]]:
+    """``measure`` with what a search has: its baseline, and one real example, so that realistic numbers are timed."""
+    sample = {name: array[:1] for name, array in context.val.arrays(context.names).items()}
+    description = context.describe[target.name]
+    return measure(context.cache, target, description, context.baseline_path, paths, sample, protocol)
 
 
 def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:

@@ -1,10 +1,8 @@
-"""Making a task ready to search: data, baseline, identity, profile. Every slow part is kept in the run."""
+"""Making a task ready to search: data, baseline, identity, training mode. Every slow part is kept in the run."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,24 +12,21 @@ import numpy as np
 import onnx
 import torch
 
-from compress import baselines, data, exporting, finetuning, graphs, latencies, metrics, pruning, quantizing, scoring
+from compress import baselines, data, exporting, finetuning, graphs, latencies, metrics, profiling, pruning, scoring
 from compress.caching import Cache
 from compress.configs import FinetuneSettings
-from compress.contexts import Context, Profile, Say, Training
-from compress.pruning import Groups
+from compress.contexts import Context, Say, Training
+from compress.quantizing import has_matmul, layers
 from compress.results import Candidate, Drop, DropSplits, Measured, Parity, QualitySplits
 from compress.runs import Run, same_task
-from compress.serialization import file_hash, stable_hash
-from compress.spaces import SearchSpace
+from compress.serialization import stable_hash
 from compress.tasks import Task, TaskIdentity
 from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device
 from targets.errors import RunError, TargetError, TaskError
 from targets.target import Target
 
-VERSION = 1
 _CALIBRATION = 256
-_SCAN = 512
-_SCAN_RATIO = 0.5
+_EXAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,35 @@ class Splits:
     val: data.Split
     test: data.Split | None
     warnings: tuple[str, ...]
+
+    @property
+    def in_memory(self) -> dict[str, data.Split]:
+        """The splits that are held whole, by name."""
+        found = {"val": self.val}
+        if isinstance(self.train, data.Split):
+            found["train"] = self.train
+        if self.test is not None:
+            found["test"] = self.test
+        return found
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What preparing works with."""
+
+    task: Task
+    run: Run
+    cache: Cache
+    places: tuple[Target, ...]
+    describe: dict[str, Any]
+    splits: Splits
+    metric: metrics.Metric
+    path: Path
+    """``baseline/model.onnx``."""
+
+    @property
+    def example(self) -> tuple[torch.Tensor, ...]:
+        return self.splits.val.first(_EXAMPLES)
 
 
 def read_splits(task: Task) -> Splits:
@@ -58,18 +82,20 @@ def read_splits(task: Task) -> Splits:
             raise TaskError(
                 f"slices[{name!r}] has {len(labels)} labels, test has {len(test)} examples; one for each is needed"
             )
-    splits = {
-        "val": val,
-        **({"test": test} if test else {}),
-        **({"train": train} if isinstance(train, data.Split) else {}),
-    }
-    warnings = [
-        f"{a} and {b} share {n} examples: what is measured on one was {'trained' if 'train' in (a, b) else 'steered'} on in the other"
-        for (a, b), n in data.overlaps(splits).items()
-    ]
+    splits = Splits(train, val, test, ())
+    if metrics.get(task.metric).loss == "cross_entropy" and task.loss is None and val.labels.dim() == 1:
+        data.check_classes(splits.in_memory)
+    warnings = [_overlap(a, b, n) for (a, b), n in data.overlaps(splits.in_memory).items()]
     if test is None:
         warnings.append("there is no test split: nothing was held out, and no pick can be confirmed")
-    return Splits(train, val, test, tuple(warnings))
+    return replace(splits, warnings=tuple(warnings))
+
+
+def identity(task: Task, splits: Splits, metric: metrics.Metric, graph: str = "") -> TaskIdentity:
+    """What makes this task itself; ``graph`` is empty as long as the baseline is not exported."""
+    sizes = {"val": len(splits.val), "test": len(splits.test) if splits.test else 0}
+    test = splits.test.digest if splits.test else None
+    return TaskIdentity(task.name, metric.name, graph, splits.val.digest, test, sizes)
 
 
 def check_identity(old: TaskIdentity | None, new: TaskIdentity, folder: Path) -> None:
@@ -81,253 +107,227 @@ def check_identity(old: TaskIdentity | None, new: TaskIdentity, folder: Path) ->
         raise RunError(f"{str(folder)!r} is the run of {why} than {new.name!r}; choose another --out")
 
 
-def identity(task: Task, splits: Splits, metric: metrics.Metric, graph: str = "") -> TaskIdentity:
-    """What makes this task itself; ``graph`` is empty as long as the baseline is not exported."""
-    sizes = {"val": len(splits.val), "test": len(splits.test) if splits.test else 0}
-    return TaskIdentity(
-        task.name, metric.name, graph, splits.val.digest, splits.test.digest if splits.test else None, sizes
-    )
-
-
 def architecture(task: Task) -> str:
-    """What stands for a module's graph before anything is exported: its layers and the shapes of its weights."""
+    """What stands for a model before anything is exported: layers and shapes of weights, or the file's graph."""
+    if task.onnx_path is not None:
+        graphs.load_model(task.onnx_path)
+        return graphs.structure_hash(task.onnx_path)
     if not isinstance(task.model, torch.nn.Module):
         return ""
     return stable_hash([str(task.model), {k: list(v.shape) for k, v in task.model.state_dict().items()}])
 
 
 def prepare(
-    task: Task,
-    run: Run,
-    cache: Cache,
-    places: Sequence[Target],
-    splits: Splits,
-    space: SearchSpace,
-    device: str,
-    say: Say,
+    task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, device: str, say: Say
 ) -> Context:
     """Everything a search needs before its first trial."""
     metric = metrics.get(task.metric)
+    describe = {target.name: target.describe() for target in places}
+    path = run.folder / "baseline" / "model.onnx"
+    setting = _Setting(task, run, cache, tuple(places), describe, splits, metric, path)
     say("baseline")
-    folder = run.folder / "baseline"
-    path = folder / "model.onnx"
-    module = None
-    if task.onnx_path is None:
-        module = _kept_module(task, run, cache, folder)
-        template = _kept_template(module, splits, cache, path)
-    else:
-        graphs.load_model(task.onnx_path)
-        _copy_onnx(task.onnx_path, path)
+    module, template = _baseline_model(setting)
     graph = graphs.structure_hash(path)
     new = identity(task, splits, metric, graph)
     check_identity(run.request.task, new, run.folder)
-    run.with_request(task=new, higher_is_better=metric.higher_is_better)
+    run.with_request(task=new)
     names = [node.name for node in exporting.open_session(path).get_inputs()]
     if len(names) != len(splits.val.inputs):
         raise TaskError(f"val gives {len(splits.val.inputs)} inputs, the model takes {len(names)} ({', '.join(names)})")
-    calibration = _calibration(splits, names, run.request.seed)
-    describe = {target.name: target.describe() for target in places}
-    baseline = _baseline_candidate(task, run, cache, places, describe, splits, metric, path, names, module)
-    capabilities = [target.capabilities() for target in places]
-    schemes = tuple(s for s in space.schemes() if all(s in c.precisions for c in capabilities))
-    if not schemes:
-        raise TargetError(f"{', '.join(t.name for t in places)} run none of the precisions {space.schemes()}")
-    step = int(np.lcm.reduce([c.channel_step for c in capabilities]))
+    baseline = _baseline_candidate(setting, names, module)
+    schemes, step = _abilities(setting)
     training = None
-    if module is not None and splits.train is not None:
-        training = _training(task, cache, module, template, splits, metric, device, places, run, say)
+    if module is not None and template is not None:
+        training = _training(setting, module, template, device, say)
     say("profile")
-    profile = _profile(cache, training, path, calibration, capabilities[0])
+    calibration = _calibration(setting, names)
+    profile = profiling.make_profile(cache, training, path, calibration, places[0].capabilities())
     return Context(
-        task=task, run=run, cache=cache, targets=tuple(places), space=space, seed=run.request.seed, metric=metric,
-        val=splits.val, test=splits.test, names=names, baseline=baseline, baseline_path=path,
-        baseline_structure=graph, profile=profile, calibration=calibration, step=step, schemes=schemes,
-        training=training, describe=describe,
-    )  # fmt: skip
-
-
-def _kept_module(task: Task, run: Run, cache: Cache, folder: Path) -> torch.nn.Module:
-    if (folder / "weights.pt").exists():
-        return baselines.load(task, folder)
-    with cache.timed("baseline"):
-        module = baselines.make_module(task)
-        baselines.save(module, folder, whole=not isinstance(task.model, torch.nn.Module))
-    run.record.append("fact", name="architecture", value=architecture(task))
-    return module
-
-
-def _kept_template(module: torch.nn.Module, splits: Splits, cache: Cache, path: Path) -> onnx.ModelProto:
-    """The raw graph (cached) and ``baseline/model.onnx`` from it."""
-    example = splits.val.first(4)
-    artifact = cache.stage(
-        "export", exporting.VERSION, {"baseline": baselines.state_hash(module)}, _tracer(module, example)
+        task=task,
+        run=run,
+        cache=cache,
+        targets=setting.places,
+        space=run.request.space,
+        seed=run.request.seed,
+        metric=metric,
+        val=splits.val,
+        test=splits.test,
+        names=names,
+        baseline=baseline,
+        baseline_path=path,
+        baseline_structure=graph,
+        profile=profile,
+        calibration=calibration,
+        calibration_digest=profiling.digest(calibration),
+        step=step,
+        schemes=schemes,
+        training=training,
+        describe=describe,
     )
+
+
+def _overlap(a: str, b: str, n: int) -> str:
+    used = "trained on" if "train" in (a, b) else "used to steer the search"
+    return f"{a} and {b} share {n} examples: those were {used} as well, so what is measured on them flatters"
+
+
+def _baseline_model(setting: _Setting) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
+    """The module and its raw exported graph (None for an ONNX file), with ``baseline/model.onnx`` in place."""
+    task, path = setting.task, setting.path
+    if task.onnx_path is not None:
+        model = graphs.load_model(task.onnx_path)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _save(model, path)  # external data is taken in
+        _remember_architecture(setting)
+        return None, None
+    module = _module(setting)
+
+    def compute(folder: Path) -> dict[str, Any]:
+        onnx.save(exporting.trace(module, setting.example), folder / "template.onnx")
+        return {}
+
+    inputs = {"baseline": baselines.state_hash(module)}
+    artifact = setting.cache.stage("export", exporting.VERSION, inputs, compute)
     template = onnx.load(artifact.folder / "template.onnx")
     if not path.exists():
         temporary = path.with_name(".model.onnx")
         onnx.save(exporting.bind(template, module.state_dict()), temporary)
-        exporting.check_parity(temporary, module, example)
+        exporting.check_parity(temporary, module, setting.example)
         temporary.replace(path)
-    return template
+    return module, template
 
 
-def _tracer(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
-    def compute(folder: Path) -> dict[str, Any]:
-        onnx.save(exporting.trace(module, example), folder / "template.onnx")
-        return {}
-
-    return compute
-
-
-def _copy_onnx(source: Path, path: Path) -> None:
-    """The user's file, with external data taken in, as the run's baseline."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(".model.onnx")
-        onnx.save(graphs.load_model(source), temporary)
-        temporary.replace(path)
+def _module(setting: _Setting) -> torch.nn.Module:
+    """The baseline kept in the run, else the task's own, kept from now on."""
+    folder = setting.path.parent
+    if (folder / "weights.pt").exists():
+        return baselines.load(setting.task, folder)
+    with setting.cache.timed("baseline"):
+        module = baselines.make_module(setting.task)
+        baselines.save(module, folder, whole=not isinstance(setting.task.model, torch.nn.Module))
+    _remember_architecture(setting)
+    return module
 
 
-def _calibration(splits: Splits, names: list[str], seed: int) -> dict[str, np.ndarray]:
+def _remember_architecture(setting: _Setting) -> None:
+    if "architecture" not in setting.run.state.facts:
+        setting.run.record.append("fact", name="architecture", value=architecture(setting.task))
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    onnx.save(model, temporary)
+    temporary.replace(path)
+
+
+def _calibration(setting: _Setting, names: list[str]) -> dict[str, np.ndarray]:
     """Samples to calibrate with: from train where there is one, never from test."""
-    if splits.train is not None:
-        inputs, _ = data.sample(splits.train, _CALIBRATION, seed)
+    if setting.splits.train is not None:
+        inputs, _ = data.sample(setting.splits.train, _CALIBRATION, setting.run.request.seed)
     else:
-        inputs = splits.val.first(_CALIBRATION)
+        inputs = setting.splits.val.first(_CALIBRATION)
     return {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
 
 
-def _baseline_candidate(
-    task: Task, run: Run, cache: Cache, places: Sequence[Target], describe: dict[str, Any], splits: Splits,
-    metric: metrics.Metric, path: Path, names: list[str], module: torch.nn.Module | None,
-) -> Candidate:  # fmt: skip
+def _abilities(setting: _Setting) -> tuple[tuple[str, ...], int]:
+    """(precisions that every target runs and the model has layers for, channel step good for all targets)."""
+    capabilities = [target.capabilities() for target in setting.places]
+    wanted = setting.run.request.space.schemes()
+    able = [s for s in wanted if all(s in c.precisions for c in capabilities)]
+    if not able:
+        raise TargetError(f"{', '.join(t.name for t in setting.places)} run none of the precisions {', '.join(wanted)}")
+    if not layers(setting.path):
+        able = [s for s in able if s == "fp32"]
+    if not has_matmul(setting.path):
+        able = [s for s in able if s != "int8-dynamic"]
+    return tuple(able), int(np.lcm.reduce([c.channel_step for c in capabilities]))
+
+
+def _baseline_candidate(setting: _Setting, names: list[str], module: torch.nn.Module | None) -> Candidate:
     """The baseline measured and scored on every target; what the record has already is not done again."""
+    run, path = setting.run, setting.path
     known = run.state.candidates.get("baseline")
-    if known is not None and all(t.name in known.measured for t in places):
+    if known is not None and all(t.name in known.measured for t in setting.places):
         return known
     if module is not None:
-        macs, parameters = pruning.count(module, splits.val.first(2))
-        parity = exporting.check_parity(path, module, splits.val.first(4))
+        macs, parameters = pruning.count(module, setting.splits.val.first(2))
+        parity = exporting.check_parity(path, module, setting.example)
     else:
         macs, parameters, parity = graphs.count_macs(path), graphs.count_parameters(path), Parity(0.0, 1.0)
     measured = dict(known.measured) if known else {}
-    labels = splits.val.labels.numpy()
-    for target in places:
-        if target.name in measured:
-            continue
-        found = scoring.outputs(cache, target, describe[target.name], path, splits.val, names)
-        classes = found[0].shape if isinstance(found, tuple) else found.shape
-        if metric.loss == "cross_entropy" and len(classes) == 2:
-            data.check_classes({"val": splits.val, **({"test": splits.test} if splits.test else {}),
-                                **({"train": splits.train} if isinstance(splits.train, data.Split) else {})}, classes[1])  # fmt: skip
-        quality = metrics.score(metric, found, labels, run.request.seed)
-        # Of a network against itself nothing is uncertain.
-        drop = Drop(0.0, 0.0, 0.0)
-        sample = {name: array[:1] for name, array in splits.val.arrays(names).items()}
-        info = latencies.measure(cache, target, describe[target.name], path, [path], sample)[0]
-        latency = latencies.latency_result(info)
-        latency = None if latency is None else replace(latency, ratio=1.0, low=1.0, high=1.0)
-        measured[target.name] = Measured(
-            QualitySplits(quality), DropSplits(drop), latency, info.get("memory"), info.get("instructions")
-        )
-    config = {"precision": {"scheme": "fp32"}, "prune": {"ratio": 0.0}, "widths": {}}
+    for target in setting.places:
+        if target.name not in measured:
+            measured[target.name] = _baseline_on(setting, names, target)
     candidate = Candidate(
-        "baseline", "baseline/model.onnx", config, path.stat().st_size, parameters, macs, parity, measured
+        id="baseline",
+        path="baseline/model.onnx",
+        config={"precision": {"scheme": "fp32"}, "prune": {"ratio": 0.0}, "widths": {}},
+        size=path.stat().st_size,
+        parameters=parameters,
+        macs=macs,
+        parity=parity,
+        measured=measured,
     )
     run.record.append("candidate", candidate=candidate)
     return candidate
 
 
-def _training(
-    task: Task, cache: Cache, module: torch.nn.Module, template: onnx.ModelProto, splits: Splits, metric: metrics.Metric,
-    device: str, places: Sequence[Target], run: Run, say: Say,
-) -> Training:  # fmt: skip
-    train = splits.train
+def _baseline_on(setting: _Setting, names: list[str], target: Target) -> Measured:
+    """The baseline on one target; of a network against itself nothing is uncertain."""
+    cache, splits, metric = setting.cache, setting.splits, setting.metric
+    described = setting.describe[target.name]
+    found = scoring.outputs(cache, target, described, setting.path, splits.val, names)
+    shape = found[0].shape if isinstance(found, tuple) else found.shape
+    if metric.loss == "cross_entropy" and len(shape) == 2:
+        data.check_classes(splits.in_memory, shape[1])
+    quality = metrics.score(metric, found, splits.val.labels.numpy(), setting.run.request.seed)
+    sample = {name: array[:1] for name, array in splits.val.arrays(names).items()}
+    info = latencies.measure(cache, target, described, setting.path, [setting.path], sample)[0]
+    latency = latencies.latency_result(info)
+    return Measured(
+        QualitySplits(quality),
+        DropSplits(Drop(0.0, 0.0, 0.0)),
+        None if latency is None else replace(latency, ratio=1.0, low=1.0, high=1.0),
+        info.get("memory"),
+        info.get("instructions"),
+    )
+
+
+def _training(setting: _Setting, module: torch.nn.Module, template: onnx.ModelProto, device: str, say: Say) -> Training:
+    task, metric, train = setting.task, setting.metric, setting.splits.train
     if train is None:
         raise TaskError(f"task {task.name!r}: train is None; fine-tuning needs training data")
     if task.finetune is None:
         objective = finetuning.make_objective(task.loss, metric.loss, metric.name)
     else:
-        objective = finetuning.Objective(task.loss, metric.loss or "own")
-    example = splits.val.first(4)
+        objective = finetuning.Objective(task.loss, metric.loss or "mse")
     place = resolve_device(device)
-    say("training mode")
     mode = default_mode(place)
-    if not all(target.deterministic for target in places) and task.finetune is None:
-        mode = _found_mode(module, train, objective, example, place, run)
-    with cache.timed("teacher"):
+    # A search whose costs are repeatable is repeatable as a whole: there, nothing is decided by timing.
+    if not all(target.deterministic for target in setting.places) and task.finetune is None:
+        say("training mode")
+        mode = _found_mode(setting, module, train, objective, place)
+    with setting.cache.timed("teacher"):
         teacher = finetuning.make_teacher(copy.deepcopy(module), train, mode)
-    return Training(module, baselines.state_hash(module), train, example, objective, teacher, mode, template)
+    return Training(module, baselines.state_hash(module), train, setting.example, objective, teacher, mode, template)
 
 
 def _found_mode(
-    module: torch.nn.Module, train: data.Split | data.Stream, objective: finetuning.Objective,
-    example: tuple[torch.Tensor, ...], device: str, run: Run,
-) -> TrainingMode:  # fmt: skip
+    setting: _Setting,
+    module: torch.nn.Module,
+    train: data.Split | data.Stream,
+    objective: finetuning.Objective,
+    device: str,
+) -> TrainingMode:
     """How to train fastest here: tried on the network at half its width, which is what will be trained."""
-    known = run.state.facts.get("mode")
+    known = setting.run.state.facts.get("mode")
     if known is not None and known["mode"]["device"] == device:
         return TrainingMode(**known["mode"])
-    network = module
-    groups = pruning.find_groups(module, example)
-    if groups.prunable:
-        network = pruning.prune(module, example, 0.5, groups=groups).module
-    inputs, labels = data.sample(train, FinetuneSettings().batch_size, 0)
-    mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), device)
-    run.record.append("fact", name="mode", value={"mode": mode, "seconds": seconds})
+    with setting.cache.timed("training mode"):
+        groups = pruning.find_groups(module, setting.example)
+        network = pruning.prune(module, setting.example, 0.5, groups=groups).module if groups.prunable else module
+        inputs, labels = data.sample(train, FinetuneSettings().batch_size, 0)
+        mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), device)
+    setting.run.record.append("fact", name="mode", value={"mode": mode, "seconds": seconds})
     return mode
-
-
-def _profile(
-    cache: Cache, training: Training | None, path: Path, calibration: dict[str, np.ndarray], capabilities: Any
-) -> Profile:
-    groups, robustness = Groups((), ()), {}
-    if training is not None:
-        groups, robustness = _scan(cache, training)
-    order = _int8_order(cache, path, calibration, capabilities)
-    return Profile(groups, robustness, order)
-
-
-def _scan(cache: Cache, training: Training) -> tuple[Groups, dict[str, float]]:
-    """Groups, and how well the network stands cutting half of each alone (loss on train examples)."""
-
-    groups = pruning.find_groups(training.module, training.example)
-
-    def compute(_: Path) -> dict[str, Any]:
-        inputs, labels = data.sample(training.train, _SCAN, 0)
-        losses: dict[str, float] = {}
-        for group in groups.prunable:
-            cut = pruning.prune(training.module, training.example, {group.name: _SCAN_RATIO}, groups=groups).module
-            found = finetuning.predict(cut, inputs, training.mode)
-            losses[group.name] = float(training.objective.value(found[0] if len(found) == 1 else found, labels, 0.0))
-        return {"losses": losses}
-
-    info = cache.stage("profile", VERSION, {"baseline": training.digest, "train": training.train.digest}, compute).info
-    # NaN or null losses sort as the worst.
-    losses = {n: (v if v is not None and v == v else float("inf")) for n, v in info["losses"].items()}
-    ranked = sorted(losses, key=lambda name: -losses[name])
-    last = max(1, len(ranked) - 1)
-    return groups, {name: i / last - 0.5 for i, name in enumerate(ranked)}
-
-
-def _int8_order(cache: Cache, path: Path, calibration: dict[str, np.ndarray], capabilities: Any) -> tuple[int, ...]:
-    """Positions of the layers by what int8 costs each alone, worst first; empty where nothing can be quantized."""
-    if not quantizing.layers(path):
-        return ()
-    samples = {name: x[: quantizing.BATCH * 2] for name, x in calibration.items()}
-
-    def compute(_: Path) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            quantizing.collect_ranges(path, samples, "minmax", folder / "ranges.json")
-            return {
-                "errors": quantizing.layer_errors(path, folder / "ranges.json", "minmax", samples, capabilities, folder)
-            }
-
-    inputs = {"baseline": graphs.structure_hash(path), "calibration": _digest(samples), "weights": file_hash(path)}
-    errors = cache.stage("sensitivity", VERSION, inputs, compute).info["errors"]
-    return tuple(sorted(range(len(errors)), key=lambda i: -errors[i]))
-
-
-def _digest(samples: dict[str, np.ndarray]) -> str:
-    return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in samples.values())).hexdigest()[:16]

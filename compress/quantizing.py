@@ -82,6 +82,13 @@ def layers(path: Path) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
 
 
+def has_matmul(path: Path) -> bool:
+    """Whether there is a matrix product with a constant weight: what dynamic int8 can work on."""
+    model = onnx.load(path)
+    constants = {t.name for t in model.graph.initializer}
+    return any(n.op_type in ("MatMul", "Gemm") and n.input[1] in constants for n in model.graph.node)
+
+
 def collect_ranges(source: Path, samples: Mapping[str, np.ndarray], method: str, path: Path) -> None:
     """Run ``samples`` through the float model and write every tensor's range to ``path`` (JSON)."""
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator

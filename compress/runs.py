@@ -72,6 +72,11 @@ class Run:
         self.request = replace(self.request, **changes)
         self.write_request()
 
+    def sweep(self) -> None:
+        """Remove documents that a killed process was writing."""
+        for leftover in self.folder.glob(".*.json.*"):
+            leftover.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Let go of the lock."""
         self.record.close()

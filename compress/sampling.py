@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from compress import quantities, selecting
+from compress.gates import violation
 from compress.records import Trial
 from compress.results import Candidate
 from compress.spaces import Choice, Float, Int, SearchSpace, middle, nearest
-from compress.trials import known_violation
 from targets.errors import RequestError
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def strong_params(
 ) -> list[dict[str, Any]]:
     """Configs that are tried before the sampler takes over: they usually do well, and they calibrate it.
 
-    All-int8 without training; half of the channels; five eighths; three quarters, spared where it hurts most. Each
+    All-int8 without training; half of the channels; five eighths and three quarters, spared where it hurts most. Each
     is told in every precision, so half of the channels in int8 is among them.
     """
     base = {name: _steady(name, domain) for name, domain in dimensions.items()}
@@ -168,6 +168,7 @@ def strong_params(
             {"prune_ratio": 0.5},
             {"prune_ratio": 0.625, "prune_skew": 0.25},
             {"prune_ratio": 0.75, "prune_skew": 0.4},
+            {"prune_ratio": 0.75},
         ]
     found: list[dict[str, Any]] = []
     for changes in wanted:
@@ -268,7 +269,7 @@ def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
             key = "ratio" if objective == "latency" else "instructions_ratio"
             values += [float(trial.known[target][key] or 1.0) for target in problem.targets]
     constraints = {
-        f"{c.text}@{target}": known_violation(trial.known[target], c, problem.baseline, target)
+        f"{c.text}@{target}": violation(trial.known[target], c, problem.baseline)
         for target in problem.targets
         for c in problem.constraints
     }

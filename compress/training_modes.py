@@ -21,6 +21,8 @@ from targets.errors import RequestError
 _STEPS = 6
 _GAIN = 0.9
 """A mode must take at most this share of the simpler one's time to be worth it."""
+_GAIN_OF_THREADS = 0.7
+"""More threads must gain more: when anything else runs beside them, they wait for each other (10 times as long)."""
 _HARM = 0.05
 """bf16 is given up where its loss after the trial steps is off by more than this share."""
 
@@ -89,7 +91,8 @@ def find_mode(
         seconds[f"{mode.threads} threads{', channels-last' * mode.channels_last}{', bf16' * mode.bf16}"] = took
         reference = value if reference is None else reference
         harmless = abs(value - reference) <= _HARM * max(1.0, abs(reference))
-        if harmless and took < fastest * (_GAIN if fastest < float("inf") else 1.0):
+        gain = _GAIN_OF_THREADS if mode.threads > best.threads else _GAIN
+        if harmless and took < fastest * (gain if fastest < float("inf") else 1.0):
             best, fastest = mode, took
     return best, seconds
 

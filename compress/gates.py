@@ -1,0 +1,102 @@
+"""The latency gate: what cannot meet a hard limit is never trained.
+
+Latency does not depend on the weights, and size hardly: the pruned, untrained network is exported and measured in
+fp32 and in int8 with provisional ranges, since a config that only int8 can save must not be thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from compress import exporting, latencies, quantizing
+from compress.contexts import Context, Training
+from compress.pruning import Pruned
+from compress.quantities import Constraint
+from compress.results import Candidate
+
+VERSION = 1
+KNOWN = ("latency", "size", "instructions")
+"""Quantities that are known before training."""
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A config that cannot meet a hard constraint on any target, whatever it learns."""
+
+    known: dict[str, Any]
+    """Per target, for the precision that comes closest: ``ratio``, ``latency`` (s), ``instructions``, ``size``."""
+
+
+def gate(
+    context: Context,
+    training: Training,
+    pruned: Pruned,
+    template: onnx.ModelProto,
+    left: Mapping[str, int],
+    constraints: tuple[Constraint, ...],
+) -> Gated | None:
+    """Measure the untrained network; Gated if no precision can meet the limits on any target, else None."""
+    hard = tuple(c for c in constraints if c.quantity in KNOWN)
+    if not hard:
+        return None
+    paths = _provisional(context, training, pruned, template, left)
+    known: dict[str, Any] = {}
+    for target in context.targets:
+        found = latencies.measure_on(context, target, paths)
+        rows = [_known(path, info, context.baseline, target.name) for path, info in zip(paths, found, strict=True)]
+        excess = [max(violation(row, constraint, context.baseline) for constraint in hard) for row in rows]
+        if min(excess) <= 0:
+            return None
+        known[target.name] = rows[excess.index(min(excess))]
+    return Gated(known)
+
+
+def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidate) -> float:
+    """Scaled violation of a constraint by what the gate knows; 0 where it knows nothing of that quantity."""
+    if constraint.quantity not in KNOWN:
+        return 0.0
+    value = row.get(constraint.quantity)
+    if constraint.relative and constraint.quantity == "size":
+        value = None if value is None else value / baseline.size
+    elif constraint.relative:
+        value = row.get("ratio" if constraint.quantity == "latency" else "instructions_ratio")
+    # The value is relative already where the constraint is.
+    return float("inf") if value is None else constraint.violation(value, 1.0)
+
+
+def _provisional(
+    context: Context, training: Training, pruned: Pruned, template: onnx.ModelProto, left: Mapping[str, int]
+) -> list[Path]:
+    """Files of the untrained network, in the precisions that decide about its latency."""
+    schemes = [scheme for scheme in context.schemes if scheme in ("fp32", "int8")] or ["fp32"]
+
+    def compute(folder: Path) -> dict[str, Any]:
+        path = folder / "fp32.onnx"
+        onnx.save(exporting.bind(template, pruned.module.state_dict()), path)
+        if "int8" in schemes and quantizing.layers(path):
+            few = {name: x[: quantizing.BATCH] for name, x in context.calibration.items()}
+            quantizing.collect_ranges(path, few, "minmax", folder / "ranges.json")
+            capabilities = context.targets[0].capabilities()
+            quantizing.quantize_static(path, folder / "int8.onnx", folder / "ranges.json", "minmax", capabilities)
+        return {}
+
+    inputs = {"baseline": training.digest, "widths": dict(left), "schemes": schemes}
+    folder = context.cache.stage("gate", VERSION, inputs, compute).folder
+    return [folder / f"{scheme}.onnx" for scheme in schemes if (folder / f"{scheme}.onnx").exists()]
+
+
+def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: str) -> dict[str, Any]:
+    zero = baseline.measured[target].instructions
+    latency, instructions = latencies.latency_result(info), info.get("instructions")
+    return {
+        "size": path.stat().st_size,
+        "ratio": latency.ratio if latency else None,
+        "latency": latency.p50 if latency else None,
+        "instructions": instructions,
+        "instructions_ratio": instructions / zero if instructions and zero else None,
+    }
