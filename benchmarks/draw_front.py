@@ -1,7 +1,8 @@
-"""The picture in the README: ``python benchmarks/draw_front.py RUN docs/front.svg``.
+"""The picture in the README, and its table: ``python benchmarks/draw_front.py RUN docs/front.svg``.
 
 The figure is the page's own (``compress.figures``), so that picture and report cannot disagree; here it is only set
 as a static SVG, without a browser and without another dependency. The machine and the runtime stand under it.
+The table goes to stdout, in Markdown. Its last row is the precision that gains least for the fastest pick's network.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape, unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 WIDTH, HEIGHT = 800, 460
 LEFT, RIGHT, TOP, BOTTOM = 68, 20, 52, 78
@@ -22,6 +23,8 @@ INK, QUIET, GRID = "#1c2128", "#6e747d", "#e4e7eb"
 _FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 
 Scale = Callable[[float], float]
+_Box: TypeAlias = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 def draw(report: Mapping[str, Any], target: str | None = None) -> str:
@@ -58,6 +61,47 @@ def machine(report: Mapping[str, Any], target: str) -> str:
     found = f"{len(report['candidates']) - 1} candidates of {report['trials']['finished']} trials"
     facts += [f"{found} in {formatting.duration(report['wall_s'])}"]
     return f"{report['task']} on {target}: {'; '.join(filter(None, facts))}"
+
+
+def table(report: Mapping[str, Any], target: str) -> str:
+    """The baseline, three picks and the least useful sibling of the fastest, in Markdown."""
+    from compress import rows
+
+    picks = {row.pick: row for row in rows.pick_rows(report, target)}
+    shown = [("baseline", rows.baseline(report), "")]
+    for label, name in (("conservative", "most_accurate"), ("knee", "knee"), ("smallest", "smallest")):
+        candidate = picks[name].candidate
+        if candidate is not None:
+            shown.append((f"{label} (`{candidate['id']}`)", candidate, picks[name].verdict))
+    fastest = picks["fastest"].candidate
+    if fastest is not None:
+        siblings = [c for c in rows.measured_on(report, target) if rows.trial(c) == rows.trial(fastest)]
+        worst = max(siblings, key=lambda one: _cost(report, target, one).value)
+        shown.append((f"a loss: `{fastest['id']}` as {rows.precision(worst)}", worst, "not a pick"))
+    metric, cost = rows.quality_format(report, target).metric, rows.main_cost(report, target)
+    lines = [f"| | {metric} on val | drop on test, points | verdict | {cost} | size |", "|---|--:|--:|---|--:|--:|"]
+    return "\n".join([*lines, *(_row(report, target, *one) for one in shown)])
+
+
+def _row(report: Mapping[str, Any], target: str, label: str, candidate: Mapping[str, Any], verdict: str) -> str:
+    from compress import formatting, rows
+
+    written, here = rows.quality_format(report, target), rows.on(candidate, target) or {}
+    quality, drop, cost = here["quality"]["val"], here["quality_drop"]["test"], _cost(report, target, candidate)
+    spread = formatting.interval(quality["low"], quality["high"], written.points)
+    own = candidate["id"] == report["baseline"]
+    lost = "" if own else "not read"
+    if drop and not own:
+        lost = f"{written.points(drop['value'])} [{formatting.interval(drop['low'], drop['high'], written.points)}]"
+    ratio = cost.text if own or not cost.interval else f"{cost.text} [{cost.interval}]"
+    cells = [label, f"{written.value(quality['value'])} [{spread}]", lost, verdict, ratio]
+    return f"| {' | '.join([*cells, formatting.size(candidate['size'])])} |"
+
+
+def _cost(report: Mapping[str, Any], target: str, candidate: Mapping[str, Any]) -> Any:
+    from compress import rows
+
+    return rows.cost_ratio(report, candidate, target, rows.main_cost(report, target)) or rows.Ratio(float("nan"))
 
 
 def ticks(low: float, high: float, most: int = 7) -> list[float]:
@@ -98,10 +142,12 @@ def _axes(layout: Mapping[str, Any], x: Scale, y: Scale) -> Iterator[str]:
 def _levels(layout: Mapping[str, Any], y: Scale) -> Iterator[str]:
     """The baseline's quality and the limit, as lines across."""
     dashes = {"dash": "7 4", "dot": "2 3"}
+    first = y(layout["shapes"][0]["y0"])
     for shape, note in zip(layout["shapes"], layout["annotations"], strict=False):
         at = y(shape["y0"])
         yield _line(LEFT, at, WIDTH - RIGHT, at, QUIET, f'stroke-dasharray="{dashes[shape["line"]["dash"]]}"')
-        yield _text(LEFT + 4, at - 4, note["text"])
+        # Under its line where the other name would otherwise be in the way.
+        yield _text(LEFT + 4, at + (12 if 0 < at - first < 16 else -4), note["text"])
 
 
 def _trace(trace: Mapping[str, Any], x: Scale, y: Scale) -> Iterator[str]:
@@ -156,16 +202,29 @@ def _mark(symbol: str, x: float, y: float, r: float, color: str, opacity: float)
 
 
 def _pick_names(layout: Mapping[str, Any], x: Scale, y: Scale) -> Iterator[str]:
+    """The picks' names on the empty side of the front, moved away from it until none covers another."""
+    placed: list[_Box] = []
     for note in layout["annotations"]:
         if "ax" not in note:
             continue
         names = note["text"].removeprefix("<b>").removesuffix("</b>").split("<br>")
-        at, height = x(note["x"]) + note["ax"], y(note["y"]) + note["ay"]
-        yield _line(x(note["x"]) - 4, y(note["y"]) + math.copysign(5, note["ay"]), at + 2, height, QUIET)
-        # Above the point the last line stands on the arrow's end, below it the first one hangs from it.
-        first = height - 14 * (len(names) - 1) if note["ay"] < 0 else height + 10
+        # An annotation hangs left of its point, above it where "ay" is negative.
+        step, right, edge = math.copysign(6, note["ay"]), x(note["x"]) + note["ax"], y(note["y"]) + note["ay"]
+        wide, tall = 7.2 * max(map(len, names)), 15.0 * len(names)
+
+        def box(edge: float, right: float = right, wide: float = wide, tall: float = tall, up: bool = step < 0) -> _Box:
+            return right - wide, edge - tall if up else edge, right, edge if up else edge + tall
+
+        while any(_overlap(box(edge), other) for other in placed):
+            edge += step
+        placed.append(box(edge))
+        yield _line(x(note["x"]) - 3, y(note["y"]) + step, right + 3, edge - math.copysign(5, -step), QUIET)
         for row, name in enumerate(names):
-            yield _text(at, first + 14 * row, name, "end", f'fill="{INK}" font-weight="600"')
+            yield _text(right, box(edge)[1] + 12 + 15 * row, name, "end", f'fill="{INK}" font-weight="600"')
+
+
+def _overlap(a: _Box, b: _Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _legend(traces: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -189,6 +248,7 @@ def main() -> None:
     try:
         report = json.loads((asked.run / "report.json").read_text())
         asked.out.write_text(draw(report, asked.target), encoding="utf-8")
+        print(table(report, asked.target or next(iter(report["targets"]))))
     except OSError as error:
         sys.exit(f"{error.filename}: {error.strerror}; pass a run's folder and a file that can be written")
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import hashlib
 import inspect
 import os
 import sys
-from collections.abc import Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,12 @@ def make_module(task: Task, *, trained: bool = True) -> nn.Module:
 
     ``trained=False`` asks a function that has a parameter ``trained`` for the bare network (dry runs).
     """
+    module: Any
     if isinstance(task.model, nn.Module):
-        module = copy.deepcopy(task.model)
+        given = task.model
+        module = guarded(f"copying the model of task {task.name!r}", lambda: copy.deepcopy(given))
     elif callable(task.model):
-        function = task.model
+        function: Callable[..., Any] = task.model
         knows = "trained" in inspect.signature(function).parameters
         with threads(os.cpu_count() or 1), _seeded():
             module = guarded(
@@ -48,9 +52,9 @@ def make_module(task: Task, *, trained: bool = True) -> nn.Module:
         raise TaskError(
             f"task {task.name!r}: model is {type(task.model).__name__}; give an nn.Module, a function or an .onnx path"
         )
-    module = module.to("cpu").eval()
-    check_module(module, task.name)
-    return module
+    network: nn.Module = module.to("cpu").eval()
+    check_module(network, task.name)
+    return network
 
 
 def check_module(module: nn.Module, name: str) -> None:
@@ -58,6 +62,10 @@ def check_module(module: nn.Module, name: str) -> None:
     if not any(True for _ in module.parameters()):
         raise TaskError(f"task {name!r}: the model has no parameters")
     for key, tensor in module.state_dict().items():
+        if nn.parameter.is_lazy(tensor):
+            raise TaskError(
+                f"task {name!r}: weight {key!r} has no shape yet; call the model once on an example before giving it"
+            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TaskError(
                 f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it"
@@ -76,8 +84,10 @@ def save(module: nn.Module, folder: Path, *, whole: bool) -> None:
             _save(module, folder / "module.pt")
         except Exception as error:
             # Classes made inside functions cannot be stored; a continued run then makes the module again.
-            print(f"the baseline module cannot be stored ({error}); only its weights are", file=sys.stderr)
-            (folder / "module.pt").unlink(missing_ok=True)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            print(f"the baseline module cannot be stored ({reason}); only its weights are", file=sys.stderr)
+            for name in (".module.pt", "module.pt"):
+                (folder / name).unlink(missing_ok=True)
     _save(module.state_dict(), folder / "weights.pt")
 
 
@@ -87,10 +97,15 @@ def load(task: Task, folder: Path) -> nn.Module:
     if not isinstance(task.model, nn.Module):
         module = _load_module(folder / "module.pt")
     module = make_module(task) if module is None else module
-    state = torch.load(folder / "weights.pt", weights_only=True)
+    path = folder / "weights.pt"
+    try:
+        state = torch.load(path, weights_only=True)
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunError(f"{str(path)!r} cannot be read: {reason}; choose another --out") from None
     try:
         module.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise RunError(
             f"the run is of another model: {str(error).splitlines()[-1].strip()}; choose another --out"
         ) from None
@@ -99,22 +114,53 @@ def load(task: Task, folder: Path) -> nn.Module:
 
 def state_hash(module: nn.Module) -> str:
     """Hash of all weights and buffers."""
+    return _tensor_hash(module.state_dict())
+
+
+def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
+    for name, tensor in tensors.items():
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def source_hash(function: Any) -> str | None:
-    """What stands for a user's function in a cache key: its source, else its name."""
-    if function is None:
-        return None
+    """What stands for a user's function in a cache key: its source, and the plain values that it was made with."""
+    return None if function is None else hashlib.sha256(_text(function).encode()).hexdigest()[:16]
+
+
+def _text(function: Any) -> str:
+    if isinstance(function, functools.partial):
+        return f"{_text(function.func)} {_plain(function.args)} {_plain(function.keywords)}"
+    if isinstance(function, nn.Module):
+        return f"{_source(type(function))} {_plain(vars(function))} {function} {state_hash(function)}"
+    if inspect.ismethod(function):
+        return f"{_source(function)} {_text(function.__self__)}"
+    if not inspect.isfunction(function):
+        return f"{_source(type(function))} {_plain(getattr(function, '__dict__', {}))}"
+    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+    # A cell may not be filled yet: a function that names itself before it is made.
+    values = {name: cell.cell_contents for name, cell in cells.items() if cell != types.CellType()}
+    return f"{_source(function)} {_plain(function.__defaults__ or ())} {_plain(values)}"
+
+
+def _source(thing: Any) -> str:
     try:
-        text = inspect.getsource(function)
+        return inspect.getsource(thing)
     except (OSError, TypeError):
-        text = getattr(function, "__qualname__", repr(type(function)))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return str(getattr(thing, "__qualname__", repr(type(thing))))
+
+
+def _plain(value: Any) -> Any:
+    """``value`` with tensors as hashes, and without what prints differently in every process."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if not str(k).startswith("_")}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, torch.Tensor):
+        return _tensor_hash({"": value})
+    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__qualname__
 
 
 def _save(value: Any, path: Path) -> None:
@@ -127,15 +173,18 @@ def _load_module(path: Path) -> nn.Module | None:
     """The stored module, or None where it is absent or needs a class that is not to be trusted or found."""
     if not path.exists():
         return None
-    allowed = []
-    for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)):
-        module_name, _, attribute = name.rpartition(".")
-        kind = getattr(sys.modules.get(module_name), attribute, None)
-        if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
-            return None
-        allowed.append(kind)
-    with torch.serialization.safe_globals(allowed):
-        loaded = torch.load(path, weights_only=True)
+    allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = []
+    try:
+        for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)):
+            module_name, _, attribute = name.rpartition(".")
+            kind = getattr(sys.modules.get(module_name), attribute, None)
+            if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+                return None
+            allowed.append(kind)
+        with torch.serialization.safe_globals(allowed):
+            loaded = torch.load(path, weights_only=True)
+    except Exception:  # whatever a damaged or forged file makes of the reader: the model is then made again
+        return None
     return loaded if isinstance(loaded, nn.Module) else None
 
 

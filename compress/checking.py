@@ -9,6 +9,7 @@ import numpy as np
 
 import targets
 from compress import graphs, metrics
+from compress.onnx_tasks import read_arrays
 from targets.errors import MeasurementError, ModelError, RequestError
 
 if TYPE_CHECKING:
@@ -25,22 +26,26 @@ def check_models(model: Path, against: Path, target: str, data: Path | None) -> 
     try:
         inputs = _inputs(zero, against, data)
         reference = place.run(against, inputs)
-        found, problem = None, None
+        found: list[np.ndarray] | None = None
+        problem: str | None = None
         same = _interface(mine) == _interface(zero)
         try:
             found = place.run(model, inputs) if same else None
+            if found is not None and [x.shape for x in found] != [x.shape for x in reference]:
+                problem = f"outputs are {[x.shape for x in found]}, not {[x.shape for x in reference]}"
+                found = None
         except (ModelError, MeasurementError) as error:
             problem = str(error)
     finally:
         place.close()
-    sizes = {"size": model.stat().st_size, "against": against.stat().st_size}
+    size, zero_size = model.stat().st_size, against.stat().st_size
     return {
         "schema": 1, "path": str(model), "against": str(against), "target": place.name,
         "runs": found is not None, "problem": problem, "same_interface": same,
         "interface": {"inputs": _interface(mine)[0], "outputs": _interface(mine)[1]},
         "samples": len(next(iter(inputs.values()))),
         "parity": None if found is None else _parity(reference, found),
-        "size": sizes["size"], "size_ratio": sizes["size"] / sizes["against"],
+        "size": size, "size_ratio": size / zero_size,
     }  # fmt: skip
 
 
@@ -54,14 +59,17 @@ def print_check(found: dict[str, Any], console: Console) -> None:
     if parity is not None:
         console.print(
             f"runs on {found['target']}; largest difference {parity['max_abs']:.3g} "
-            f"(relative {parity['relative']:.3g}), same decision in {parity['agreement']:.1%} of {found['samples']} samples"
+            f"(relative {parity['relative']:.3g}), "
+            f"same decision in {parity['agreement']:.1%} of {found['samples']} samples"
         )
     console.print(f"size {found['size']} B, {found['size_ratio']:.2f}x")
 
 
 def _parity(reference: list[np.ndarray], found: list[np.ndarray]) -> dict[str, float]:
-    worst = max(float(np.abs(a - b).max(initial=0.0)) for a, b in zip(reference, found, strict=True))
-    scale = max(float(np.abs(a).max(initial=0.0)) for a in reference) or 1.0
+    pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(reference, found, strict=True)]
+    # `np.max`, since the built-in one loses NaN.
+    worst = float(np.max([np.abs(a - b).max(initial=0.0) for a, b in pairs]))
+    scale = float(np.max([np.abs(a).max(initial=0.0) for a, _ in pairs])) or 1.0
     agreement = 1.0
     if reference[0].ndim == 2 and reference[0].shape[1] > 1:
         agreement = float(metrics.get("agreement").function(found[0], reference[0]))
@@ -88,11 +96,8 @@ def _inputs(model: Any, path: Path, data: Path | None) -> dict[str, np.ndarray]:
 
     names = [entry[0] for entry in _interface(model)[0]]
     if data is not None:
-        try:
-            with np.load(data, allow_pickle=False) as arrays:
-                given = {name: arrays[name] for name in names if name in arrays}
-        except (OSError, ValueError) as error:
-            raise RequestError(f"--data {str(data)!r} is not a readable .npz: {error}") from None
+        arrays = read_arrays(data)
+        given = {name: arrays[name] for name in names if name in arrays}
         if len(given) < len(names):
             raise RequestError(f"--data {str(data)!r} lacks {sorted(set(names) - set(given))}, inputs of {path.name}")
         return given

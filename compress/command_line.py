@@ -6,6 +6,7 @@ interrupted; 1 anything else. Nothing heavy is imported before a command needs i
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ import signal
 import sys
 import tempfile
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -28,8 +30,18 @@ SATISFIED, FAILED, WRONG, UNSATISFIED, INTERRUPTED = 0, 1, 2, 3, 130
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
+def _print_version(context: click.Context, _: click.Parameter, asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        click.echo(f"paretopress {metadata.version('paretopress')}")
+        context.exit()
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="paretopress")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Show the version."
+)
 def cli() -> None:
     """Make a trained network small and fast on the device it must run on, with numbers that hold up."""
 
@@ -61,46 +73,50 @@ def search(task: str, data: str | None, as_json: bool, dry_run: bool, **options:
     if dry_run:
         from compress.planning import plan, print_plan
 
-        planned = plan(task, data, **options)
+        with _own_stdout():
+            planned = plan(task, data, **options)
         _print_json(planned) if as_json else print_plan(planned, _console())
         return
+    with _own_stdout():
+        report, out = _searched(task, data, options)
+    _print_json(report) if as_json else _print_result(report, out)
+    raise SystemExit(SATISFIED if report["satisfied"] else UNSATISFIED)
+
+
+def _searched(task: str, data: str | None, options: dict[str, Any]) -> tuple[dict[str, Any], Path]:
+    """Load the task and search; the report and the run's folder. Ctrl-C ends with status 130."""
     from compress.loading import load_task
+    from compress.options import check_options
     from compress.progress import Live
     from compress.searching import search as run_search
 
+    given = {name: options[name] for name in ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")}
+    check_options(**given)
     again = "paretopress " + shlex.join(sys.argv[1:])
-    progress = Live()
-    loaded = load_task(task, data)
-    out = Path(options["out"] or Path("runs") / loaded.task.name)
-    fresh = not (out / "run.json").exists()
+    progress, kept = Live(), ""
     try:
+        loaded = load_task(task, data)
+        out = Path(options["out"] or Path("runs") / loaded.task.name)
+        kept = f"; everything finished so far is kept in {out}"
+        fresh = not (out / "run.json").exists()
         result = run_search(
             loaded.task,
             target=list(options["targets"]) or None,
             objectives=options["objectives"] or (loaded.objectives if fresh else None),
             constraints=options["constraints"] or (loaded.constraints if fresh else None),
-            trials=options["trials"],
-            time=options["time"],
-            seed=options["seed"],
-            sampler=options["sampler"],
-            device=options["device"],
-            workers=options["workers"],
             out=out,
             space=loaded.space,
-            pick=options["pick"],
-            keep=options["keep"],
             progress=progress,
             command=again,
+            **given,
         )
+        return result.report, out
     except KeyboardInterrupt:
         progress.close()
-        click.echo(f"interrupted; everything finished so far is kept in {out}. Continue with:\n  {again}", err=True)
+        click.echo(f"interrupted{kept}. Continue with:\n  {again}", err=True)
         raise SystemExit(INTERRUPTED) from None
     finally:
         progress.close()
-    report = result.report
-    _print_json(report) if as_json else _print_result(report, out)
-    raise SystemExit(SATISFIED if report["satisfied"] else UNSATISFIED)
 
 
 @cli.command()
@@ -225,15 +241,17 @@ def list_targets(as_json: bool) -> None:
 @_JSON
 def list_recipes(as_json: bool) -> None:
     """List the ready-made tasks."""
+    from compress.expectations import expectations, in_words
     from compress.loading import recipes
 
-    rows = recipes()
+    with _own_stdout():
+        rows, expected = recipes(), expectations()
     if as_json:
-        _print_json(rows)
+        _print_json([{**row, "expected": expected.get(row["name"])} for row in rows])
     else:
         from compress.tables import print_recipes
 
-        print_recipes(rows, _console())
+        print_recipes([{**row, "expected": in_words(expected.get(row["name"]))} for row in rows], _console())
 
 
 def main() -> NoReturn:
@@ -274,6 +292,20 @@ def main() -> NoReturn:
 def _terminate(*_: object) -> None:
     """SIGTERM ends a run as Ctrl-C does: with everything kept."""
     raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def _own_stdout() -> Iterator[None]:
+    """What user code prints meanwhile goes to stderr, that of programs it starts as well: stdout stays ours."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _report(run: str) -> dict[str, Any]:

@@ -17,6 +17,13 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise SpaceError(f"{name}={value}: must be within [{low}, {high}]")
 
 
+def _count(name: str, value: int, least: int) -> None:
+    """Whole numbers only: an epoch and a half cannot be trained."""
+    if not isinstance(value, int):
+        raise SpaceError(f"{name}={value!r}: must be a whole number")
+    _within(name, value, least, 10**6)
+
+
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise SpaceError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
@@ -38,6 +45,8 @@ class PruneSettings:
     def __post_init__(self) -> None:
         _within("prune_ratio", self.ratio, 0.0, 0.99)
         _within("prune_skew", self.skew, -2.0, 2.0)
+        for group, delta in self.deltas.items():
+            _within(f"prune_delta{'.' * bool(group)}{group}", delta, -1.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -62,8 +71,9 @@ class FinetuneSettings:
     """Stop after this many epochs without a better value on val; 0: never."""
 
     def __post_init__(self) -> None:
-        _within("epochs", self.epochs, 0, 10**6)
-        _within("batch_size", self.batch_size, 1, 10**6)
+        _count("epochs", self.epochs, 0)
+        _count("batch_size", self.batch_size, 1)
+        _count("patience", self.patience, 0)
         _within("lr", self.lr, 0.0, 100.0)
         _one_of("schedule", self.schedule, SCHEDULES)
         for name in ("weight_decay", "l1"):

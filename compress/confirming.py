@@ -1,13 +1,19 @@
-"""The last step: finalists are timed again with nothing else running, and picks are read on test."""
+"""The last step: finalists are timed again with nothing else running, and picks are read on test.
+
+What fails here costs one candidate its confirmation, not the search its result: it is noted and stands in the report.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from compress import latencies, metrics, picking, scoring, selecting
 from compress.contexts import Context, Say
 from compress.picking import Question
 from compress.results import Candidate, DropSplits, QualitySplits
+from targets.errors import StageError
 from targets.target import Protocol, Target
 
 MOST_FINALISTS = 10
@@ -15,41 +21,23 @@ MOST_FINALISTS = 10
 
 def confirm(context: Context, question_of: picking.Question, protocol: Protocol, say: Say) -> None:
     """Remeasure the finalists on every target, then read the picks on test until each has its verdict."""
+    record = context.run.record
+    if record.state.facts.get("unconfirmed"):
+        record.append("fact", name="unconfirmed", value=[])  # this call tries again
     say("confirm: latency")
     for target in context.targets:
         _remeasure(context, question_of, target, protocol)
-    say("confirm: test")
     if context.test is None:
         return
+    say("confirm: test")
     for target in context.targets:
         for which in selecting.PICKS:
-            while True:
-                question = replace(question_of, disagreements=disagreements(context))
-                _, unread = picking.choose(which, list(context.run.state.candidates.values()), question, target.name)
-                if unread is None:
-                    break
-                _read_test(context, target, unread)
-
-
-def disagreements(context: Context) -> dict[tuple[str, str], tuple[int, int, int]]:
-    """What the record knows of test examples that baseline and candidate disagree on."""
-    return known_disagreements(context.run.state.facts)
-
-
-def known_disagreements(facts: dict[str, object]) -> dict[tuple[str, str], tuple[int, int, int]]:
-    """(target, id) -> (lost, gained, n) from a record's facts."""
-    found: dict[tuple[str, str], tuple[int, int, int]] = {}
-    for name, value in facts.items():
-        if name.startswith("disagreements|") and isinstance(value, list):
-            _, target, identifier = name.split("|")
-            found[target, identifier] = (int(value[0]), int(value[1]), int(value[2]))
-    return found
+            _read_picks(context, question_of, target, which)
 
 
 def _remeasure(context: Context, question: Question, target: Target, protocol: Protocol) -> None:
     """Several fresh processes for everything that could be picked; ratios there replace those of the search."""
-    candidates = list(context.run.state.candidates.values())
-    members = picking.front(candidates, question, target.name)
+    members = picking.front(context.run.available(), question, target.name)
     order: list[Candidate] = []
     for place in range(picking.MOST_READ):
         for which in selecting.PICKS:
@@ -59,12 +47,40 @@ def _remeasure(context: Context, question: Question, target: Target, protocol: P
     finalists = order[:MOST_FINALISTS]
     if not finalists:
         return
-    infos = latencies.measure_on(context, target, [context.run.path(c.id) for c in finalists], protocol)
-    for candidate, info in zip(finalists, infos, strict=True):
+    for candidate, info in _timed(context, target, finalists, protocol):
         measured = candidate.measured[target.name]
         memory = info.get("memory") or measured.memory
         updated = replace(measured, latency=latencies.latency_result(info), memory=memory)
         context.run.record.append("candidate", candidate=candidate.on(target.name, updated))
+
+
+def _timed(
+    context: Context, target: Target, finalists: Sequence[Candidate], protocol: Protocol
+) -> list[tuple[Candidate, dict[str, Any]]]:
+    """What was measured of each; all together, or one by one where one of them spoils it for the rest."""
+    try:
+        infos = latencies.measure_on(context, target, [context.run.path(c.id) for c in finalists], protocol)
+        return list(zip(finalists, infos, strict=True))
+    except StageError as error:
+        if len(finalists) == 1:
+            _note(context, finalists[0], f"{finalists[0].id} could not be timed again on {target.name}: {error}")
+            return []
+    return [entry for candidate in finalists for entry in _timed(context, target, [candidate], protocol)]
+
+
+def _read_picks(context: Context, question_of: Question, target: Target, which: str) -> None:
+    """Read the line of one pick on test until its verdict stands."""
+    while True:
+        known = picking.known_disagreements(context.run.state.facts)
+        question = replace(question_of, disagreements=known)
+        _, unread = picking.choose(which, context.run.available(), question, target.name)
+        if unread is None:
+            return
+        try:
+            _read_test(context, target, unread)
+        except StageError as error:
+            _note(context, unread, f"{unread.id} could not be read on test on {target.name}: {error}")
+            return
 
 
 def _read_test(context: Context, target: Target, candidate: Candidate) -> None:
@@ -91,3 +107,9 @@ def _read_test(context: Context, target: Target, candidate: Candidate) -> None:
         quality_drop=DropSplits(measured.quality_drop.val, drop),
     )
     context.run.record.append("candidate", candidate=current.on(target.name, updated))
+
+
+def _note(context: Context, candidate: Candidate, cause: str) -> None:
+    """Keep a failure that is no trial's; the report lists it under the trial the candidate came from."""
+    known = list(context.run.state.facts.get("unconfirmed", []))
+    context.run.record.append("fact", name="unconfirmed", value=[*known, [candidate.trial, cause]])

@@ -16,10 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.loading import guarded
 from targets.errors import TaskError
 
 MOST_BYTES = 2 * 10**9
 """A train set beyond this is not held in memory."""
+_PROBES, _REPEATS = 16, 4
+"""Examples read again, and how often, to see whether a train set is always the same: an augmentation that acts on
+one example in ten is then missed once in a thousand."""
 
 
 @dataclass(frozen=True)
@@ -57,51 +61,51 @@ class Stream:
 def read(dataset: Any, name: str) -> Split:
     """All of a dataset as tensors. Raises TaskError naming the split and what is wrong with it."""
     _check_size(dataset, name)
-    if isinstance(dataset, torch.utils.data.TensorDataset):
-        *inputs, labels = dataset.tensors
-        return _split(tuple(inputs), labels, name)
+    if type(dataset) is torch.utils.data.TensorDataset:  # a subclass may augment
+        if len(dataset.tensors) < 2:
+            raise TaskError(f"{name}: a TensorDataset of one tensor has no labels; give TensorDataset(inputs, labels)")
+        return _split(tuple(dataset.tensors[:-1]), dataset.tensors[-1], name)
     items = [_item(dataset, i, name) for i in range(len(dataset))]
-    try:
-        inputs = tuple(torch.stack([item[0][k] for item in items]) for k in range(len(items[0][0])))
-        labels = torch.utils.data.default_collate([item[1] for item in items])
-    except (RuntimeError, IndexError, TypeError) as error:
-        raise TaskError(f"{name}: examples do not fit together in one batch: {_line(error)}") from None
-    return _split(inputs, labels, name)
+    return _split(*_collate(items, name), name)
 
 
 def read_train(dataset: Any) -> Split | Stream:
     """The train set in memory where it is always the same and fits, else as a stream."""
     _check_size(dataset, "train")
-    if isinstance(dataset, torch.utils.data.TensorDataset):
+    if type(dataset) is torch.utils.data.TensorDataset:  # a subclass may augment
         return read(dataset, "train")
-    probes = sorted({0, len(dataset) // 2, len(dataset) - 1})
-    first = [_item(dataset, i, "train") for i in probes]
-    again = [_item(dataset, i, "train") for i in probes]
+    probes = sorted({i * (len(dataset) - 1) // (_PROBES - 1) for i in range(_PROBES)})
+    first = [_item(dataset, i, "train")[0] for i in probes]
     same = all(
-        all(torch.equal(a, b) for a, b in zip(x[0], y[0], strict=True)) for x, y in zip(first, again, strict=True)
+        len(again) == len(before) and all(torch.equal(a, b) for a, b in zip(again, before, strict=True))
+        for i, before in zip(probes, first, strict=True)
+        for again in (_item(dataset, i, "train")[0] for _ in range(_REPEATS - 1))
     )
-    size = sum(x.nbytes for x in first[0][0]) * len(dataset)
+    size = sum(x.nbytes for x in first[0]) * len(dataset)
     if same and size <= MOST_BYTES:
         return read(dataset, "train")
     # The same seedless stream cannot be hashed whole; its shape and size at least tell two apart.
-    digest = hashlib.sha256(f"{len(dataset)} {[tuple(x.shape) for x in first[0][0]]}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256(f"{len(dataset)} {[tuple(x.shape) for x in first[0]]}".encode()).hexdigest()[:16]
     return Stream(dataset, digest)
 
 
 def batches(
     train: Split | Stream, size: int, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Any]]:
-    """One epoch in a seeded random order: (indices, inputs, labels). A last batch of one is left out (BatchNorm)."""
+    """One epoch in a seeded random order: (indices, inputs, labels).
+
+    A last batch of one is left out, since BatchNorm cannot normalise it; not where batches of one were asked for.
+    """
     order = torch.randperm(len(train), generator=generator)
-    for chunk in order.split(size):
-        if len(chunk) == 1 and len(order) > 1:
+    for start in range(0, len(order), size):
+        chunk = order[start : start + size]
+        if len(chunk) == 1 and size > 1 and len(order) > 1:
             continue
         if isinstance(train, Split):
             yield chunk, tuple(x[chunk] for x in train.inputs), train.labels[chunk]
         else:
             items = [_item(train.dataset, int(i), "train") for i in chunk]
-            inputs = tuple(torch.stack([item[0][k] for item in items]) for k in range(len(items[0][0])))
-            yield chunk, inputs, torch.utils.data.default_collate([item[1] for item in items])
+            yield chunk, *_collate(items, "train")
 
 
 def sample(train: Split | Stream, n: int, seed: int) -> tuple[tuple[Tensor, ...], Any]:
@@ -112,20 +116,21 @@ def sample(train: Split | Stream, n: int, seed: int) -> tuple[tuple[Tensor, ...]
 
 
 def overlaps(splits: dict[str, Split]) -> dict[tuple[str, str], int]:
-    """Pairs of splits that share examples (the same input, byte for byte), and how many."""
-    seen = {name: _example_hashes(split) for name, split in splits.items()}
-    names = list(seen)
+    """Pairs of splits that share examples (the same input, byte for byte), and how many of the second's."""
+    hashes = {name: _example_hashes(split) for name, split in splits.items()}
+    names = list(hashes)
     found: dict[tuple[str, str], int] = {}
     for i, a in enumerate(names):
+        seen = set(hashes[a])
         for b in names[i + 1 :]:
-            shared = sum(1 for digest in seen[b] if digest in seen[a])
+            shared = sum(digest in seen for digest in hashes[b])
             if shared:
                 found[a, b] = shared
     return found
 
 
 def check_classes(splits: dict[str, Split], classes: int | None = None) -> None:
-    """For classification: labels are whole, within the ``classes`` outputs if these are known, of more than one class."""
+    """For classification: labels are whole, of more than one class, and within the ``classes`` outputs if known."""
     for name, split in splits.items():
         labels = torch.as_tensor(split.labels)
         if labels.is_floating_point() or labels.dim() != 1:
@@ -148,26 +153,42 @@ def _check_size(dataset: Any, name: str) -> None:
         raise TaskError(
             f"{name}: {type(dataset).__name__} has no length; give a map-style dataset of (input, label)"
         ) from None
-    if n == 0:
-        raise TaskError(f"{name} is empty; it needs at least two examples")
+    if n < 2:
+        raise TaskError(f"{name} {'is empty' if n == 0 else 'has one example'}; it needs at least two")
 
 
 def _item(dataset: Any, index: int, name: str) -> tuple[tuple[Tensor, ...], Any]:
     """One example as (tuple of tensors, label)."""
-    example = dataset[index]
+    example = guarded(f"{name}[{index}]", lambda: dataset[index])
     if not isinstance(example, (tuple, list)) or len(example) != 2:
         raise TaskError(f"{name}[{index}] is {type(example).__name__}, not a pair (input, label)")
     inputs, label = example
     inputs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    return tuple(torch.as_tensor(x) for x in inputs), label
+    try:
+        return tuple(torch.as_tensor(x) for x in inputs), label
+    except (TypeError, ValueError, RuntimeError) as error:
+        kinds = ", ".join(type(x).__name__ for x in inputs)
+        raise TaskError(f"{name}[{index}]: the input ({kinds}) is no tensor: {_line(error)}") from None
 
 
-def _split(inputs: tuple[Tensor, ...], labels: Any, name: str) -> Split:
+def _collate(items: list[tuple[tuple[Tensor, ...], Any]], name: str) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Examples as one batch: inputs and labels, samples first."""
+    counts = {len(inputs) for inputs, _ in items}
+    if len(counts) > 1:
+        raise TaskError(f"{name}: examples have {sorted(counts)} inputs; all must have the same number")
+    try:
+        inputs = tuple(torch.stack([item[0][k] for item in items]) for k in range(len(items[0][0])))
+        return inputs, torch.as_tensor(torch.utils.data.default_collate([item[1] for item in items]))
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise TaskError(f"{name}: examples do not fit together in one batch: {_line(error)}") from None
+
+
+def _split(inputs: tuple[Tensor, ...], labels: Tensor, name: str) -> Split:
     inputs = tuple(x.detach().cpu().contiguous() for x in inputs)
-    labels = torch.as_tensor(labels).detach().cpu()
-    for x in inputs:
-        if x.is_floating_point() and not torch.isfinite(x).all():
-            raise TaskError(f"{name}: inputs hold NaN or infinite values; clean the data first")
+    labels = labels.detach().cpu()
+    for what, tensors in (("inputs", inputs), ("labels", (labels,))):
+        if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors):
+            raise TaskError(f"{name}: {what} hold NaN or infinite values; clean the data first")
     digest = hashlib.sha256()
     for tensor in (*inputs, labels):
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

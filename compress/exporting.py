@@ -12,6 +12,8 @@ import contextlib
 import copy
 import io
 import logging
+import os
+import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -23,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.results import Parity
-from targets.errors import ExportError, ParityError
+from targets.errors import ExportError, ParityError, RequestError
 
 VERSION = 1
 TOLERANCE = 1e-4
@@ -36,15 +38,21 @@ def export(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path:
     ``example_inputs``: a tensor or a tuple of tensors, batch first. The module is left as it was.
     Raises ExportError if the exporter fails, ParityError if the file computes something else.
     """
-    inputs = as_tuple(example_inputs)
+    inputs, path = as_tuple(example_inputs), Path(path)
+    check_folder(path)
     model = bind(trace(module, inputs), module.state_dict())
-    path = Path(path)
-    onnx.save(model, path)
-    try:
-        return check_parity(path, module, inputs)
-    except ParityError:
-        path.unlink()
-        raise
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        onnx.save(model, temporary)
+        parity = check_parity(temporary, module, inputs)
+        os.replace(temporary, path)
+    return parity
+
+
+def check_folder(path: Path) -> None:
+    """Raise RequestError where the folder that ``path`` is to be written in does not exist."""
+    if not path.parent.is_dir():
+        raise RequestError(f"{str(path)!r} cannot be written: the folder {str(path.parent)!r} does not exist")
 
 
 def as_tuple(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -54,10 +62,10 @@ def as_tuple(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
     """The raw exported graph of ``module`` in eval mode, batch dynamic, weights under their own names."""
-    network = copy.deepcopy(module).to("cpu").eval()
     batch = torch.export.Dim("batch")
     with _quiet():
         try:
+            network = copy.deepcopy(module).to("cpu").eval()
             program = torch.onnx.export(
                 network,
                 _with_batch(inputs, 2),
@@ -71,7 +79,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
             raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: {_cause(error)}") from error
     if program is None:
         raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: the exporter returned nothing")
-    return program.model_proto
+    return clean(program.model_proto)
 
 
 def bind(template: onnx.ModelProto, state: Mapping[str, Tensor]) -> onnx.ModelProto:
@@ -104,7 +112,10 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
     ``enforce``: raise ParityError when they differ by more than TOLERANCE; False for quantized files, whose
     difference is a property and no error.
     """
-    session = open_session(path)
+    try:
+        session = open_session(path)
+    except Exception as error:
+        raise ParityError(f"{path.name} does not load in ONNX Runtime: {_cause(error)}") from None
     names = [node.name for node in session.get_inputs()]
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     worst, scale, same, count = 0.0, 1.0, 0, 0
@@ -119,8 +130,9 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
         for a, b in zip(expected, found, strict=True):
             if a.shape != b.shape:
                 raise ParityError(f"{path.name}: output is {b.shape} at batch {size}, the network gives {a.shape}")
-            worst = max(worst, float(np.abs(a - b).max(initial=0.0)))
-            scale = max(scale, float(np.abs(a).max(initial=0.0)))
+            # `np.maximum`, since the built-in one loses NaN.
+            worst = float(np.maximum(worst, _difference(a, b)))
+            scale = max(scale, float(np.abs(a[np.isfinite(a)]).max(initial=0.0)))
         same += int((_decision(expected[0]) == _decision(found[0])).sum())
         count += _decision(expected[0]).size
     # `not <=` so that NaN is caught as well.
@@ -146,7 +158,7 @@ def outputs_of(value: Any) -> tuple[Tensor, ...]:
     if isinstance(value, Tensor):
         return (value,)
     if isinstance(value, Mapping):
-        return tuple(value.values())
+        value = tuple(value.values())
     return tuple(x for item in value for x in outputs_of(item))
 
 
@@ -160,6 +172,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for m, mode in modes.items():
             m.training = mode
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest one; equal infinities do not differ."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return float(np.where(a == b, 0.0, np.abs(a - b)).max(initial=0.0))
 
 
 def _decision(output: np.ndarray) -> np.ndarray:

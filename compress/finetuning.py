@@ -11,11 +11,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
+import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -48,15 +50,21 @@ class Objective:
         """The loss of a batch."""
         if self.loss is not None:
             return self.loss(outputs, labels)
-        first = outputs_of(outputs)[0]
-        if self.kind == "cross_entropy":
-            return F.cross_entropy(first.float(), labels, label_smoothing=smoothing)
-        labels = labels.to(first.dtype).reshape(first.shape) if labels.numel() == first.numel() else labels
-        return (
-            F.mse_loss(first.float(), labels.float())
-            if self.kind == "mse"
-            else F.l1_loss(first.float(), labels.float())
-        )
+        first = outputs_of(outputs)[0].float()
+        kind = _likely(first, labels) if self.kind == "own" else self.kind
+        if kind == "unknown":
+            return first.new_full((), math.nan)
+        if kind == "cross_entropy":
+            return F.cross_entropy(first, labels.long(), label_smoothing=smoothing)
+        labels = labels.float().reshape(first.shape) if labels.numel() == first.numel() else labels.float()
+        return F.mse_loss(first, labels) if kind == "mse" else F.l1_loss(first, labels)
+
+
+def _likely(outputs: Tensor, labels: Tensor) -> str:
+    """The usual loss for data of this form: all there is to go by where the user trains, and told us no loss."""
+    if not labels.is_floating_point() and labels.shape == outputs.shape[:1] + outputs.shape[2:] and outputs.dim() > 1:
+        return "cross_entropy"
+    return "mse" if labels.numel() == outputs.numel() else "unknown"
 
 
 @dataclass(frozen=True)
@@ -126,9 +134,9 @@ def finetune(
     """Train ``module`` in place and leave it on the CPU in eval mode.
 
     ``val_quality``: higher is better; asked after every epoch where ``settings.patience`` is set.
-    Raises TrainingError when the loss becomes NaN or infinite, or diverges.
+    Raises TrainingError when the loss or a weight becomes NaN or infinite, or the loss diverges.
     """
-    torch.manual_seed(seed)
+    _seed(seed)
     device = torch.device(mode.device)
     module.to(device)
     if mode.channels_last:
@@ -139,8 +147,14 @@ def finetune(
             if settings.epochs == 0:
                 recalibrate(module, train, mode, generator, settings.batch_size)
                 return History()
-            loop = _Loop(module, train, settings, objective, mode, teacher, generator)
-            return loop.run(val_quality, on_epoch)
+            history = _Loop(module, train, settings, objective, mode, teacher, generator).run(val_quality, on_epoch)
+        bad = _not_finite(module)
+        if bad is not None:
+            raise TrainingError(
+                f"{bad} became NaN or infinite in epoch {len(history.loss)} at lr={settings.lr:.2g}; "
+                "a lower lr may help"
+            )
+        return history
     finally:
         module.to("cpu")
         if mode.channels_last:
@@ -176,17 +190,38 @@ def own_finetune(
     """The user's own loop instead of ours. What it prints goes to stderr; what it raises ends the trial."""
     from compress.loading import describe
 
-    torch.manual_seed(seed)
+    _seed(seed)
+    before = {name: x.shape for name, x in module.state_dict().items()}
     try:
         with contextlib.redirect_stdout(sys.stderr):
             returned = function(module, train, settings)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TrainingError(f"the task's finetune raised {describe(error)}") from error
     trained = returned if isinstance(returned, nn.Module) else module
-    bad = next((n for n, p in trained.named_parameters() if not torch.isfinite(p).all()), None)
+    after = {name: x.shape for name, x in trained.state_dict().items()}
+    if after != before:
+        name = next(n for n in (*before, *after) if before.get(n) != after.get(n))
+        raise TrainingError(
+            f"the task's finetune gave back another network: {name!r} has shape {after.get(name)}, not "
+            f"{before.get(name)}; it must train the one it is given"
+        )
+    bad = _not_finite(trained)
     if bad is not None:
         raise TrainingError(f"the task's finetune left NaN or infinite values in {bad}")
     return trained.to("cpu").eval()
+
+
+def _seed(seed: int) -> None:
+    """Everything that an augmentation or a training loop may draw from."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _not_finite(module: nn.Module) -> str | None:
+    """The name of a weight or statistic that is not finite."""
+    state = module.state_dict().items()
+    return next((n for n, x in state if x.is_floating_point() and not torch.isfinite(x).all()), None)
 
 
 class _Loop:
@@ -220,22 +255,22 @@ class _Loop:
         losses: list[float] = []
         scores: list[float] = []
         best: dict[str, Tensor] | None = None
-        best_epoch = 0
+        best_score, kept_epoch = -math.inf, 0
         for epoch in range(1, self.settings.epochs + 1):
             losses.append(self._epoch(epoch))
-            best_epoch = epoch if not self.settings.patience else best_epoch
             if on_epoch is not None:
                 on_epoch(epoch)
             if not self.settings.patience or val_quality is None:
+                kept_epoch = epoch
                 continue
             scores.append(val_quality(self.module))
-            if scores[-1] >= max(scores):
-                best, best_epoch = copy.deepcopy(self.module.state_dict()), epoch
-            elif epoch - best_epoch >= self.settings.patience:
+            if scores[-1] >= best_score:
+                best, best_score, kept_epoch = copy.deepcopy(self.module.state_dict()), scores[-1], epoch
+            elif epoch - kept_epoch >= self.settings.patience:
                 break
         if best is not None:
             self.module.load_state_dict(best)
-        return History(losses, scores, best_epoch)
+        return History(losses, scores, kept_epoch)
 
     def _epoch(self, epoch: int) -> float:
         self.module.train()
@@ -287,10 +322,11 @@ class _Loop:
         terms = []
         for student, teacher in zip(outputs, expected, strict=True):
             student, teacher = student.float(), teacher.float()
-            if self.objective.kind in ("cross_entropy", "own") and student.dim() == 2 and student.shape[1] > 1:
+            if self.objective.kind == "cross_entropy" and student.dim() > 1 and student.shape[1] > 1:
                 log_p = F.log_softmax(student / temperature, dim=1)
                 q = F.softmax(teacher / temperature, dim=1)
-                terms.append(F.kl_div(log_p, q, reduction="batchmean") * temperature**2)
+                # Per decision: one an example, or one a pixel.
+                terms.append(F.kl_div(log_p, q, reduction="none").sum(1).mean() * temperature**2)
             else:
                 terms.append(F.mse_loss(student, teacher))
         return torch.stack(terms).mean()
@@ -317,7 +353,7 @@ def _dropout(module: nn.Module, rate: float) -> Iterator[None]:
     linear = [m for m in module.modules() if isinstance(m, nn.Linear)]
     if not own and linear and rate > 0:
         hook = linear[-1].register_forward_pre_hook(
-            lambda layer, inputs: (F.dropout(inputs[0], rate, training=layer.training), *inputs[1:])
+            lambda layer, inputs: (F.dropout(inputs[0], rate, training=layer.training), *inputs[1:]) if inputs else None
         )
     try:
         yield

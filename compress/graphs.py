@@ -10,30 +10,43 @@ import onnx
 
 from targets.errors import ModelError
 
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
+_INDICES = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
 _SMALL = 64
 """Integer constants up to this many elements are shapes and axes: part of the structure."""
 
 
 def load_model(path: Path) -> onnx.ModelProto:
     """Read and check an ``.onnx`` file; external data may not leave its folder. Raises ModelError in one line."""
+    model = parse(path)
+    try:
+        onnx.checker.check_model(str(path))
+    except Exception as error:
+        raise _unreadable(path, error) from None
+    return model
+
+
+def parse(path: Path) -> onnx.ModelProto:
+    """Read an ``.onnx`` file, unchecked. Raises ModelError in one line."""
     if not path.is_file():
         raise ModelError(f"{str(path)!r} does not exist")
     try:
         model = onnx.load(path)
-        if not model.graph.node:
-            raise ModelError(f"{str(path)!r} is truncated or not an ONNX file: it holds no operators")
-        onnx.checker.check_model(str(path))
-    except ModelError:
-        raise
     except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ModelError(f"{str(path)!r} is truncated or not an ONNX file: {text[:200]}") from None
+        raise _unreadable(path, error) from None
+    if not model.graph.node:
+        raise _unreadable(path, "it holds no operators")
     return model
+
+
+def _unreadable(path: Path, reason: object) -> ModelError:
+    text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
+    return ModelError(f"{str(path)!r} is truncated or not an ONNX file: {text[:200]}")
 
 
 def structure_hash(path: Path) -> str:
     """Hash of the graph with weights, scales and zero points left out: what latency depends on."""
-    model = onnx.load(path)
+    model = parse(path)
     digest = hashlib.sha256(repr([(o.domain, o.version) for o in model.opset_import]).encode())
     numbers: dict[str, int] = {}
 
@@ -67,14 +80,16 @@ def _shape_and_constants(tensor: onnx.TensorProto) -> str:
 
 
 def count_parameters(path: Path) -> int:
-    """Number of elements in float and quantized weights."""
-    model = onnx.load(path)
-    return sum(int(np.prod(t.dims)) if t.dims else 1 for t in model.graph.initializer if len(t.dims) > 0)
+    """Number of elements in weights and biases, float or quantized; scales, zero points and shapes are none."""
+    graph = parse(path).graph
+    scales = {name for n in graph.node if n.op_type in _CONVERSIONS for name in n.input[1:]}
+    weights = (t for t in graph.initializer if t.dims and t.data_type not in _INDICES and t.name not in scales)
+    return sum(int(np.prod(t.dims)) for t in weights)
 
 
 def count_macs(path: Path) -> int:
     """Multiply-accumulates at batch 1 of convolutions and matrix products, from inferred shapes."""
-    model = onnx.load(path)
+    model = parse(path)
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].dim_value:
@@ -85,17 +100,22 @@ def count_macs(path: Path) -> int:
         for v in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     }
     shapes.update({t.name: list(t.dims) for t in model.graph.initializer})
-    total = 0
-    for node in inferred.graph.node:
-        out = shapes.get(node.output[0])
-        weight = shapes.get(node.input[1]) if len(node.input) > 1 else None
-        if out is None or not weight:
-            continue
-        if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
-            total += int(np.prod(out)) * int(np.prod(weight[1:]))
-        elif node.op_type == "Gemm":
-            transposed = any(a.name == "transB" and a.i for a in node.attribute)
-            total += int(np.prod(out)) * weight[1 if transposed else 0]
-        elif node.op_type in ("MatMul", "MatMulInteger"):
-            total += int(np.prod(out)) * weight[-2 if len(weight) > 1 else 0]
-    return total
+    return sum(_macs(node, shapes) for node in inferred.graph.node)
+
+
+def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
+    position = 3 if node.op_type.startswith("QLinear") else 1
+    weight = shapes.get(node.input[position]) if len(node.input) > position else None
+    source, out = shapes.get(node.input[0]) if node.input else None, shapes.get(node.output[0])
+    if not source or not weight or out is None:
+        return 0
+    if node.op_type in ("Conv", "ConvInteger", "QLinearConv"):
+        return int(np.prod(out)) * int(np.prod(weight[1:]))
+    if node.op_type == "ConvTranspose":
+        return int(np.prod(source)) * int(np.prod(weight[1:]))
+    if node.op_type == "Gemm":
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return int(np.prod(out)) * weight[1 if transposed else 0]
+    if node.op_type in ("MatMul", "MatMulInteger", "QLinearMatMul"):
+        return int(np.prod(out)) * weight[-2 if len(weight) > 1 else 0]
+    return 0

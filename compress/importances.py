@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from compress.quantities import parse_constraint
+from compress.reporting import question_of, targets_of
 from compress.runs import Run
 from compress.sampling import Problem, build_study, metric_names
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 _FEWEST = 8
 """Told candidates below which importances would be noise."""
 
 
 def problem_of(run: Run) -> Problem:
-    """The run's search problem, as far as its record goes."""
-    request = run.request
+    """The run's search problem, as far as its record goes; raises RunError while there is no baseline."""
+    request, baseline = run.request, question_of(run).baseline
     groups = tuple(run.state.facts.get("groups", ()))
     return Problem(
         request.space.dimensions(groups),
         request.objectives,
         tuple(parse_constraint(text) for text in request.constraints),
-        request.targets,
-        run.state.candidates["baseline"],
+        targets_of(run),
+        baseline,
         request.higher_is_better,
     )
 
@@ -39,8 +46,13 @@ def importances(run: Run) -> dict[str, dict[str, float]]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values = optuna.importance.get_param_importances(study, target=lambda trial, i=index: trial.values[i])
+                values = optuna.importance.get_param_importances(study, target=_value(index))
         except (ValueError, RuntimeError, ZeroDivisionError):
             continue  # an objective that never varied has no importances
         found[name] = {key: float(value) for key, value in values.items()}
     return found
+
+
+def _value(index: int) -> Callable[[FrozenTrial], float]:
+    """What reads objective ``index`` of a trial."""
+    return lambda trial: float(trial.values[index])

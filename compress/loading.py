@@ -6,10 +6,12 @@ line with file and line; its stack trace goes to a file that the line names.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import inspect
 import sys
+import sysconfig
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -40,8 +42,8 @@ def recipes() -> list[dict[str, str]]:
     """Name and first docstring line of every recipe (entry-point group ``paretopress.recipes``)."""
     rows = []
     for name, value in sorted(_recipe_modules().items()):
-        module = importlib.import_module(value)
-        rows.append({"name": name, "description": (module.__doc__ or "").strip().splitlines()[0]})
+        lines = (_recipe(name, value).__doc__ or "").strip().splitlines()
+        rows.append({"name": name, "description": lines[0] if lines else ""})
     return rows
 
 
@@ -56,32 +58,47 @@ def load_task(spec: str, data: str | None = None) -> LoadedTask:
 
 def guarded(what: str, call: Callable[[], T]) -> T:
     """Run user code; what it raises becomes a TaskError with file and line, what it prints goes to stderr."""
-    import contextlib
-
     try:
         with contextlib.redirect_stdout(sys.stderr):
             return call()
-    except CompressError:
+    except CompressError as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        where = _user_line(error)
+        # What user code raises on purpose says all there is; what we raise about its settings lacks the line.
+        if where and _is_ours(frames[-1].filename) and where not in str(error):
+            raise type(error)(f"{error}{where}") from None
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TaskError(f"{what} raised {describe(error)}; stack trace: {_save_trace()}") from None
 
 
 def describe(error: BaseException) -> str:
     """``TypeError: ... (file.py:12)``: the first line of the message and the innermost user line."""
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = tuple(str(Path(__file__).resolve().parent.parent / name) for name in ("compress", "targets"))
-    theirs = [
-        f for f in frames if not str(Path(f.filename).resolve()).startswith(ours) and "site-packages" not in f.filename
-    ]
-    if isinstance(error, SyntaxError) and error.filename:
-        where = f" ({error.filename}:{error.lineno})"
-    elif theirs and not theirs[-1].filename.startswith("<frozen"):
-        where = f" ({theirs[-1].filename}:{theirs[-1].lineno})"
-    else:
-        where = ""
     text = str(error).strip().splitlines()
-    return f"{type(error).__name__}{': ' + text[0] if text else ''}{where}"
+    return f"{type(error).__name__}{': ' + text[0] if text else ''}{_user_line(error)}"
+
+
+def _user_line(error: BaseException) -> str:
+    """`` (file.py:12)``: the innermost line that is neither ours nor of an installed package; may be empty."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({error.filename}:{error.lineno})"
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not (_is_ours(frame.filename) or _is_installed(frame.filename)):
+            return f" ({frame.filename}:{frame.lineno})"
+    return ""
+
+
+def _is_ours(file: str) -> bool:
+    root = Path(__file__).resolve().parent.parent
+    path = Path(file).resolve()
+    return any(path.is_relative_to(root / name) for name in ("compress", "targets"))
+
+
+def _is_installed(file: str) -> bool:
+    """Of the standard library or a package, or of no file (``<frozen importlib>``)."""
+    return file.startswith(("<", sysconfig.get_path("stdlib"))) or not {"site-packages", "dist-packages"}.isdisjoint(
+        Path(file).parts
+    )
 
 
 def _save_trace() -> str:
@@ -94,22 +111,33 @@ def _recipe_modules() -> dict[str, str]:
     return {point.name: point.value for point in entry_points(group="paretopress.recipes")}
 
 
+def _recipe(name: str, module: str) -> ModuleType:
+    return guarded(f"recipe {name!r}", lambda: importlib.import_module(module))
+
+
+def _import(name: str) -> ModuleType | None:
+    """The module, None where there is none of that name; one that lacks something itself raises."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and f"{name}.".startswith(f"{error.name}."):
+            return None
+        raise
+
+
 def _module(spec: str) -> ModuleType:
     recipes = _recipe_modules()
     if spec in recipes:
-        return importlib.import_module(recipes[spec])
+        return _recipe(spec, recipes[spec])
     if spec.endswith(".py"):
         return _module_from_file(Path(spec))
     if "." in spec and all(part.isidentifier() for part in spec.split(".")):
         # A module named on the command line is looked for where the user stands, after everything installed.
         if "" not in sys.path and str(Path.cwd()) not in sys.path:
             sys.path.append(str(Path.cwd()))
-        try:
-            found = importlib.util.find_spec(spec)
-        except ModuleNotFoundError:
-            found = None
+        found = guarded(f"module {spec!r}", lambda: _import(spec))
         if found is not None:
-            return guarded(f"module {spec!r}", lambda: importlib.import_module(spec))
+            return found
     import difflib
 
     close = difflib.get_close_matches(spec, recipes, 1)
@@ -161,6 +189,6 @@ def _strings(module: ModuleType, name: str, spec: str) -> tuple[str, ...] | None
     value = getattr(module, name, None)
     if value is None:
         return None
-    if isinstance(value, str) or not all(isinstance(item, str) for item in value):
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise TaskError(f"{name} of {spec!r} must be a list of strings, not {value!r}")
     return tuple(value)

@@ -7,6 +7,7 @@ Ids stand in backticks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,6 +22,8 @@ VERDICTS = {
     "refuted": "the drop on test is beyond the limit",
     "open": "the drop on test is within the limit, but its interval is not: more test examples would be needed",
 }
+
+_ORDINALS = {2: "2nd", 3: "3rd"}
 
 
 def outcome(report: Report, target: str, pick: str = "fastest") -> str:
@@ -69,8 +72,28 @@ def _quality(report: Report, row: PickRow, target: str) -> str:
     if split == "val":
         return f"{told}: open, nothing was held out"
     if row.verdict == "open" and row.needed:
-        return f"{told}: open, about {row.needed} examples would settle it"
+        return f"{told}: open, about {examples(row.needed)} test examples would settle it"
     return f"{told}: {row.verdict}"
+
+
+def weak_baseline(report: Report, target: str) -> str:
+    """A warning where the most accurate pick is certainly better than the baseline by more than noise; else empty.
+
+    A drop is counted against the baseline, so one that was not trained to its end hides what pruning costs.
+    """
+    row = next(row for row in rows.pick_rows(report, target) if row.pick == "most_accurate")
+    here = rows.on(row.candidate or {"measured": {}}, target)
+    if row.candidate is None or here is None or row.candidate["id"] == report["baseline"]:
+        return ""
+    split = "test" if here["quality_drop"].get("test") else "val"
+    drop = here["quality_drop"][split]
+    if not formatting.known(drop["high"]) or drop["high"] >= 0:
+        return ""
+    better = rows.quality_format(report, target).difference(-drop["value"])
+    return (
+        f"`{row.candidate['id']}` is better than the baseline, by {better} on {split}: the baseline was not trained to "
+        "its end, and a drop against it says little. Train it longer and search again."
+    )
 
 
 def why_none(report: Report) -> str:
@@ -108,12 +131,37 @@ def excess(report: Report, target: str, text: str, by: float | None) -> str:
     return f"{text} by {shown(by)}"
 
 
+def examples(needed: int) -> str:
+    """A number of examples that was extrapolated, rounded up to two digits: ``6,000``, not ``5997``."""
+    step = 10 ** max(0, math.floor(math.log10(needed)) - 1)
+    return f"{math.ceil(needed / step) * step:,}"
+
+
 def standing(row: PickRow) -> str:
-    """What stands beside a verdict: ``1 read, about 900 needed``."""
-    parts = [f"{row.read} read"] if row.read else []
+    """What stands beside a verdict: ``the 2nd read; about 900 test examples needed``."""
+    parts = [f"the {_ORDINALS.get(row.read, f'{row.read}th')} read"] if row.read > 1 else []
     if row.verdict == "open" and row.needed:
-        parts.append(f"about {row.needed} needed")
-    return ", ".join(parts)
+        parts.append(f"about {examples(row.needed)} test examples needed")
+    return "; ".join(parts)
+
+
+def ties(report: Report, target: str) -> list[str]:
+    """A line for each pick that others cannot be told apart from, in what it was picked for."""
+    speed = {"instructions": "instructions", "latency": "speed"}.get(rows.main_cost(report, target), "size")
+    metric = rows.quality_format(report, target).metric
+    judged_by = {"smallest": "size", "most_accurate": metric, "knee": f"{speed} and {metric}"}
+    return [
+        f"{row.pick.replace('_', ' ')}: {_listed(row.tied_with)} cannot be told from it in "
+        f"{judged_by.get(row.pick, speed)}."
+        for row in rows.pick_rows(report, target)
+        if row.tied_with
+    ]
+
+
+def _listed(names: tuple[str, ...], most: int = 3) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(f"`{name}`" for name in names[:most]) + more
 
 
 def refutations(report: Report, target: str) -> list[str]:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 Importances = Mapping[str, Mapping[str, float]]
 View = dict[str, Any]
 
+_ELSEWHERE = ("command", "warnings", "higher_is_better", "hypervolume")
+"""Entries of a description that the page shows in another place, or that mean nothing alone."""
+
 
 def render(report: Report, *, importances: Importances | None = None, notes: Sequence[str] = ()) -> str:
     """The page for ``report`` (the document `report.json` of design.md).
@@ -78,11 +81,30 @@ def view(report: Report, *, importances: Importances | None = None, notes: Seque
         "failures": report["failures"],
         "objectives": report["objectives"],
         "constraints": report["constraints"],
-        "reproduce": report["environment"].get("reproduce"),
-        "environment": rows.flatten({key: value for key, value in report["environment"].items() if key != "reproduce"}),
-        "machines": [(name, rows.flatten(described)) for name, described in report["targets"].items()],
+        "command": report["environment"].get("command"),
+        "environment": _described(report["environment"]),
+        "machines": [(name, _described(described)) for name, described in report["targets"].items()],
         "verdicts": outcomes.VERDICTS,
     }
+
+
+def _described(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Machine, versions and settings as (name, text), in units; what the page shows elsewhere is left out."""
+    kept = {key: value for key, value in facts.items() if key not in _ELSEWHERE}
+    if "memory" in kept:
+        kept["memory"] = formatting.size(kept["memory"])
+    for name in ("machine", "now"):
+        if isinstance(kept.get(name), Mapping):
+            kept[name] = dict(_described(kept[name]))
+    if isinstance(kept.get("load"), list | tuple):
+        kept["load"] = [formatting.fixed(value, 1) for value in kept["load"]]
+    if "memory_available" in kept:
+        kept["memory_available"] = formatting.size(kept["memory_available"])
+    training = kept.get("training")
+    if isinstance(training, Mapping):
+        steps = {name: formatting.seconds(value) for name, value in (training.get("seconds") or {}).items()}
+        kept["training"] = {**(training.get("mode") or {}), "step": steps}
+    return rows.flatten(kept)
 
 
 def _facts(report: Report) -> list[str]:
@@ -104,6 +126,7 @@ def _target(report: Report, target: str) -> View:
     return {
         "name": target,
         "outcome": outcomes.outcome(report, target),
+        "warning": outcomes.weak_baseline(report, target),
         "figures": front_figures(report, target),
         "cost": cost,
         "timed": cost == "latency",
@@ -259,7 +282,7 @@ def _importance(objective: str, shares: Mapping[str, float]) -> View:
     ordered = sorted(shares.items(), key=lambda pair: -pair[1])
     longest = max(ordered[0][1], 1e-12)
     return {
-        "objective": objective,
+        "objective": objective.replace("quality_loss", "quality"),
         "bars": [(name, formatting.percent(value), 100 * max(value, 0) / longest) for name, value in ordered],
     }
 

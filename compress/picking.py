@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from compress import selecting
-from compress.quantities import Constraint, is_feasible
+from compress.quantities import Constraint, excesses, is_feasible
 from compress.results import Candidate, Drop, NearestMiss, Pick
 
 MOST_READ = 3
@@ -86,8 +86,25 @@ def verdict_of(candidate: Candidate, question: Question, target: str) -> selecti
 
 
 def nearest_miss(candidates: Sequence[Candidate], question: Question, target: str) -> NearestMiss | None:
-    """The candidate closest to meeting every constraint, where none but the baseline does."""
-    known = judged(candidates, question, target)
-    if any(c.measured[target].feasible for c in known if c.id != question.baseline.id):
+    """The candidate closest to meeting every constraint, where none but the baseline does.
+
+    Where everything was turned away before training there is only the baseline to name.
+    """
+    known, baseline = judged(candidates, question, target), question.baseline
+    if any(c.measured[target].feasible for c in known if c.id != baseline.id):
         return None
-    return selecting.nearest_miss(known, question.baseline, target, question.constraints)
+    if any(c.id != baseline.id for c in known) or is_feasible(baseline, baseline, target, question.constraints):
+        return selecting.nearest_miss(known, baseline, target, question.constraints)
+    beyond = excesses(baseline, baseline, target, question.constraints, scaled=False)
+    return NearestMiss(baseline.id, {text: by for text, by in beyond.items() if by > 0})
+
+
+def known_disagreements(facts: Mapping[str, object]) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """(target, id) -> (lost, gained, n) on test, from the facts ``disagreements|TARGET|ID`` of a record."""
+    found: dict[tuple[str, str], tuple[int, int, int]] = {}
+    for name, value in facts.items():
+        kind, _, rest = name.partition("|")
+        if kind == "disagreements" and isinstance(value, list):
+            target, _, identifier = rest.rpartition("|")
+            found[target, identifier] = (int(value[0]), int(value[1]), int(value[2]))
+    return found

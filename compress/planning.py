@@ -4,95 +4,133 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.durations import format_duration
-from targets.errors import CompressError
+from targets.errors import CompressError, TargetError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from torch import Tensor, nn
 
+    from compress.preparing import Splits
+    from compress.pruning import Groups
+    from compress.runs import Request
+    from compress.spaces import Domain, SearchSpace
     from compress.tasks import Task
+    from targets.target import Target
+
+_CHECKED = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
 
 
 def plan(spec: str, data: str | None, **options: Any) -> dict[str, Any]:
-    """What is prunable and what is not and why, precisions, dimensions and seconds of a trial, as JSON."""
+    """What is prunable and what is not and why, precisions, dimensions and seconds of a trial, as JSON.
+
+    ``options``: as ``compress.search`` takes them, with ``targets``, ``objectives`` and ``constraints`` in the plural.
+    Raises RequestError as a search would; ``out`` is looked at, never touched.
+    """
     import targets as package
-    from compress import baselines, graphs, preparing, pruning, quantities, searching
+    from compress import metrics, preparing, quantities, runs
     from compress.loading import load_task
+    from compress.options import check_options
     from compress.spaces import SearchSpace
 
+    check_options(**{name: options[name] for name in _CHECKED if name in options})
     loaded = load_task(spec, data)
-    task, space = loaded.task, loaded.space or SearchSpace()
-    quantities.parse_objectives(list(options.get("objectives") or loaded.objectives or ("quality", "latency")))
+    task = loaded.task
+    folder = Path(options.get("out") or Path("runs") / task.name)
+    before = runs.read_request(folder)
+    quantities.parse_objectives(_asked("objectives", options, before, loaded.objectives, ("quality", "latency")))
     constraints = [
         quantities.parse_constraint(text).text
-        for text in options.get("constraints") or loaded.constraints or ("quality_drop<=0.01",)
+        for text in _asked("constraints", options, before, loaded.constraints, ("quality_drop<=0.01",))
     ]
-    searching.check_options(**options)
-    places = [package.get(name) for name in options.get("targets") or ("ort-cpu",)]
-    splits = preparing.read_splits(task)
-    schemes = [s for s in space.schemes() if all(s in place.capabilities().precisions for place in places)]
-    found: dict[str, Any] = {
-        "schema": 1, "task": task.name, "constraints": constraints, "warnings": list(splits.warnings),
-        "targets": {place.name: {"precisions": schemes, "channel_step": place.capabilities().channel_step} for place in places},
-    }  # fmt: skip
-    if task.onnx_path is not None:
-        graphs.load_model(task.onnx_path)
-        found |= {
-            "prunable": [],
-            "kept": [["(whole model)", "an .onnx file is quantized, not pruned, in this version"]],
-            "dimensions": sorted(space.dimensions(())),
-            "trial_seconds": None,
-        }
-        return found
-    folder = Path(options.get("out") or Path("runs") / task.name)
+    places = [package.get(name) for name in _asked("targets", options, before, None, ("ort-cpu",))]
+    try:
+        splits = preparing.read_splits(task)
+        identity = preparing.identity(task, splits, metrics.get(task.metric))
+        preparing.check_identity(before.task if before else None, identity, folder)
+        space = loaded.space or (before.space if before else SearchSpace())
+        found = {
+            "schema": 1, "task": task.name, "constraints": constraints, "warnings": list(splits.warnings),
+            "targets": _targets(places, space),
+        }  # fmt: skip
+        return found | (_of_module(task, splits, space, folder) if task.onnx_path is None else _of_file(space))
+    finally:
+        for place in places:
+            place.close()
+
+
+def _asked(
+    name: str, options: dict[str, Any], before: Request | None, brought: Sequence[str] | None, default: Sequence[str]
+) -> list[str]:
+    """What is given, else what the run was begun with, else what the task file brings, else the default."""
+    return list(options.get(name) or (getattr(before, name) if before else brought) or default)
+
+
+def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
+    """Target -> the precisions of the space that all targets run, and the step of its widths."""
+    capable = [place.capabilities() for place in places]
+    schemes = [scheme for scheme in space.schemes() if all(scheme in one.precisions for one in capable)]
+    if not schemes:
+        raise TargetError(f"{', '.join(p.name for p in places)} run none of the precisions {space.schemes()}")
+    return {
+        place.name: {"precisions": schemes, "channel_step": one.channel_step}
+        for place, one in zip(places, capable, strict=True)
+    }
+
+
+def _of_file(space: SearchSpace) -> dict[str, Any]:
+    return {
+        "prunable": [],
+        "kept": [["(whole model)", "an .onnx file is quantized, not pruned, in this version"]],
+        "dimensions": {name: str(domain) for name, domain in space.dimensions(()).items()},
+        "trial_seconds": None,
+    }
+
+
+def _of_module(task: Task, splits: Splits, space: SearchSpace, folder: Path) -> dict[str, Any]:
+    from compress import pruning
+
     module = _module(task, folder)
     example = splits.val.first(4)
     groups = pruning.find_groups(module, example)
     macs, parameters = pruning.count(module, example)
     names = tuple(group.name for group in groups.prunable)
-    found |= {
+    return {
         "macs": macs, "parameters": parameters,
         "prunable": [[g.name, g.channels, list(g.members)] for g in groups.prunable],
         "kept": [list(entry) for entry in groups.kept],
         "dimensions": {name: str(domain) for name, domain in space.dimensions(names).items()},
         "trial_seconds": _trial_seconds(module, task, splits, space, groups, example),
     }  # fmt: skip
-    baselines.check_module(module, task.name)
-    for place in places:
-        place.close()
-    return found
 
 
 def print_plan(found: dict[str, Any], console: Console) -> None:
     """The same for people."""
-    console.print(
-        f"task {found['task']}: {found.get('parameters', '?')} parameters, {found.get('macs', '?')} MACs; constraints {', '.join(found['constraints'])}",
-        markup=False,
-    )
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    counted = f"{found['parameters']} parameters, {found['macs']} MACs; " if "macs" in found else ""
+    say(f"task {found['task']}: {counted}constraints {', '.join(found['constraints'])}")
     for text in found["warnings"]:
-        console.print(f"warning: {text}", markup=False)
+        say(f"warning: {text}")
     for name, target in found["targets"].items():
-        console.print(
-            f"target {name}: {', '.join(target['precisions'])}; widths in steps of {target['channel_step']}",
-            markup=False,
-        )
+        say(f"target {name}: {', '.join(target['precisions'])}; widths in steps of {target['channel_step']}")
     for name, channels, members in found["prunable"]:
-        console.print(
-            f"prunable: {name}, {channels} channels (with {', '.join(m for m in members if m != name) or 'nothing else'})",
-            markup=False,
-        )
+        others = ", ".join(member for member in members if member != name) or "nothing else"
+        say(f"prunable: {name}, {channels} channels (with {others})")
     for name, why in found["kept"]:
-        console.print(f"left alone: {name}: {why}", markup=False)
-    console.print(f"searched: {', '.join(found['dimensions'])}", markup=False)
-    seconds = found["trial_seconds"]
-    if seconds is not None:
-        console.print(f"a trial with half of the channels: about {format_duration(seconds)}", markup=False)
+        say(f"left alone: {name}: {why}")
+    say(f"searched: {', '.join(found['dimensions'])}")
+    if found["trial_seconds"] is not None:
+        say(f"a trial with half of the channels: about {format_duration(found['trial_seconds'])}")
 
 
-def _module(task: Task, folder: Path) -> Any:
+def _module(task: Task, folder: Path) -> nn.Module:
     """The kept baseline where the run has one, else the bare network."""
     from compress import baselines
 
@@ -104,10 +142,11 @@ def _module(task: Task, folder: Path) -> Any:
     return baselines.make_module(task, trained=False)
 
 
-def _trial_seconds(module: Any, task: Task, splits: Any, space: Any, groups: Any, example: Any) -> float | None:
+def _trial_seconds(
+    module: nn.Module, task: Task, splits: Splits, space: SearchSpace, groups: Groups, example: tuple[Tensor, ...]
+) -> float | None:
     """Steps of the longest training times the seconds of one, at half the width, plus an export."""
     from compress import data, exporting, finetuning, metrics, pruning
-    from compress.spaces import Float, Int
     from compress.training_modes import find_mode
 
     if task.finetune is not None or splits.train is None:
@@ -115,13 +154,21 @@ def _trial_seconds(module: Any, task: Task, splits: Any, space: Any, groups: Any
     metric = metrics.get(task.metric)
     objective = finetuning.make_objective(task.loss, metric.loss, metric.name)
     network = pruning.prune(module, example, 0.5, groups=groups).module if groups.prunable else module
-    size = space.batch_size if isinstance(space.batch_size, int) else 64
+    size = _most(space.batch_size)
     inputs, labels = data.sample(splits.train, size, 0)
-    mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), "cpu")
-    epochs = space.epochs.high if isinstance(space.epochs, (Int, Float)) else int(space.epochs)
+    _, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), "cpu")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         exporting.export(network, example, Path(name) / "model.onnx")
     exported = time.perf_counter() - start
-    steps = epochs * max(1, len(splits.train) // size)
+    steps = _most(space.epochs) * max(1, len(splits.train) // size)
     return steps * min(seconds.values()) + exported
+
+
+def _most(domain: Domain) -> int:
+    """The largest number in a domain of whole numbers."""
+    from compress.spaces import Choice, Float, Int
+
+    if isinstance(domain, Choice):
+        return max(int(value) for value in domain.values)
+    return int(domain.high if isinstance(domain, (Int, Float)) else domain)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,8 @@ import onnx
 
 import targets
 from compress.configs import CALIBRATIONS, SCHEMES
-from compress.exporting import open_session
-from compress.graphs import load_model
+from compress.exporting import check_folder, open_session
+from compress.graphs import load_model, parse
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
@@ -56,37 +59,48 @@ def quantize(
     need it. ``method``: ``minmax``, ``entropy`` or ``percentile``.
     Raises RequestError for what cannot be asked, QuantizeError where the quantizer fails.
     """
-    if precision not in SCHEMES or precision == "fp32":
-        raise RequestError(f"precision {precision!r}: use one of {', '.join(s for s in SCHEMES if s != 'fp32')}")
-    if method not in CALIBRATIONS:
-        raise RequestError(f"calibration method {method!r}: use one of {', '.join(CALIBRATIONS)}")
     source, destination = Path(source), Path(destination)
-    load_model(source)
+    model = load_model(source)
+    check_folder(destination)
+    samples = _check_request(model, source.name, precision, method, calibration)
     capabilities = targets.get(target).capabilities()
-    if precision == "int8-dynamic":
-        return quantize_dynamic(source, destination, capabilities)
-    if calibration is None:
-        raise RequestError(f"precision {precision!r} needs calibration samples: an array, samples first")
-    ranges = destination.with_suffix(".ranges.json")
-    try:
-        collect_ranges(source, _named(source, calibration), method, ranges)
-        return quantize_static(source, destination, ranges, method, capabilities, keep_float=keep_float)
-    finally:
-        ranges.unlink(missing_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".quantizing-", dir=destination.parent) as folder:
+        made, ranges = Path(folder) / "model.onnx", Path(folder) / "ranges.json"
+        if precision == "int8-dynamic":
+            found = quantize_dynamic(source, made, capabilities)
+        else:
+            collect_ranges(source, samples, method, ranges)
+            found = quantize_static(source, made, ranges, method, capabilities, keep_float=keep_float)
+        os.replace(made, destination)
+    return replace(found, path=destination)
 
 
 def layers(path: Path) -> list[str]:
     """Names of the nodes that int8 can speed up, in graph order: products with a constant weight."""
-    model = onnx.load(path)
-    constants = {t.name for t in model.graph.initializer}
-    return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
+    return _layers(_read(path))
 
 
 def has_matmul(path: Path) -> bool:
     """Whether there is a matrix product with a constant weight: what dynamic int8 can work on."""
-    model = onnx.load(path)
+    model = parse(path)
     constants = {t.name for t in model.graph.initializer}
     return any(n.op_type in ("MatMul", "Gemm") and n.input[1] in constants for n in model.graph.node)
+
+
+def _layers(model: onnx.ModelProto) -> list[str]:
+    constants = {t.name for t in model.graph.initializer}
+    return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    """The model with a name for every node: layers are told apart by them, and ONNX does not ask for any."""
+    model = parse(path)
+    seen: set[str] = set()
+    for i, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            node.name = f"{node.name or node.op_type}_node{i}"
+        seen.add(node.name)
+    return model
 
 
 def collect_ranges(source: Path, samples: Mapping[str, np.ndarray], method: str, path: Path) -> None:
@@ -100,16 +114,17 @@ def collect_ranges(source: Path, samples: Mapping[str, np.ndarray], method: str,
         "percentile": (CalibrationMethod.Percentile, {"percentile": 99.99, "symmetric": False}),
     }
     kind, options = methods[method]
-    augmented = path.with_suffix(".augmented.onnx")
-    with _quiet():
+    model = _read(source)
+    # Of a copy: the quantizer writes files beside the one it is given.
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        copied, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
         try:
-            calibrator = create_calibrator(source, [], str(augmented), calibrate_method=kind, extra_options=options)
-            calibrator.collect_data(_Batches(samples))
+            onnx.save(model, copied)
+            calibrator = create_calibrator(copied, [], str(augmented), calibrate_method=kind, extra_options=options)
+            calibrator.collect_data(_Batches(model, samples))
             save_tensors_data(calibrator.compute_data(), path)
         except Exception as error:
             raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {_line(error)}") from error
-        finally:
-            augmented.unlink(missing_ok=True)
 
 
 def quantize_static(
@@ -126,7 +141,8 @@ def quantize_static(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as rewrite
 
-    names = layers(source)
+    model = _read(source)
+    names = _layers(model)
     unknown = [name for name in keep_float if name not in names]
     if unknown:
         raise RequestError(f"keep_float names {unknown}, which {source.name} lacks; it has {', '.join(names)}")
@@ -141,7 +157,7 @@ def quantize_static(
     with _quiet():
         try:
             rewrite(
-                str(source),
+                model,
                 str(destination),
                 None,
                 quant_format=QuantFormat.QDQ,
@@ -169,7 +185,8 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as rewrite
 
-    model = split_gemm(onnx.load(source))
+    original = _read(source)
+    model = split_gemm(original)
     constants = {t.name for t in model.graph.initializer}
     names = tuple(n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants)
     if not names:
@@ -187,7 +204,7 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
             )
         except Exception as error:
             raise QuantizeError(f"{source.name} cannot be quantized: {_line(error)}") from error
-    kept = tuple(name for name in layers(source) if name not in names)
+    kept = tuple(name for name in _layers(original) if name not in names)
     return Quantized(destination, destination.stat().st_size, names, kept)
 
 
@@ -195,7 +212,8 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every plain Gemm with a constant weight is MatMul + Add."""
     model = copy.deepcopy(model)
     tensors = {t.name: t for t in model.graph.initializer}
-    nodes = []
+    nodes: list[onnx.NodeProto] = []
+    replaced: set[str] = set()
     for node in model.graph.node:
         attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
         plain = (
@@ -205,9 +223,10 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
             continue
         weight = onnx.numpy_helper.to_array(tensors[node.input[1]])
-        name = f"{node.input[1]}_matmul"
-        if attributes.get("transB"):
-            weight = weight.T
+        turned = bool(attributes.get("transB"))
+        name = f"{node.input[1]}_matmul{'_t' * turned}"
+        weight = weight.T if turned else weight
+        replaced.add(node.input[1])
         if name not in tensors:
             tensors[name] = onnx.numpy_helper.from_array(np.ascontiguousarray(weight), name)
             model.graph.initializer.append(tensors[name])
@@ -220,24 +239,37 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
             )
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    used = {name for node in nodes for name in node.input}
-    unused = [t for t in model.graph.initializer if t.name not in used]
-    for tensor in unused:
-        model.graph.initializer.remove(tensor)
+    unused = replaced - _used(model.graph)
+    for values in (model.graph.initializer, model.graph.input):
+        kept = [value for value in values if value.name not in unused]
+        del values[:]
+        values.extend(kept)
     return model
+
+
+def _used(graph: onnx.GraphProto) -> set[str]:
+    """Names that nodes read, in inner graphs as well, or that are outputs."""
+    found = {value.name for value in graph.output}
+    for node in graph.node:
+        found.update(node.input)
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                found |= _used(inner)
+    return found
 
 
 def layer_errors(
     source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
 ) -> list[float]:
     """What int8 costs each layer alone, in the order of ``layers``: squared output error over squared output."""
-    reference = open_session(source).run(None, dict(samples))[0]
+    model = _read(source)
+    reference = _outputs(source, model, samples)
     scale = float(np.mean(np.square(reference))) or 1.0
     errors = []
-    for name in layers(source):
+    for name in _layers(model):
         path = folder / "one.onnx"
         quantize_static(source, path, ranges, method, capabilities, only=(name,))
-        found = open_session(path).run(None, dict(samples))[0]
+        found = _outputs(path, model, samples)
         errors.append(float(np.mean(np.square(found - reference))) / scale)
         path.unlink()
     return errors
@@ -246,11 +278,13 @@ def layer_errors(
 class _Batches:
     """A calibration reader over arrays. Every batch is equally large: histogram calibrators cannot stack others."""
 
-    def __init__(self, samples: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> None:
         count = min(len(x) for x in samples.values())
-        size = min(BATCH, count)
-        starts = range(0, count - size + 1, size)
-        self._batches = iter([{name: x[i : i + size] for name, x in samples.items()} for i in starts])
+        size = next((n for n in _static_batches(model) if n), min(BATCH, count))
+        # Fewer samples than a static batch are repeated; what is left over of more is not used.
+        starts = range(0, max(1, count // size) * size, size)
+        rows = [np.arange(i, i + size) % count for i in starts]
+        self._batches = iter([{name: x[r] for name, x in samples.items()} for r in rows])
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
         return self._batches
@@ -260,25 +294,67 @@ class _Batches:
         return next(self._batches, None)
 
 
-def _named(source: Path, calibration: np.ndarray | Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Calibration samples by input name, checked against the model's inputs."""
-    names = [node.name for node in open_session(source).get_inputs()]
-    given = dict(calibration) if isinstance(calibration, Mapping) else {names[0]: np.asarray(calibration)}
-    if set(given) != set(names):
-        raise RequestError(f"calibration has {sorted(given)}; {source.name} has the inputs {sorted(names)}")
-    if any(len(x) == 0 for x in given.values()):
-        raise RequestError("calibration is empty; some dozens of typical samples are needed")
-    return {name: np.asarray(x) for name, x in given.items()}
+def _outputs(path: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The first output for ``samples``, in the batches that ``model`` takes."""
+    session = open_session(path)
+    return np.concatenate([session.run(None, batch)[0] for batch in _Batches(model, samples)])
+
+
+def _inputs(model: onnx.ModelProto) -> dict[str, Any]:
+    """Tensor types by name, of the inputs that are no constants."""
+    constants = {t.name for t in model.graph.initializer}
+    return {value.name: value.type.tensor_type for value in model.graph.input if value.name not in constants}
+
+
+def _static_batches(model: onnx.ModelProto) -> list[int]:
+    """The first dimension of every input; 0 where it is dynamic."""
+    return [int(kind.shape.dim[0].dim_value) if kind.shape.dim else 0 for kind in _inputs(model).values()]
+
+
+def _check_request(
+    model: onnx.ModelProto, name: str, precision: str, method: str, calibration: Any
+) -> dict[str, np.ndarray]:
+    """The calibration samples by input name (none for int8-dynamic); raises RequestError for what cannot be asked."""
+    if precision not in SCHEMES or precision == "fp32":
+        raise RequestError(f"precision {precision!r}: use one of {', '.join(s for s in SCHEMES if s != 'fp32')}")
+    if method not in CALIBRATIONS:
+        raise RequestError(f"calibration method {method!r}: use one of {', '.join(CALIBRATIONS)}")
+    if precision == "int8-dynamic":
+        return {}
+    if calibration is None:
+        raise RequestError(f"precision {precision!r} needs calibration samples: an array, samples first")
+    return _named(model, name, calibration)
+
+
+def _named(model: onnx.ModelProto, name: str, calibration: Any) -> dict[str, np.ndarray]:
+    """Calibration samples by input name, in the model's types."""
+    kinds = _inputs(model)
+    given = calibration if isinstance(calibration, Mapping) else {next(iter(kinds)): calibration}
+    if set(given) != set(kinds):
+        raise RequestError(f"calibration has {sorted(given)}; {name} has the inputs {sorted(kinds)}")
+    samples: dict[str, np.ndarray] = {}
+    for key, values in given.items():
+        array = np.asarray(values)
+        wanted = onnx.helper.tensor_dtype_to_np_dtype(kinds[key].elem_type)
+        if array.ndim == 0 or len(array) == 0:
+            raise RequestError("calibration is empty; some dozens of typical samples are needed")
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            raise RequestError(f"calibration of {key!r} holds NaN or infinite values; clean the data first")
+        if np.issubdtype(array.dtype, np.floating) and np.issubdtype(wanted, np.floating):
+            array = array.astype(wanted, copy=False)
+        samples[key] = array
+    return samples
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """The quantizer logs advice at warning level on the root logger for every call."""
+    """The quantizer logs advice at warning level for every call, and the calibrators print what they do."""
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
     finally:
         logger.setLevel(level)
 

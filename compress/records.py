@@ -9,14 +9,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from compress.results import Candidate, Failure
 from compress.serialization import finite, from_json, to_json
-from targets.errors import RunError
+from targets.errors import RunError, SpaceError
 
 try:
     import fcntl
@@ -52,7 +51,8 @@ class State:
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     wall: float = 0.0
     calls: int = 0
-    samplers: list[str] = field(default_factory=list)
+    _elapsed: float = 0.0
+    """Seconds of the newest call at its newest event."""
 
     def count(self, state: str) -> int:
         """Trials in ``state``."""
@@ -83,8 +83,6 @@ class State:
         self.wall += max(0.0, elapsed - self._elapsed)
         self._elapsed = max(self._elapsed, elapsed)
 
-    _elapsed: float = 0.0
-
     def _end(self, kind: str, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]
         trial.state = kind
@@ -105,26 +103,32 @@ class Record:
     """The open file, and the state it adds up to."""
 
     def __init__(self, path: Path, *, write: bool = True) -> None:
+        """Open for writing (locked, a torn last line cut off), or only read.
+
+        Raises RunError if it cannot be written, is in use by another search, or is damaged.
+        """
         self.path = path
         self.state = State()
         self._start = time.perf_counter()
         if not write:
-            for event in _events(path.read_bytes() if path.exists() else b"", path):
-                self.state.apply(event)
+            self._fold(path.read_bytes() if path.exists() else b"")
             return
         try:
             self._file = path.open("a+b")
         except OSError as error:
             raise RunError(f"{str(path)!r} cannot be written: {error.strerror}; choose another --out") from None
-        self._lock()
-        self._file.seek(0)
-        whole = self._file.read()
-        end = whole.rfind(b"\n") + 1
-        if end < len(whole):
-            self._file.truncate(end)
-        for event in _events(whole[:end], path):
-            self.state.apply(event)
-        self._file.seek(0, os.SEEK_END)
+        try:
+            self._lock()
+            self._file.seek(0)
+            whole = self._file.read()
+            self._fold(whole)
+            end = whole.rfind(b"\n") + 1
+            if end < len(whole):
+                self._file.truncate(end)
+            self._file.seek(0, os.SEEK_END)
+        except BaseException:
+            self._file.close()
+            raise
 
     def append(self, event: str, **values: Any) -> None:
         """Write one event and take it into the state; it is on disk when this returns."""
@@ -138,25 +142,27 @@ class Record:
 
     def close(self) -> None:
         """Let go of the file and its lock."""
-        self._file.close()
+        if not self._file.closed:
+            self._file.close()
+
+    def _fold(self, text: bytes) -> None:
+        """Take in every whole line; what follows the last line break is torn, or is just being written."""
+        for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), 1):
+            try:
+                self.state.apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, SpaceError):
+                raise RunError(
+                    f"{str(self.path)!r} is damaged in line {number}; restore it, or choose another --out"
+                ) from None
 
     def _lock(self) -> None:
         if fcntl is None:
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise RunError(
                 f"{str(self.path.parent)!r} is in use by another search; wait for it, or choose another --out"
             ) from None
-
-
-def _events(text: bytes, path: Path) -> Iterator[dict[str, Any]]:
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            event = json.loads(line)
-        except ValueError:
-            if number == text.count(b"\n") + 1:
-                return  # a torn last line, read while it is being written
-            raise RunError(f"{str(path)!r} is damaged in line {number}; restore it, or choose another --out") from None
-        yield event
+        except OSError:
+            return  # a file system without locks: there two searches are not kept apart

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress import picking, selecting
-from compress.reporting import make_report, picks_of, question_of
+from compress.reporting import make_report, picks_of, question_of, targets_of
 from compress.results import Candidate, LatencyResult, Pick, Quality
 from compress.runs import Run
 from targets.errors import NoFeasibleCandidate, RequestError
@@ -89,8 +89,8 @@ class Result:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """Names of the targets, the first one deciding."""
-        return self._run.request.targets
+        """Names of the targets that were measured on, the first one deciding."""
+        return targets_of(self._run)
 
     @property
     def report(self) -> dict[str, Any]:
@@ -105,7 +105,7 @@ class Result:
     @property
     def baseline(self) -> RunCandidate:
         """The task's model as it came."""
-        return self._seen(self._run.state.candidates["baseline"], self.targets[0])
+        return self._seen(question_of(self._run).baseline, self._target(None))
 
     def candidates(self, target: str | None = None) -> list[RunCandidate]:
         """All candidates, feasible or not."""
@@ -116,13 +116,12 @@ class Result:
     def front(self, target: str | None = None) -> list[RunCandidate]:
         """The front, best quality first."""
         name = self._target(target)
-        found = picking.front(list(self._run.state.candidates.values()), question_of(self._run), name)
+        found = picking.front(self._run.available(), question_of(self._run), name)
         return [self._seen(candidate, name) for candidate in found]
 
     def hypervolume(self, target: str | None = None) -> float:
         """Of the front, against the reference point of design.md."""
-        candidates = list(self._run.state.candidates.values())
-        return picking.hypervolume(candidates, question_of(self._run), self._target(target))
+        return picking.hypervolume(self._run.available(), question_of(self._run), self._target(target))
 
     def pick(self, which: str = "fastest", target: str | None = None) -> RunCandidate:
         """``fastest``, ``knee``, ``smallest`` or ``most_accurate``; raises NoFeasibleCandidate if none is feasible."""
@@ -131,8 +130,9 @@ class Result:
         name = self._target(target)
         pick = picks_of(self._run, name)[which]
         if pick is None:
-            miss = picking.nearest_miss(list(self._run.state.candidates.values()), question_of(self._run), name)
-            near = f"; the nearest miss is {miss.id}, beyond by {miss.by}" if miss else ""
+            miss = picking.nearest_miss(self._run.available(), question_of(self._run), name)
+            by = ", ".join(f"{text} by {excess:.4g}" for text, excess in miss.by.items()) if miss else ""
+            near = f"; the nearest miss is {miss.id}, beyond {by}" if miss else ""
             raise NoFeasibleCandidate(f"no candidate meets {', '.join(self._run.request.constraints)} on {name}{near}")
         return self._seen(self._run.state.candidates[pick.id], name, pick)
 
@@ -144,6 +144,7 @@ class Result:
         return build_study(problem_of(self._run), self._run.state.trials, self._run.state.candidates)
 
     def _target(self, target: str | None) -> str:
+        question_of(self._run)  # raises where nothing is measured yet
         if target is None:
             return self.targets[0]
         if target not in self.targets:

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from compress.records import Record, State
-from compress.serialization import from_json, write_json
+from compress.results import Candidate
+from compress.serialization import from_json, to_json, write_json
 from compress.spaces import SearchSpace
 from compress.tasks import TaskIdentity
-from targets.errors import RunError
+from targets.errors import RunError, SpaceError
 
 SCHEMA = 1
 
@@ -63,6 +64,10 @@ class Run:
         """A candidate's ONNX file."""
         return self.candidate_folder(identifier) / "model.onnx"
 
+    def available(self) -> list[Candidate]:
+        """Candidates whose files are there: what ``--keep front`` has removed can be picked no more."""
+        return [c for c in self.state.candidates.values() if c.path and (self.folder / c.path).exists()]
+
     def write_request(self) -> None:
         """Put ``run.json`` in place."""
         write_json(self.folder / "run.json", {"schema": SCHEMA, **as_json(self.request)})
@@ -77,15 +82,9 @@ class Run:
         for leftover in self.folder.glob(".*.json.*"):
             leftover.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        """Let go of the lock."""
-        self.record.close()
-
 
 def as_json(request: Request) -> dict[str, Any]:
     """The request as JSON."""
-    from compress.serialization import to_json
-
     data = to_json(request)
     if not isinstance(data, dict):
         raise TypeError("a request is a JSON object")
@@ -95,22 +94,28 @@ def as_json(request: Request) -> dict[str, Any]:
 def read_request(folder: Path) -> Request | None:
     """What ``run.json`` says, None where the folder is empty or absent; RunError where it is something else."""
     path = folder / "run.json"
-    if not path.exists():
-        if folder.exists() and not folder.is_dir():
-            raise RunError(f"{str(folder)!r} is a file, not a run's folder; choose another --out")
-        leftovers = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-        if leftovers:
-            raise RunError(
-                f"{str(folder)!r} is not a run: it has no run.json but holds {sorted(leftovers)[0]!r}; choose another --out"
-            )
-        return None
     try:
+        if not path.exists():
+            _check_empty(folder)
+            return None
         data = json.loads(path.read_text())
         if data.pop("schema", None) != SCHEMA:
             raise RunError(f"{str(path)!r} is not of this version (schema {SCHEMA}); choose another --out")
         return from_json(Request, data)
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, SpaceError) as error:
         raise RunError(f"{str(path)!r} cannot be read: {error}; choose another --out") from None
+
+
+def _check_empty(folder: Path) -> None:
+    """Raise RunError unless a run may begin here: an absent or empty folder, or one that a killed start left."""
+    if folder.exists() and not folder.is_dir():
+        raise RunError(f"{str(folder)!r} is a file, not a run's folder; choose another --out")
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        empty_record = path.name == "record.jsonl" and path.stat().st_size == 0
+        if not empty_record and not path.name.startswith((".probe-", ".run.json.")):
+            raise RunError(
+                f"{str(folder)!r} is not a run: it has no run.json but holds {path.name!r}; choose another --out"
+            )
 
 
 def check_writable(folder: Path) -> None:

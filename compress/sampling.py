@@ -15,10 +15,9 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from compress import quantities, selecting
-from compress.gates import violation
 from compress.records import Trial
 from compress.results import Candidate
 from compress.spaces import Choice, Float, Int, SearchSpace, middle, nearest
@@ -100,7 +99,7 @@ def build_study(
     return study
 
 
-def directions(problem: Problem) -> list[str]:
+def directions(problem: Problem) -> list[Literal["minimize", "maximize"]]:
     """Optuna's direction of every objective."""
     return ["minimize" for _ in metric_names(problem)]
 
@@ -256,7 +255,9 @@ def _told(problem: Problem, trial: Trial, candidate: Candidate, *, first: bool) 
 
 
 def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
-    """A gated config: costs as measured; quality, which nobody knows, as the baseline's (it was too big, not too bad)."""
+    """A gated config: costs as measured; quality, which nobody knows, as the baseline's (not why it is gated)."""
+    from compress.gates import violation  # brings torch along, which reading a run does without
+
     values: list[float] = []
     for objective in problem.objectives:
         if objective == "quality":

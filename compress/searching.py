@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import targets as targets_package
-from compress import metrics, preparing, pruning, quantities, reporting, runs, trials
+from compress import metrics, preparing, pruning, quantities, reporting, runs
 from compress.caching import Cache
 from compress.confirming import confirm
 from compress.contexts import Context
 from compress.durations import parse_duration
+from compress.late_targets import catch_up
 from compress.latencies import FINAL
 from compress.loops import Limits, Loop
 from compress.options import check_options, sampler_name
@@ -181,7 +182,8 @@ def _search(
     context = preparing.prepare(task, run, cache, places, splits, device, progress.stage)
     run.record.append("fact", name="groups", value=[group.name for group in context.profile.groups.prunable])
     result = Result(run, _module_maker(context))
-    _catch_up(context, progress)
+    for text in catch_up(context, progress.stage):
+        progress.note(f"warning: {text}")
     limits = _limits(wanted, start)
     used = sampler if sampler is not None and not isinstance(sampler, str) else run.request.sampler
     try:
@@ -232,29 +234,6 @@ def _final_seconds(limits: Limits, count: int) -> float:
     if limits.deadline is None:
         return FINAL.seconds
     return max(1.0, min(FINAL.seconds, 0.6 * limits.reserve / FINAL.processes / count))
-
-
-def _catch_up(context: Context, progress: Progress) -> None:
-    """Measure what the record has on targets that came later."""
-    run = context.run
-    for trial in list(run.state.trials.values()):
-        missing = [
-            t for t in context.targets
-            if any(t.name not in run.state.candidates[c].measured for c in trial.candidates)
-        ]  # fmt: skip
-        if trial.state != "finished" or not missing:
-            continue
-        progress.stage(f"measure trial {trial.number} on {', '.join(t.name for t in missing)}")
-        config = context.space.config(trial.params)
-        outcome = trials.evaluate(context, trial.number, config, (), progress.stage)
-        if isinstance(outcome, trials.Finished):
-            for candidate in outcome.candidates:
-                old = run.state.candidates.get(candidate.id)
-                if old is not None:
-                    # What was confirmed before stays; only the new targets are added.
-                    run.record.append(
-                        "candidate", candidate=replace(old, measured={**candidate.measured, **old.measured})
-                    )
 
 
 def _module_maker(context: Context) -> Any:

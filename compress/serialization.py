@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cattrs
-from cattrs.gen import make_dict_structure_fn
 from cattrs.strategies import configure_tagged_union
 
 T = TypeVar("T")
@@ -22,9 +22,10 @@ def _converter() -> cattrs.Converter:
     from compress.spaces import Choice, Domain, Float, Int
 
     converter = cattrs.Converter(forbid_extra_keys=True)
-    converter.register_structure_hook(bool | float | int | str, lambda value, _: value)
-    converter.register_structure_hook(float | int | str, lambda value, _: value)
-    converter.register_structure_hook(Choice, make_dict_structure_fn(Choice, converter))
+    converter.register_structure_hook(int, _whole)
+    converter.register_structure_hook(bool, _truth)
+    converter.register_structure_hook(float, _real)
+    converter.register_structure_hook(Choice, lambda value, _: Choice(*_only(value, "values")))
     domain = Float | Int | Choice
     configure_tagged_union(domain, converter, tag_name="domain")
     structure = converter.get_structure_hook(domain)
@@ -32,6 +33,33 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(Domain, lambda v, _: structure(v, domain) if isinstance(v, dict) else v)
     converter.register_unstructure_hook(Domain, lambda v: unstructure(v) if isinstance(v, (Float, Int, Choice)) else v)
     return converter
+
+
+def _whole(value: Any, _: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{value!r} is not a whole number")
+    return value
+
+
+def _truth(value: Any, _: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _real(value: Any, _: Any) -> float:
+    """Null is how ``finite`` writes a NaN."""
+    if value is None:
+        return float("nan")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{value!r} is not a number")
+    return float(value)
+
+
+def _only(value: Mapping[str, Any], key: str) -> Any:
+    if set(value) != {key}:
+        raise ValueError(f"has {sorted(value)} where only {key!r} belongs")
+    return value[key]
 
 
 def to_json(value: Any) -> Any:
@@ -46,8 +74,20 @@ def from_json(kind: type[T], value: Any) -> T:
     try:
         return _converter().structure(value, kind)
     except cattrs.BaseValidationError as error:
-        causes = "; ".join(cattrs.transform_error(error))
-        raise SpaceError(f"this is not a {kind.__name__}: {causes}") from None
+        causes = "; ".join(cattrs.transform_error(error, format_exception=_cause))
+    except (TypeError, ValueError, AttributeError) as error:
+        causes = str(error)
+    raise SpaceError(f"this is not a {kind.__name__}: {causes}")
+
+
+def _cause(error: BaseException, kind: type | None) -> str:
+    from cattrs.v import format_exception
+
+    from targets.errors import SpaceError
+
+    if isinstance(error, SpaceError) or type(error) is ValueError:
+        return str(error)
+    return format_exception(error, kind)
 
 
 def canonical(value: Any) -> str:

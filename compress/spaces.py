@@ -25,6 +25,8 @@ class Float:
     log: bool = False
 
     def __post_init__(self) -> None:
+        if not all(isinstance(bound, (int, float)) for bound in (self.low, self.high)):
+            raise SpaceError(f"Float({self.low!r}, {self.high!r}): needs numbers")
         if not self.low <= self.high or (self.log and self.low <= 0):
             raise SpaceError(f"Float({self.low}, {self.high}, log={self.log}): needs low <= high, and low > 0 with log")
 
@@ -42,6 +44,8 @@ class Int:
     log: bool = False
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.low, int) and isinstance(self.high, int)):
+            raise SpaceError(f"Int({self.low!r}, {self.high!r}): needs whole numbers; Float is for others")
         if not self.low <= self.high or (self.log and self.low <= 0):
             raise SpaceError(f"Int({self.low}, {self.high}, log={self.log}): needs low <= high, and low > 0 with log")
 
@@ -124,7 +128,7 @@ class SearchSpace:
         values.update({n: v for n, v in params.items() if not n.startswith("prune_delta.")})
         delta = values.pop("prune_delta", 0.0)
         deltas = {n.removeprefix("prune_delta."): float(v) for n, v in params.items() if n.startswith("prune_delta.")}
-        training = {f.name: values[f.name] for f in fields(FinetuneSettings) if f.name in values}
+        training: dict[str, Any] = {f.name: values[f.name] for f in fields(FinetuneSettings) if f.name in values}
         return Config(
             PruneSettings(
                 ratio=min(0.99, max(0.0, float(values.get("prune_ratio", 0.0)) + (0.0 if deltas else float(delta)))),
@@ -184,8 +188,10 @@ def _check(name: str, value: Any) -> None:
     try:
         if name == "prune_ratio":
             PruneSettings(ratio=value)
-        elif name in ("prune_skew", "prune_delta"):
+        elif name == "prune_skew":
             PruneSettings(skew=value)
+        elif name == "prune_delta":
+            PruneSettings(deltas={"": value})
         elif name == "precision":
             PrecisionSettings(scheme=value)
         elif name in ("calibration", "float_share"):
@@ -193,4 +199,4 @@ def _check(name: str, value: Any) -> None:
         else:
             FinetuneSettings(**{name: value})
     except TypeError:
-        raise SpaceError(f"{name}={value!r}: not a number") from None
+        raise SpaceError(f"{name}={value!r}: must be a number, or a Float, Int or Choice to search") from None

@@ -109,12 +109,12 @@ def _cost_cells(report: Report, target: str, candidate: Candidate, cost: str) ->
 
 
 def picks_table(report: Report, target: str) -> Table:
-    """The baseline and the four picks on ``target``."""
+    """The baseline and the four picks on ``target``; the precision is part of an id."""
     written, cost = rows.quality_format(report, target), rows.main_cost(report, target)
     unit = "\npoints" if written.percent else ""
     columns = [
         *(("pick", "<"), ("id", "<"), (f"{written.metric}\nval", ">"), ("\ntest", ">"), (f"drop on test{unit}", ">")),
-        *(("verdict", "<"), *_cost_columns(cost), ("size", ">"), ("precision", "<")),
+        *(("verdict", "<"), *_cost_columns(cost), ("size", ">")),
     ]
     table = _table(columns, title=f"on {target}")
     for row in (PickRow("baseline", rows.baseline(report)), *rows.pick_rows(report, target)):
@@ -132,7 +132,6 @@ def picks_table(report: Report, target: str) -> Table:
                 row.verdict,
                 *_cost_cells(report, target, row.candidate, cost),
                 formatting.size(row.candidate["size"]),
-                rows.precision(row.candidate),
             ],
         )
     return table
@@ -143,12 +142,9 @@ def print_picks(report: Report, console: Console) -> None:
     for target in rows.target_names(report):
         if rows.on(rows.baseline(report), target) is None:
             continue
-        lines = [line.replace("`", "") for line in outcomes.refutations(report, target)]
-        lines += [
-            f"{row.pick.replace('_', ' ')} is tied with {', '.join(row.tied_with)}."
-            for row in rows.pick_rows(report, target)
-            if row.tied_with
-        ]
+        told = [*outcomes.refutations(report, target), *outcomes.ties(report, target)]
+        told += filter(None, [outcomes.weak_baseline(report, target)])
+        lines = [line.replace("`", "") for line in told]
         sentence = outcomes.outcome(report, target).replace("`", "")
         _show(console, sentence, "", picks_table(report, target), *lines, "")
 
@@ -241,8 +237,8 @@ def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None
 
 
 def print_recipes(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Recipes: dicts of ``name`` and ``description``, and what it is ``expected`` to reach."""
-    table = _table([("recipe", "<"), ("what it is", "<"), ("expected", "<")])
+    """Recipes: dicts of ``name`` and ``description``."""
+    table = _table([("recipe", "<"), ("what it is", "<")])
     for row in listed:
-        _add(table, [row["name"], row.get("description") or "", row.get("expected") or ""])
+        _add(table, [row["name"], row.get("description") or ""])
     _show(console, table)

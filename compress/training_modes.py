@@ -87,7 +87,12 @@ def find_mode(
     best, fastest = TrainingMode(), float("inf")
     reference: float | None = None
     for mode in _modes(_has_images(module, inputs)):
-        took, value = _time(module, inputs, loss, mode)
+        try:
+            took, value = _time(module, inputs, loss, mode)
+        except RuntimeError:
+            if reference is None:
+                raise
+            continue  # an operator or a loss that knows no bf16: not a way to train
         seconds[f"{mode.threads} threads{', channels-last' * mode.channels_last}{', bf16' * mode.bf16}"] = took
         reference = value if reference is None else reference
         harmless = abs(value - reference) <= _HARM * max(1.0, abs(reference))

@@ -18,8 +18,12 @@ from targets.target import Target
 
 GROUP = "paretopress.targets"
 DEFAULT = "ort-cpu"
-_BUILT_IN = {"ort-cpu": "targets.ort_cpu:OrtCpu", "fake": "targets.fake:FakeTarget"}
-_PLANNED = ("openvino-cpu", "ncnn-cpu", "ssh", "arm-emulated")
+_BUILT_IN = {
+    "ort-cpu": "targets.ort_cpu:OrtCpu",
+    "openvino-cpu": "targets.openvino_cpu:OpenvinoCpu",
+    "fake": "targets.fake:FakeTarget",
+}
+_PLANNED = ("ncnn-cpu", "ssh", "arm-emulated")
 """Names of the documentation that are not in this version."""
 
 

@@ -22,6 +22,18 @@ def wilson(value: float, n: int) -> tuple[float, float]:
     return middle - half, middle + half
 
 
+def machine() -> dict[str, Any]:
+    """The machine, as ``targets.environment`` describes one."""
+    return {
+        "cpu": "Intel Xeon",
+        "architecture": "x86_64",
+        "features": ["avx2", "avx512_vnni"],
+        "cores": 2,
+        "memory": 7_700_000_000,
+        "governor": None,
+    }
+
+
 def quality(value: float, n: int) -> dict[str, Any]:
     """A quality on one split."""
     low, high = wilson(value, n)
@@ -139,14 +151,29 @@ def report() -> dict[str, Any]:
         "seed": 0,
         "wall_s": 581.4,
         "environment": {
-            "machine": {"cpu": "Intel Xeon, AVX-512 VNNI", "cores": 2, "memory": "7.7 GB", "load": [1.2, 0.9]},
-            "versions": {"paretopress": "0.1.0", "onnxruntime": "1.31.1", "torch": "2.13.0+cpu"},
-            "reproduce": "paretopress search keyword-spotting --trials 10 --seed 0",
+            **machine(),
+            "packages": {"paretopress": "0.1.0", "onnxruntime": "1.31.1", "torch": "2.13.0+cpu"},
+            "now": {"load": [1.2138671875, 0.9140625, 0.5], "memory_available": 5_100_000_000},
+            "command": "paretopress search keyword-spotting --trials 10 --seed 0",
+            "warnings": [],
+            "training": {
+                "mode": {"device": "cpu", "threads": 1, "channels_last": True, "bf16": False},
+                "seconds": {"1 threads": 0.0024630580001, "2 threads": 0.00171},
+            },
+            "higher_is_better": True,
         },
         "objectives": ["quality", "latency", "size"],
         "constraints": ["quality_drop<=0.01"],
         "satisfied": True,
-        "targets": {TARGET: {"runtime": "onnxruntime", "version": "1.31.1", "threads": 1}},
+        "targets": {
+            TARGET: {
+                "target": TARGET,
+                "settings": {"threads": 1},
+                "packages": {"onnxruntime": "1.31.1"},
+                "machine": machine(),
+                "hypervolume": 0.0726227,
+            }
+        },
         "baseline": "baseline",
         "candidates": found,
         "front": {TARGET: front},

@@ -33,7 +33,7 @@ def test_an_open_pick_says_what_would_settle_it() -> None:
     name = fastest(report)["id"]
     assert outcomes.outcome(report, TARGET) == (
         f"`{name}` runs in 0.37x of the baseline's time (0.36\N{EN DASH}0.38), accuracy \N{MINUS SIGN}0.3 points "
-        "on test (n = 300): open, about 900 examples would settle it."
+        "on test (n = 300): open, about 900 test examples would settle it."
     )
 
 
@@ -116,3 +116,34 @@ def test_the_limit_is_the_strictest_of_the_constraints_on_quality() -> None:
     assert rows.quality_limit(report, TARGET) == pytest.approx(0.95)
     report["constraints"] = ["size<=1MB"]
     assert rows.quality_limit(report, TARGET) is None
+
+
+@pytest.mark.parametrize(("needed", "shown"), [(1, "1"), (99, "99"), (457, "460"), (2059, "2,100"), (5997, "6,000")])
+def test_an_extrapolated_number_of_examples_is_rounded_up_to_two_digits(needed: int, shown: str) -> None:
+    assert outcomes.examples(needed) == shown
+
+
+def test_ties_say_in_what_and_name_only_a_few() -> None:
+    report = fixture.report()
+    for pick in report["picks"][TARGET].values():
+        pick["tied_with"] = []
+    report["picks"][TARGET]["smallest"]["tied_with"] = ["a", "b", "c", "d", "e"]
+    assert outcomes.ties(report, TARGET) == ["smallest: `a`, `b`, `c` and 2 more cannot be told from it in size."]
+
+
+def test_a_candidate_that_is_certainly_better_shows_that_the_baseline_is_weak() -> None:
+    report = fixture.report()
+    assert outcomes.weak_baseline(report, TARGET) == ""
+    name = report["picks"][TARGET]["most_accurate"]["id"]
+    here = next(one for one in report["candidates"] if one["id"] == name)["measured"][TARGET]
+    here["quality_drop"]["test"] = {"value": -0.067, "low": -0.095, "high": -0.045}
+    assert outcomes.weak_baseline(report, TARGET).startswith(
+        f"`{name}` is better than the baseline, by 6.7 points on test: the baseline was not trained to its end"
+    )
+    here["quality_drop"]["test"]["high"] = 0.001
+    assert outcomes.weak_baseline(report, TARGET) == ""
+
+
+def test_no_candidate_at_all_says_nothing_about_the_baseline() -> None:
+    assert outcomes.weak_baseline(fixture.unsatisfied(), TARGET) == ""
+    assert outcomes.weak_baseline(fixture.baseline_only(), TARGET) == ""

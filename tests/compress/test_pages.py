@@ -99,7 +99,7 @@ def test_every_kind_of_report_renders_to_a_balanced_page(variant: str) -> None:
     page = Page(pages.render(fixture.VARIANTS[variant](), importances=fixture.IMPORTANCES, notes=fixture.NOTES))
     assert page.open == []
     assert fixture.NOTES[0] in page.text
-    assert "What each hyperparameter mattered" in page.text
+    assert "How much each setting mattered" in page.text
     places = {attributes["id"] for tag, attributes in page.tags if (attributes.get("class") or "").startswith("figure")}
     drawn = {f"figure-{i}-{j}" for i, found in enumerate(page.figures()) for j in range(len(found))}
     assert places == drawn
@@ -182,7 +182,7 @@ def test_the_table_of_picks_agrees_with_the_report() -> None:
         assert value == pytest.approx(100 * quality["value"], abs=0.051)
         assert (low, high) == pytest.approx((100 * quality["low"], 100 * quality["high"]), abs=0.051)
     assert row[4].startswith(f"{100 * here['quality_drop']['test']['value']:.1f} points")
-    assert row[5] == "open 2 read, about 900 needed"
+    assert row[5] == "open the 2nd read; about 900 test examples needed"
     assert row[6] == f"{here['latency']['p50'] * 1e6:.0f} µs"
     assert row[7].startswith(f"{here['latency']['ratio']:.2f}x")
     assert row[8].startswith(f"{one['size'] / 1000:.1f} kB")
@@ -298,6 +298,15 @@ def test_importances_and_stages_go_from_most_to_least() -> None:
     page = Page(pages.render(fixture.report(), importances={"quality": {"a": 0.2, "b": 0.7, "c": 0.001}}))
     assert [row[:2] for row in page.tables["importances"]] == [["b", "70 %"], ["a", "20 %"], ["c", "< 1 %"]]
     assert page.tables["stages"][1][:5] == ["finetune", "10", "0", "6 min 31 s", "67 %"]
+
+
+def test_the_machine_is_described_in_units_and_the_command_that_goes_on_is_there() -> None:
+    text = Page(pages.render(fixture.report())).text
+    assert "paretopress search keyword-spotting --trials 10 --seed 0" in text
+    for shown in ("7.70 GB", "5.10 GB", "1.2, 0.9, 0.5", "1.71 ms"):
+        assert shown in text
+    assert "7700000000" not in text
+    assert "0.0024630580001" not in text
 
 
 def test_write_replaces_the_page_in_one_step_and_leaves_nothing_behind(tmp_path: Path) -> None:

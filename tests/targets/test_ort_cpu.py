@@ -205,3 +205,15 @@ def test_the_limits_of_the_library_are_asked_of_it(target):
     assert facts["version"] == onnxruntime.__version__
     assert 20 <= facts["opset"] < 999
     assert 10 <= facts["ir_version"] < 999
+
+
+def test_nothing_is_written_to_the_home_folder(target, tmp_path, monkeypatch, model):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("CI", "ORT_DISABLE_TELEMETRY"):  # where they are set, ONNX Runtime keeps quiet by itself
+        monkeypatch.delenv(name, raising=False)
+    target.run(model, {"x": samples(2)})
+    target.measure([model], protocol=QUICK)
+    assert list(home.iterdir()) == []

@@ -1,0 +1,40 @@
+"""A target that is added to a run: what was found before is measured on it, from the files; nothing is trained."""
+
+from __future__ import annotations
+
+from compress import latencies, scoring
+from compress.contexts import Context, Say
+from compress.results import Candidate, DropSplits, Measured, QualitySplits
+from targets.errors import StageError
+from targets.target import Target
+
+
+def catch_up(context: Context, say: Say) -> list[str]:
+    """Measure every candidate that has its file on the targets that lack it; gives what went wrong, a line each.
+
+    A candidate that cannot be measured stays as it is: on that target it is on no front.
+    """
+    problems: list[str] = []
+    for target in context.targets:
+        for candidate in context.run.available():
+            if target.name in candidate.measured:
+                continue
+            say(f"measure {candidate.id} on {target.name}")
+            try:
+                measured = _measured(context, target, candidate)
+            except StageError as error:
+                problems.append(f"{candidate.id} could not be measured on {target.name}: {error}")
+                continue
+            context.run.record.append("candidate", candidate=candidate.on(target.name, measured))
+    return problems
+
+
+def _measured(context: Context, target: Target, candidate: Candidate) -> Measured:
+    path = context.run.path(candidate.id)
+    [info] = latencies.measure_on(context, target, [path])
+    dynamic = candidate.config["precision"]["scheme"] == "int8-dynamic"
+    quality, drop, _ = scoring.score(context, target, path, context.val, dynamic=dynamic)
+    return Measured(
+        QualitySplits(quality), DropSplits(drop), latencies.latency_result(info),
+        info.get("memory"), info.get("instructions"),
+    )  # fmt: skip

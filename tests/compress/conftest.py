@@ -1,0 +1,141 @@
+"""What the tests of `compress` share: a tiny task, quick searches on a made-up device, one finished run."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+import compress
+from compress import exporting
+from compress.results import Candidate, Drop, DropSplits, LatencyResult, Measured, Parity, Quality, QualitySplits
+from compress.run_results import Result
+from targets import FakeTarget
+
+TASK_FILE = Path(__file__).with_name("tiny_task.py")
+_TRACED: dict[str, Any] = {}
+
+
+def _trace_once(trace: Callable[..., Any]) -> Callable[..., Any]:
+    """Exporting takes most of a trial's time and does not depend on the weights: do each structure once."""
+
+    def traced(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
+        shapes = [tuple(x.shape[1:]) for x in example] + [tuple(x.shape) for x in module.state_dict().values()]
+        key = f"{module}{shapes}"
+        if key not in _TRACED:
+            _TRACED[key] = trace(module, example)
+        return copy.deepcopy(_TRACED[key])
+
+    return traced
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModuleType:
+    """The tiny task file, as a module."""
+    spec = importlib.util.spec_from_file_location("tiny_task", TASK_FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def task(tiny: ModuleType) -> compress.Task:
+    """The tiny task with its model trained."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    made = compress.Task(name="tiny", model=tiny.trained(), **tiny.datasets())
+    torch.set_num_threads(before)
+    return made
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, and every structure exported once in the whole session."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(exporting, "trace", _trace_once(exporting.trace))
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def search(quick: None, task: compress.Task, tiny: ModuleType, tmp_path: Path) -> Callable[..., Result]:  # noqa: ARG001
+    """``compress.search`` of the tiny task on a fake target into ``tmp_path / "run"``; everything can be replaced."""
+
+    def run(**changes: Any) -> Result:
+        asked = {"task": task, "target": FakeTarget(), "space": tiny.SPACE, "out": tmp_path / "run", **changes}
+        return compress.search(**asked)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def finished(task: compress.Task, tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A finished run of six trials; tests look at it, none may change it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exporting, "trace", _trace_once(exporting.trace))
+        folder = tmp_path_factory.mktemp("finished") / "run"
+        result = compress.search(task, FakeTarget(), trials=6, space=tiny.SPACE, out=folder)
+    torch.set_num_threads(before)
+    return result
+
+
+@pytest.fixture(scope="session")
+def content() -> Callable[[Path], dict[str, str]]:
+    """Path -> hash of every file below a folder (or of one file): to show that nothing was touched."""
+
+    def found(folder: Path) -> dict[str, str]:
+        paths = [folder] if folder.is_file() else sorted(p for p in folder.rglob("*") if p.is_file())
+        return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+
+    return found
+
+
+def make_candidate(
+    name: str,
+    drop: float = 0.0,
+    ratio: float = 1.0,
+    size: int = 1000,
+    *,
+    test: float | None = None,
+    target: str = "fake",
+    half: float = 0.002,
+    n: int = 1000,
+) -> Candidate:
+    """A candidate that lost ``drop`` on val (and ``test`` on test) against an accuracy of 0.9; trial from its name."""
+
+    def quality(lost: float) -> Quality:
+        return Quality("accuracy", 0.9 - lost, 0.9 - lost - half, 0.9 - lost + half, n)
+
+    def dropped(lost: float) -> Drop:
+        return Drop(lost, lost - half, lost + half)
+
+    measured = Measured(
+        QualitySplits(quality(drop), None if test is None else quality(test)),
+        DropSplits(dropped(drop), None if test is None else dropped(test)),
+        LatencyResult(1e-3 * ratio, 1.1e-3 * ratio, ratio, ratio, ratio, 100),
+        memory=4 * size,
+    )
+    number, _, scheme = name.partition("-")
+    config = {"precision": {"scheme": scheme or "fp32"}, "prune": {"ratio": 0.0}, "widths": {}}
+    trial = int(number) if number.isdigit() else None
+    return Candidate(
+        name, f"candidates/{name}/model.onnx", config, size, 10, 20, Parity(0.0, 1.0), {target: measured}, trial
+    )
+
+
+@pytest.fixture(scope="session")
+def candidate() -> Callable[..., Candidate]:
+    """Makes candidates without files: ``candidate("0001-int8", drop=0.004, ratio=0.5, size=300)``."""
+    return make_candidate

@@ -1,0 +1,271 @@
+"""OpenVINO on this machine: conformance, what its messages say, and that it keeps quiet about its user.
+
+What needs OpenVINO itself is skipped where it is not installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import targets
+from targets import registry
+from targets.errors import ModelError, TargetError, TargetUnavailable
+from targets.openvino_cpu import OpenvinoCpu, explain
+from targets.target import Target
+from targets.testing import QUICK, TargetConformance, reference_model, reference_output, samples
+
+onnx = pytest.importorskip("onnx")
+TensorProto, helper = onnx.TensorProto, onnx.helper
+
+INSTALL = "pip install 'paretopress[openvino]'"
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason=f"openvino is not installed; run: {INSTALL}"
+)
+
+
+def node_model(path: Path, op: str, *, domain: str = "", dtype: int = TensorProto.FLOAT) -> Path:
+    """One node from x to y, both (n, 3)."""
+    graph = helper.make_graph(
+        [helper.make_node(op, ["x"], ["y"], name="n", domain=domain)],
+        "g",
+        [helper.make_tensor_value_info("x", dtype, ["n", 3])],
+        [helper.make_tensor_value_info("y", dtype, ["n", 3])],
+    )
+    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])]
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    return path
+
+
+def working_threads(pid: int) -> dict[str, int]:
+    """Nanoseconds every thread of a process has run."""
+    folder = Path(f"/proc/{pid}/task")
+    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir()}
+
+
+class _Conformance(TargetConformance):
+    @pytest.fixture(autouse=True)
+    def _crash(self, misbehaving: Callable[..., Target]) -> None:
+        self._misbehaving = misbehaving
+
+    def make_crashing(self) -> Target | None:
+        return self._misbehaving("segfault")
+
+    def thread_count(self, target: Target, model: Path) -> int | None:
+        """Threads of the scoring process that run while it scores; a helper that is late gets another chance."""
+        assert isinstance(target, OpenvinoCpu)
+        target.run(model, {"x": samples(512)}, batch=512)
+        assert target._scorer is not None
+        if not Path(f"/proc/{target._scorer.pid}/task").is_dir():
+            return None
+        before, count = working_threads(target._scorer.pid), 0
+        for _ in range(50):
+            target.run(model, {"x": samples(512)}, batch=512)
+            after = working_threads(target._scorer.pid)
+            count = sum(ran > before.get(task, 0) for task, ran in after.items())
+            if count >= self.asked_threads() > 1:
+                break
+        return count
+
+
+@needs_openvino
+class TestOneThread(_Conformance):
+    def make(self) -> Target:
+        return OpenvinoCpu()
+
+
+@needs_openvino
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else True, reason="one CPU")
+class TestTwoThreads(_Conformance):
+    def make(self) -> Target:
+        return OpenvinoCpu(threads=2)
+
+    def asked_threads(self) -> int:
+        return 2
+
+
+@pytest.fixture
+def target():
+    made = OpenvinoCpu()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("openvino-cpu:threads=1,precision=f32", "openvino-cpu"),
+        ("openvino-cpu:threads=2,precision=bf16", "openvino-cpu:precision=bf16,threads=2"),
+    ],
+)
+def test_names_are_canonical(monkeypatch, spec, name):
+    monkeypatch.setattr(OpenvinoCpu, "requires", ())
+    assert registry.get(spec).name == name
+    with pytest.raises(TargetError, match="precision is one of f32, bf16"):
+        registry.get("openvino-cpu:precision=fp32")
+
+
+def test_where_it_is_missing_the_command_is_said(monkeypatch):
+    monkeypatch.setattr(OpenvinoCpu, "requires", ("no_such_module_here",))
+    with pytest.raises(TargetUnavailable) as caught:
+        targets.get("openvino-cpu")
+    assert str(caught.value).endswith(f"run: {INSTALL}")
+    row = next(row for row in targets.available() if row["name"] == "openvino-cpu")
+    assert (row["available"], row["install"]) == (False, INSTALL)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is not None, reason="openvino is installed")
+def test_a_worker_without_it_says_so_too(target, model):
+    with pytest.raises(TargetUnavailable) as caught:
+        target.measure([model], protocol=QUICK)
+    assert str(caught.value).endswith(INSTALL)
+
+
+def test_long_complaints_are_cut():
+    assert len(explain("word \n" * 1000)) <= 300
+    told = "Exception from src/a/b.cpp:84:\nCheck 'a == b' failed at src/c.cpp:3:\nthe shapes differ\n\n"
+    assert explain(told) == "Check 'a == b' the shapes differ"
+
+
+@needs_openvino
+@pytest.mark.parametrize(
+    ("op", "options", "said"),
+    [
+        ("Frobnicate", {}, "operator Frobnicate (opset 17) is not supported by openvino"),
+        ("Frobnicate", {"domain": "my.domain"}, "operator my.domain.Frobnicate is not supported by openvino"),
+        ("Identity", {"dtype": TensorProto.STRING}, "input 'x' has type string"),
+    ],
+)
+def test_what_is_not_supported_is_named_on_one_line(target, tmp_path, op, options, said):
+    path = node_model(tmp_path / "m.onnx", op, **options)
+    with pytest.raises(ModelError) as caught:
+        target.run(path, {"x": np.zeros((1, 3), np.float32)})
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@needs_openvino
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT16, TensorProto.INT64, TensorProto.BOOL, TensorProto.UINT8])
+def test_inputs_are_made_up_in_the_models_type(target, tmp_path, dtype):
+    path = node_model(tmp_path / "m.onnx", "Identity", dtype=dtype)
+    (measured,) = target.measure([path], protocol=QUICK)
+    assert measured.latency is not None
+
+
+@needs_openvino
+def test_int8_in_qdq_form_computes_what_it_does_elsewhere(target, tmp_path, model):
+    quantization = pytest.importorskip("onnxruntime.quantization")
+
+    class Reader(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{"x": samples(8, seed)} for seed in range(4)]
+
+        def get_next(self):
+            return self.left.pop() if self.left else None
+
+    path = tmp_path / "int8.onnx"
+    quantization.quantize_static(
+        model,
+        path,
+        Reader(),
+        quant_format=quantization.QuantFormat.QDQ,
+        activation_type=quantization.QuantType.QUInt8,
+        weight_type=quantization.QuantType.QInt8,
+        per_channel=True,
+    )
+    x = samples(16)
+    ort = targets.get("ort-cpu")
+    try:
+        expected = ort.run(path, {"x": x})[0]
+    finally:
+        ort.close()
+    (found,) = target.run(path, {"x": x})
+    np.testing.assert_allclose(found, expected, atol=0.02)
+    assert np.abs(expected - reference_output(x)).max() > 1e-4
+    assert [one.path for one in target.measure([model, path], protocol=QUICK)] == [model, path]
+
+
+@needs_openvino
+def test_bf16_is_another_arithmetic_or_refused(model):
+    from targets import environment
+
+    made = OpenvinoCpu(precision="bf16")
+    x = samples(16)
+    try:
+        if environment.features() & {"avx512_bf16", "amx_bf16"}:
+            error = np.abs(made.run(model, {"x": x})[0] - reference_output(x)).max()
+            assert 1e-5 < error < 0.05
+        else:
+            with pytest.raises(TargetError, match="use precision=f32"):
+                made.run(model, {"x": x})
+    finally:
+        made.close()
+
+
+@needs_openvino
+def test_more_threads_than_there_are_is_refused(model):
+    made = OpenvinoCpu(threads=1000)
+    try:
+        with pytest.raises(TargetError, match="threads=1000 is not possible; OpenVINO uses at most"):
+            made.measure([model], protocol=QUICK)
+    finally:
+        made.close()
+
+
+@needs_openvino
+def test_a_model_that_cannot_have_ones_gets_its_own_shape(target, tmp_path):
+    """A 3x3 window does not fit on a dynamic axis of 1: nothing is wrong until somebody asks for that."""
+    graph = helper.make_graph(
+        [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1, "i", "j"])],
+    )
+    path = tmp_path / "m.onnx"
+    path.write_bytes(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
+    )
+    x = np.arange(64, dtype=np.float32).reshape(4, 1, 4, 4)
+    for size in (4, 3):
+        (y,) = target.run(path, {"x": x[:, :, :size, :size]})
+        assert y.shape == (4, 1, size - 2, size - 2)
+    (measured,) = target.measure([path], shapes={"x": (1, 1, 8, 8)}, protocol=QUICK)
+    assert measured.latency is not None
+    with pytest.raises(ModelError, match="1x1x1x1"):
+        target.measure([path], protocol=QUICK)
+
+
+@needs_openvino
+def test_nothing_is_written_to_the_home_folder(target, tmp_path, monkeypatch, model):
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("CI", raising=False)  # where it is set, OpenVINO keeps quiet by itself
+    target.run(model, {"x": samples(2)})
+    target.measure([model], protocol=QUICK)
+    assert list(home.iterdir()) == []
+
+
+@needs_openvino
+def test_our_own_process_does_not_load_it(target, model):
+    target.run(model, {"x": samples(1)})
+    assert target.capabilities().precisions == ("fp32", "int8", "mixed")
+    assert target.describe()["packages"]["openvino"]
+    assert target.facts()["version"]
+    assert "openvino" not in sys.modules
+
+
+@needs_openvino
+def test_many_shapes_in_turn_are_right(target, tmp_path):
+    path = reference_model(tmp_path / "m.onnx")
+    x = samples(9)
+    for batch in (1, 2, 3, 4, 5, 6, 9, 1):
+        (y,) = target.run(path, {"x": x}, batch=batch)
+        np.testing.assert_allclose(y, reference_output(x), atol=1e-4)
