@@ -42,7 +42,10 @@ class Cache:
     def stage(
         self, name: str, version: int, inputs: Mapping[str, Any], compute: Callable[[Path], Mapping[str, Any]]
     ) -> Artifact:
-        """The result of stage ``name`` for ``inputs`` (JSON); ``compute`` writes files into a folder and returns JSON."""
+        """The result of stage ``name`` for ``inputs`` (JSON).
+
+        ``compute`` writes files into the folder it is given and returns JSON.
+        """
         key = _key(name, version, inputs)
         folder = self.root / name / key
         start = time.perf_counter()

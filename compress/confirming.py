@@ -31,6 +31,10 @@ def confirm(context: Context, question_of: picking.Question, protocol: Protocol,
         return
     say("confirm: test")
     for target in context.targets:
+        baseline = context.run.state.candidates[context.baseline.id]
+        if baseline.measured[target.name].quality.test is None:
+            # What every drop is measured from; reading it decides nothing.
+            _read_test(context, target, baseline)
         for which in selecting.PICKS:
             _read_picks(context, question_of, target, which)
 

@@ -5,6 +5,7 @@ Everything that happens is in the run's record before it counts; the loop holds 
 
 from __future__ import annotations
 
+import shutil
 import time as clock
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -159,10 +160,25 @@ class Loop:
         if outcome.skipped:
             known = list(self.state.facts.get("skipped", []))
             record.append("fact", name="skipped", value=known + [[trial.number, s, c] for s, c in outcome.skipped])
-        record.append("finished", trial=trial.number, candidates=list(outcome.candidates), seconds=round(seconds, 3))
+        new, same = self._told_apart(outcome.candidates)
+        record.append("finished", trial=trial.number, candidates=new, same=same, seconds=round(seconds, 3))
         for text in _summaries(trial.number, outcome.candidates, self.problem.targets[0], seconds):
             self.progress.outcome(text)
         self.progress.best(_best(self.run_))
+
+    def _told_apart(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
+        """(candidates that are new, ids of earlier ones that are the very same file): none is listed or read twice."""
+        known = {candidate.sha256: candidate.id for candidate in self.state.candidates.values()}
+        new: list[Candidate] = []
+        same: list[str] = []
+        for candidate in candidates:
+            if candidate.sha256 in known:
+                same.append(known[candidate.sha256])
+                shutil.rmtree(self.run_.candidate_folder(candidate.id), ignore_errors=True)
+            else:
+                known[candidate.sha256] = candidate.id
+                new.append(candidate)
+        return new, same
 
     def _failed(self, trial: Trial, stage: str, error: Exception, seconds: float) -> None:
         cause = str(error) if isinstance(error, CompressError) else describe(error)

@@ -19,7 +19,7 @@ from compress.contexts import Context, Say, Training
 from compress.quantizing import has_matmul, layers
 from compress.results import Candidate, Drop, DropSplits, Measured, Parity, QualitySplits
 from compress.runs import Run, same_task
-from compress.serialization import stable_hash
+from compress.serialization import file_hash, stable_hash
 from compress.tasks import Task, TaskIdentity
 from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device
 from targets.errors import RunError, TargetError, TaskError
@@ -268,6 +268,7 @@ def _baseline_candidate(setting: _Setting, names: list[str], module: torch.nn.Mo
         macs=macs,
         parity=parity,
         measured=measured,
+        sha256=file_hash(path),
     )
     run.record.append("candidate", candidate=candidate)
     return candidate

@@ -92,6 +92,7 @@ class State:
                 candidate = from_json(Candidate, data)
                 self.candidates[candidate.id] = candidate
                 trial.candidates.append(candidate.id)
+            trial.candidates += event.get("same", [])
         elif kind == "gated":
             trial.known = event["known"]
         else:

@@ -93,6 +93,8 @@ class Candidate:
     measured: dict[str, Measured]
     trial: int | None = None
     """The trial it came from; None for the baseline."""
+    sha256: str = ""
+    """Of the file: two configs may come to the very same network."""
 
     def on(self, target: str, measured: Measured) -> Candidate:
         """The same candidate with what ``target`` says replaced."""

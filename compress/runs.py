@@ -99,10 +99,10 @@ def read_request(folder: Path) -> Request | None:
             _check_empty(folder)
             return None
         data = json.loads(path.read_text())
-        if data.pop("schema", None) != SCHEMA:
+        if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
             raise RunError(f"{str(path)!r} is not of this version (schema {SCHEMA}); choose another --out")
         return from_json(Request, data)
-    except (OSError, ValueError, AttributeError, SpaceError) as error:
+    except (OSError, ValueError, SpaceError) as error:
         raise RunError(f"{str(path)!r} cannot be read: {error}; choose another --out") from None
 
 

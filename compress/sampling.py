@@ -53,13 +53,16 @@ def check_sampler(sampler: str | BaseSampler | None) -> str:
     """The sampler's name; raises RequestError for one that is not known."""
     if sampler is None:
         return "auto"
-    if isinstance(sampler, str):
-        if sampler not in SAMPLERS:
-            raise RequestError(
-                f"unknown sampler {sampler!r}; use one of {', '.join(SAMPLERS)}, or an optuna BaseSampler from Python"
-            )
+    if isinstance(sampler, str) and sampler in SAMPLERS:
         return sampler
-    return type(sampler).__name__
+    if not isinstance(sampler, str):
+        from optuna.samplers import BaseSampler
+
+        if isinstance(sampler, BaseSampler):
+            return type(sampler).__name__
+    raise RequestError(
+        f"unknown sampler {sampler!r}; use one of {', '.join(SAMPLERS)}, or an optuna BaseSampler from Python"
+    )
 
 
 def propose(

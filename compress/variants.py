@@ -65,6 +65,7 @@ def make_candidates(
             parity=_parity(context, path, source),
             measured=measured[scheme],
             trial=number,
+            sha256=file_hash(path),
         )
         _store(context, candidate, path, source)
         candidates.append(candidate)

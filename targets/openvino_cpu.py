@@ -194,7 +194,10 @@ def explain(text: str) -> str:
     text = " ".join(text.split())
     if "Unable to read the model" in text or "can't be parsed" in text:
         return "truncated or not an ONNX file"
-    if found := re.search(r"No conversion rule found for operations: (.+?)(?: --|$)", text):
+    # The first wording is that of 2026, the second that of 2025.
+    if found := re.search(
+        r"(?:No conversion rule found for|not support the following ONNX) operations: (.+?)(?: --|$)", text
+    ):
         operators = re.sub(r"-(\d+)", r" (opset \1)", found.group(1))
         return f"operator {operators} is not supported by openvino"
     text = re.sub(r"(?:Exception from|failed at) \S+:\d+: ?", "", text)

@@ -21,12 +21,17 @@ _HERE = Path(__file__).resolve().parent.parent
 def check_not_shadowed(names: tuple[str, ...] = NAMES) -> None:
     """Raise ShadowedError if one of our packages resolves to somebody else's file.
 
-    A package of ours that is not installed beside this one is left out: `targets` works alone.
+    A package of ours that is not installed beside this one is left out: `targets` works alone. A folder without
+    ``__init__.py`` is no conflict, unless it has been imported already.
     """
     for name in names:
         expected = _HERE / name / "__init__.py"
         if not expected.is_file():
             continue
+        if name not in sys.modules and _is_bare_folder(name):
+            # A package anywhere on the path comes before such a folder, but an editable install may be found by a
+            # hook that is asked after the path. Then its place has to be on the path, too.
+            sys.path.append(str(_HERE))
         found = _location(name)
         if found is not None and found != expected.parent:
             message = (
@@ -34,6 +39,12 @@ def check_not_shadowed(names: tuple[str, ...] = NAMES) -> None:
                 "rename it, or run `python -P` so that the script's folder is not searched first"
             )
             raise _shadowed_error(message)
+
+
+def _is_bare_folder(name: str) -> bool:
+    """Whether ``import name`` gives a folder without ``__init__.py`` (a namespace package)."""
+    spec = importlib.util.find_spec(name)
+    return spec is not None and spec.origin is None and spec.submodule_search_locations is not None
 
 
 def _location(name: str) -> Path | None:

@@ -1,4 +1,7 @@
-"""What the tests of `compress` share: a tiny task, quick searches on a made-up device, one finished run."""
+"""What the tests of `compress` share: a tiny task, quick searches on a made-up device, one finished run.
+
+For the stages: one thread, the digits, a small CNN trained on them, and its ONNX file.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,16 @@ import copy
 import hashlib
 import importlib.util
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import compress
 from compress import exporting
@@ -139,3 +146,83 @@ def make_candidate(
 def candidate() -> Callable[..., Candidate]:
     """Makes candidates without files: ``candidate("0001-int8", drop=0.004, ratio=0.5, size=300)``."""
     return make_candidate
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks this small train no faster with more threads, and many times slower beside other processes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Digits:
+    """scikit-learn's digits as images (n, 1, 8, 8) in [0, 1] and labels (n,): 1,200 / 300 / 297."""
+
+    train: tuple[Tensor, Tensor]
+    val: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+
+
+@pytest.fixture(scope="session")
+def digits() -> Digits:
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    order = np.random.default_rng(0).permutation(len(found.target))
+    images = torch.from_numpy(found.images[order] / 16.0).float()[:, None]
+    labels = torch.from_numpy(found.target[order]).long()
+    cut = [slice(0, 1200), slice(1200, 1500), slice(1500, None)]
+    return Digits(*((images[c], labels[c]) for c in cut))
+
+
+def make_cnn(width: int = 16) -> nn.Sequential:
+    """Two convolutions with BatchNorm and a linear layer, for (n, 1, 8, 8)."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+        nn.MaxPool2d(2), nn.Flatten(), nn.Linear(width * 16, 10),
+    ]  # fmt: skip
+    return nn.Sequential(*layers)
+
+
+def fit(module: nn.Module, data: tuple[Tensor, Tensor], epochs: int = 6, seed: int = 0) -> nn.Module:
+    """Train in place with a loop of its own, so that what is tested does not make its own yardstick."""
+    torch.manual_seed(seed)
+    optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
+    module.train()
+    for _ in range(epochs):
+        for chunk in torch.randperm(len(data[0])).split(50):
+            optimizer.zero_grad()
+            F.cross_entropy(module(data[0][chunk]), data[1][chunk]).backward()
+            optimizer.step()
+    return module.eval()
+
+
+@pytest.fixture(scope="session")
+def _trained(digits: Digits) -> nn.Module:
+    torch.manual_seed(0)
+    return fit(make_cnn(), digits.train)
+
+
+@pytest.fixture
+def cnn(_trained: nn.Module) -> nn.Module:
+    """A copy of the trained CNN."""
+    return copy.deepcopy(_trained)
+
+
+@pytest.fixture
+def bare() -> nn.Module:
+    """The same network with other, untrained weights."""
+    torch.manual_seed(99)
+    return make_cnn().eval()
+
+
+@pytest.fixture(scope="session")
+def exported(_trained: nn.Module, digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The trained CNN as an ONNX file. Read only."""
+    path = tmp_path_factory.mktemp("exported") / "cnn.onnx"
+    exporting.export(_trained, digits.val[0][:4], path)
+    return path

@@ -137,9 +137,9 @@ def test_long_complaints_are_cut():
 @pytest.mark.parametrize(
     ("op", "options", "said"),
     [
-        ("Frobnicate", {}, "operator Frobnicate (opset 17) is not supported by openvino"),
-        ("Frobnicate", {"domain": "my.domain"}, "operator my.domain.Frobnicate is not supported by openvino"),
-        ("Identity", {"dtype": TensorProto.STRING}, "input 'x' has type string"),
+        ("Frobnicate", {}, "operator Frobnicate"),
+        ("Frobnicate", {"domain": "my.domain"}, "operator my.domain.Frobnicate"),
+        ("Identity", {"dtype": TensorProto.STRING}, "has type string"),
     ],
 )
 def test_what_is_not_supported_is_named_on_one_line(target, tmp_path, op, options, said):
@@ -148,6 +148,7 @@ def test_what_is_not_supported_is_named_on_one_line(target, tmp_path, op, option
         target.run(path, {"x": np.zeros((1, 3), np.float32)})
     assert said in str(caught.value)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 200 + len(str(path))
     assert "\n" not in str(caught.value)
 
 

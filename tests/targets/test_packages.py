@@ -68,6 +68,45 @@ def test_a_folder_without_init_hides_nothing(tmp_path):
     assert python(str(tmp_path / "script.py"), cwd=tmp_path).returncode == 0
 
 
+EDITABLE = f"""
+import importlib.abc, importlib.util, sys
+class Hook(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name in ("compress", "targets", "recipes"):
+            return importlib.util.spec_from_file_location(name, {str(ROOT)!r} + "/" + name + "/__init__.py")
+sys.meta_path.append(Hook())
+"""
+"""What an editable install may be: a hook that is asked after all of the path."""
+
+
+@pytest.mark.parametrize("name", ["compress", "recipes"])
+def test_a_folder_without_init_hides_nothing_in_an_editable_install(tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine.py").write_text("raise SystemExit('imported')")
+    (tmp_path / "script.py").write_text(f"{EDITABLE}\nimport targets, {name}\nprint({name}.__file__)")
+    done = python(str(tmp_path / "script.py"), cwd=tmp_path, path="")
+    assert (done.returncode, done.stdout.strip()) == (0, str(ROOT / name / "__init__.py")), done.stderr
+
+
+def test_a_folder_without_init_that_was_imported_is_told(tmp_path):
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "script.py").write_text(f"{EDITABLE}\nimport recipes\nimport targets")
+    done = python(str(tmp_path / "script.py"), cwd=tmp_path, path="")
+    assert "ShadowedError" in done.stderr.strip().splitlines()[-1]
+    assert str(tmp_path / "recipes") in done.stderr
+
+
+@pytest.mark.parametrize("mine", ["targets.py", "recipes.py", "targets/__init__.py", "recipes/__init__.py"])
+def test_a_script_that_imports_compress_is_told(tmp_path, mine):
+    (tmp_path / mine).parent.mkdir(exist_ok=True)
+    (tmp_path / mine).write_text("raise SystemExit('imported')")
+    (tmp_path / "script.py").write_text("import compress")
+    done = python(str(tmp_path / "script.py"), cwd=tmp_path)
+    last = done.stderr.strip().splitlines()[-1]
+    assert (done.returncode, last.startswith("targets.errors.ShadowedError")) == (1, True), done.stderr
+    assert str(tmp_path / mine.removesuffix("/__init__.py")) in last
+
+
 def test_targets_works_alone(tmp_path):
     (tmp_path / "alone" / "targets").mkdir(parents=True)
     for file in (ROOT / "targets").glob("*.py"):

@@ -1,0 +1,114 @@
+"""Nothing is computed twice, and nothing half made is ever found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from compress.caching import Cache
+
+
+class Log:
+    """What a cache told: (stage, cached)."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool]] = []
+
+    def __call__(self, name: str, cached: bool, seconds: float) -> None:
+        assert seconds >= 0
+        self.told.append((name, cached))
+
+
+@pytest.fixture
+def log() -> Log:
+    return Log()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, log: Log) -> Cache:
+    return Cache(tmp_path / "cache", log)
+
+
+def _writer(text: str, calls: list[str]) -> Callable[[Path], dict[str, Any]]:
+    def compute(folder: Path) -> dict[str, Any]:
+        calls.append(text)
+        (folder / "file.txt").write_text(text)
+        return {"text": text, "pair": (1, 2)}
+
+    return compute
+
+
+def test_the_same_inputs_are_computed_once(cache: Cache, log: Log) -> None:
+    calls: list[str] = []
+    first = cache.stage("export", 1, {"a": 1, "b": 2}, _writer("x", calls))
+    again = cache.stage("export", 1, {"b": 2, "a": 1}, _writer("y", calls))
+    assert calls == ["x"]
+    assert first == again
+    assert first.info == {"text": "x", "pair": [1, 2]}, "fresh results read as cached ones do"
+    assert (again.folder / "file.txt").read_text() == "x"
+    assert log.told == [("export", False), ("export", True)]
+
+
+@pytest.mark.parametrize(("name", "version", "inputs"), [("bind", 1, {"a": 1}), ("export", 2, {"a": 1}), ("export", 1, {"a": 2})])  # fmt: skip
+def test_anything_else_is_another_result(cache: Cache, name: str, version: int, inputs: dict[str, Any]) -> None:
+    calls: list[str] = []
+    cache.stage("export", 1, {"a": 1}, _writer("x", calls))
+    assert cache.get(name, version, inputs) is None
+    assert cache.stage(name, version, inputs, _writer("y", calls)).info["text"] == "y"
+    assert calls == ["x", "y"]
+
+
+def test_another_process_finds_it(cache: Cache, log: Log) -> None:
+    calls: list[str] = []
+    cache.stage("export", 1, {}, _writer("x", calls))
+    other = Cache(cache.root, log)
+    assert other.stage("export", 1, {}, _writer("y", calls)).info["text"] == "x"
+
+
+def test_failures_are_told_and_not_kept(cache: Cache, log: Log) -> None:
+    def fail(folder: Path) -> dict[str, Any]:
+        (folder / "half").write_text("")
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        cache.stage("export", 1, {}, fail)
+    assert list((cache.root / "export").iterdir()) == []
+    assert cache.get("export", 1, {}) is None
+    assert log.told == [("export", False)]
+    assert cache.stage("export", 1, {}, _writer("x", [])).info["text"] == "x"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '"text"'])
+def test_a_damaged_result_is_made_again(cache: Cache, content: str) -> None:
+    calls: list[str] = []
+    made = cache.stage("export", 1, {}, _writer("x", calls))
+    (made.folder / "result.json").write_text(content)
+    assert cache.stage("export", 1, {}, _writer("y", calls)).info["text"] == "y"
+    assert (made.folder / "file.txt").read_text() == "y"
+
+
+def test_results_computed_together_can_be_put(cache: Cache, log: Log) -> None:
+    cache.put("measure", 1, {"m": "a"}, {"p50": float("nan")})
+    found = cache.get("measure", 1, {"m": "a"})
+    assert found is not None
+    assert found.info == {"p50": None}
+    assert log.told == [("measure", True)]
+
+
+def test_what_is_not_stored_is_counted_as_well(cache: Cache, log: Log) -> None:
+    with pytest.raises(ValueError, match="no"), cache.timed("teacher"):
+        raise ValueError("no")
+    assert log.told == [("teacher", False)]
+
+
+def test_sweeping_removes_what_a_killed_process_left(cache: Cache) -> None:
+    cache.stage("export", 1, {"a": 1}, _writer("x", []))
+    left = cache.root / "export" / ".making-abc"
+    left.mkdir()
+    (left / "half").write_text("")
+    cache.sweep()
+    assert not left.exists()
+    assert cache.get("export", 1, {"a": 1}) is not None

@@ -1,0 +1,151 @@
+"""The record: what is appended is what is read, whatever moment the writer was killed at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from compress.records import Record, State
+from compress.results import Candidate
+from targets.errors import RunError
+
+Make = Callable[..., Candidate]
+
+
+def fill(record: Record, make: Make) -> None:
+    """A little of everything."""
+    record.append("call", pid=1)
+    record.append("candidate", candidate=make("baseline"))
+    record.append("fact", name="groups", value=["0", "3"])
+    record.append("asked", trial=0, params={"prune_ratio": 0.5}, system_attrs={"generation": 0})
+    record.append("stage", stage="finetune", cached=False, seconds=1.5)
+    record.append("stage", stage="finetune", cached=True, seconds=0.1)
+    record.append("finished", trial=0, candidates=[make("0000-fp32"), make("0000-int8")], seconds=2.0)
+    record.append("asked", trial=1, params={"prune_ratio": 0.9})
+    record.append("gated", trial=1, known={"fake": {"ratio": 2.0}})
+    record.append("asked", trial=2, params={"prune_ratio": 0.1})
+    record.append("failed", trial=2, stage="finetune", cause="NaN", transient=True)
+
+
+@pytest.fixture
+def path(tmp_path: Path, candidate: Make) -> Path:
+    """A record with one of everything."""
+    record = Record(tmp_path / "record.jsonl")
+    fill(record, candidate)
+    record.close()
+    return record.path
+
+
+def test_what_was_appended_is_what_is_read_again(path: Path, candidate: Make) -> None:
+    for write in (True, False):
+        record = Record(path, write=write)
+        state = record.state
+        assert [trial.state for trial in state.trials.values()] == ["finished", "gated", "failed"]
+        assert state.trials[0].params == {"prune_ratio": 0.5}
+        assert state.trials[0].system_attrs == {"generation": 0}
+        assert state.trials[0].candidates == ["0000-fp32", "0000-int8"]
+        assert state.trials[1].known == {"fake": {"ratio": 2.0}}
+        assert state.trials[2].failure is not None
+        assert state.trials[2].failure.cause == "NaN"
+        assert state.trials[2].transient
+        assert state.candidates["0000-int8"] == candidate("0000-int8")
+        assert state.facts == {"groups": ["0", "3"]}
+        assert state.stages["finetune"] == {"count": 1, "cached": 1, "seconds": 1.6}
+        if write:
+            record.close()
+
+
+def test_a_record_may_be_torn_at_any_byte(path: Path, candidate: Make) -> None:
+    whole = path.read_bytes()
+    lines = whole.splitlines(keepends=True)
+    before = Record(_written(path, b"".join(lines[:-1])), write=False).state
+    for length in range(len(lines[-1])):  # every byte of the last line but its line break
+        torn = b"".join(lines[:-1]) + lines[-1][:length]
+        assert asdict(Record(_written(path, torn), write=False).state) == asdict(before), length
+        assert path.read_bytes() == torn, "reading must not change the file"
+    record = Record(path)
+    assert path.read_bytes() == b"".join(lines[:-1])
+    assert asdict(record.state) == asdict(before)
+    record.append("candidate", candidate=candidate("0007-fp32"))
+    record.close()
+    assert "0007-fp32" in Record(path, write=False).state.candidates
+
+
+def _written(path: Path, text: bytes) -> Path:
+    path.write_bytes(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    "line", [b"{not json}\n", b"[]\n", b"7\n", b'{"event":"finished","trial":99}\n', b"\x00\x00\n"]
+)
+def test_damage_before_the_end_is_said_with_its_line(path: Path, line: bytes) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    damaged = b"".join([*lines[:3], line, *lines[3:]])
+    path.write_bytes(damaged)
+    for write in (False, True):
+        with pytest.raises(RunError, match=r"record\.jsonl' is damaged in line 4; .*--out"):
+            Record(path, write=write)
+    assert path.read_bytes() == damaged
+    path.write_bytes(b"".join(lines))
+    Record(path).close()  # the failed attempts have let go of the lock
+
+
+def test_one_search_at_a_time_but_readers_are_free(path: Path) -> None:
+    first = Record(path)
+    with pytest.raises(RunError, match="is in use by another search"):
+        Record(path)
+    assert Record(path, write=False).state.count("finished") == 1
+    first.close()
+    Record(path).close()
+
+
+def test_a_record_below_a_file_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be written"):
+        Record(tmp_path / "file" / "record.jsonl")
+
+
+def test_wall_time_adds_up_over_calls() -> None:
+    state = State()
+    for t, event in ((0.0, "call"), (1.0, "fact"), (4.0, "fact"), (0.5, "call"), (2.0, "fact")):
+        state.apply({"event": event, "t": t, "name": "x", "value": 1})
+    assert state.wall == pytest.approx(4.0 + 2.0)
+    assert state.calls == 2
+
+
+def test_a_retried_trial_is_asked_again_and_may_finish(path: Path, candidate: Make) -> None:
+    record = Record(path)
+    record.append("retry", trial=2)
+    assert record.state.trials[2].state == "asked"
+    record.append("finished", trial=2, candidates=[candidate("0002-fp32")], seconds=1.0)
+    record.close()
+    state = Record(path, write=False).state
+    assert (state.count("finished"), state.count("failed")) == (2, 0)
+
+
+_NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**9), 10**9)
+_JSON = st.recursive(
+    st.none() | st.booleans() | _NUMBERS | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(facts=st.lists(st.tuples(st.text(max_size=6), _JSON), max_size=6))
+def test_any_facts_come_back_as_they_were_taken_in(tmp_path: Path, facts: list[tuple[str, Any]]) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.unlink(missing_ok=True)
+    record = Record(path)
+    for name, value in facts:
+        record.append("fact", name=name, value=value)
+    record.close()
+    assert path.read_bytes().count(b"\n") == len(facts)
+    assert asdict(Record(path, write=False).state) == asdict(record.state)
