@@ -13,6 +13,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 SATISFIED, FAILED, WRONG, UNSATISFIED, INTERRUPTED = 0, 1, 2, 3, 130
 
+_STARTED = time.monotonic()
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
@@ -90,7 +92,8 @@ def _searched(task: str, data: str | None, options: dict[str, Any]) -> tuple[dic
     from compress.progress import Live
     from compress.searching import search as run_search
 
-    given = {name: options[name] for name in ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")}
+    given = {name: options[name] for name in ("trials", "seed", "sampler", "device", "workers", "pick", "keep")}
+    given["time"] = _remaining(options["time"])
     check_options(**given)
     again = "paretopress " + shlex.join(sys.argv[1:])
     progress, kept = Live(), ""
@@ -306,6 +309,14 @@ def _own_stdout() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _remaining(text: str | None) -> float | None:
+    """``--time`` less what importing and loading the task took: it is the time of the whole call."""
+    from compress.durations import parse_duration
+
+    seconds = parse_duration(text)
+    return None if seconds is None else max(1.0, seconds - (time.monotonic() - _STARTED))
 
 
 def _report(run: str) -> dict[str, Any]:

@@ -41,11 +41,12 @@ def confirm(context: Context, question_of: picking.Question, protocol: Protocol,
 
 def _remeasure(context: Context, question: Question, target: Target, protocol: Protocol) -> None:
     """Several fresh processes for everything that could be picked; ratios there replace those of the search."""
-    members = picking.front(context.run.available(), question, target.name)
+    known = context.run.available()
+    lines = {which: picking.line(which, known, question, target.name) for which in selecting.PICKS}
     order: list[Candidate] = []
     for place in range(picking.MOST_READ):
         for which in selecting.PICKS:
-            line = selecting.ranked(which, members, target.name, higher_is_better=question.higher_is_better)
+            line = lines[which]
             if place < len(line) and line[place] not in order and line[place].id != question.baseline.id:
                 order.append(line[place])
     finalists = order[:MOST_FINALISTS]

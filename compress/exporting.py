@@ -28,6 +28,8 @@ from compress.results import Parity
 from targets.errors import ExportError, ParityError, RequestError
 
 VERSION = 1
+_LARGEST_BATCH = 1024
+"""A graph must hold for batches of this size at least."""
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest output (at least of 1)."""
 
@@ -79,7 +81,19 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
             raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: {_cause(error)}") from error
     if program is None:
         raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: the exporter returned nothing")
+    _check_batch(program, type(module).__name__)
     return clean(program.model_proto)
+
+
+def _check_batch(program: Any, name: str) -> None:
+    """Raise ExportError where the graph holds for small batches only: ``forward`` does something else for others."""
+    for symbol, limits in program.exported_program.range_constraints.items():
+        # s0, s77: sizes of inputs; u0: sizes that only running shows. The upper end is a number or infinity.
+        if str(symbol).startswith("s") and limits.upper < _LARGEST_BATCH:
+            raise ExportError(
+                f"{name} cannot be exported to ONNX: its forward branches on the batch size (the graph holds for "
+                f"{limits.lower} to {limits.upper} only); let it do the same for every batch"
+            )
 
 
 def bind(template: onnx.ModelProto, state: Mapping[str, Tensor]) -> onnx.ModelProto:

@@ -97,8 +97,8 @@ def _hover(report: Report, candidate: Candidate, target: str) -> str:
     lines = [
         f"<b>{html.escape(candidate['id'])}</b>" + ("" if here["feasible"] else " (infeasible)"),
         f"{html.escape(written.metric)} {written.value(quality['value'])} "
-        f"[{formatting.interval(quality['low'], quality['high'], written.points)}]",
-        f"drop {written.difference(drop['value'])} [{formatting.interval(drop['low'], drop['high'], written.points)}]",
+        f"[{written.interval(quality['low'], quality['high'])}]",
+        f"drop {written.difference(drop['value'])} [{written.interval(drop['low'], drop['high'])}]",
     ]
     for cost in ("latency", "instructions"):
         ratio = rows.cost_ratio(report, candidate, target, cost)

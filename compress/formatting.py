@@ -144,6 +144,16 @@ class QualityFormat:
         """A value without its unit: ``94.3``, or ``0.2178``."""
         return self._write(value, 4)
 
+    def interval(self, low: float | None, high: float | None) -> str:
+        """An interval in the unit of ``points``, rounded outward: what crosses a limit must not seem to stop at it."""
+        if low is None or high is None or not (known(low) and known(high)):
+            return MISSING
+        if not self.percent:
+            return interval(low, high, self.points)
+        step = 10.0**self.decimals
+        outward = math.floor(low * 100 * step + 1e-6) / step / 100, math.ceil(high * 100 * step - 1e-6) / step / 100
+        return interval(*outward, self.points)
+
     def points(self, value: float | None) -> str:
         """A difference without its unit: ``0.3``, or ``0.0121``."""
         return self._write(value, 3)

@@ -46,11 +46,21 @@ def importances(run: Run) -> dict[str, dict[str, float]]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values = optuna.importance.get_param_importances(study, target=_value(index))
+                values = optuna.importance.get_param_importances(
+                    study, target=_value(index), params=_that_can_matter(name, list(problem.dimensions))
+                )
         except (ValueError, RuntimeError, ZeroDivisionError):
             continue  # an objective that never varied has no importances
         found[name] = {key: float(value) for key, value in values.items()}
     return found
+
+
+def _that_can_matter(objective: str, names: list[str]) -> list[str] | None:
+    """Training settings cannot change a cost; their share in it would be noise. None: all of them can matter."""
+    if objective == "quality_loss":
+        return None
+    kept = [name for name in names if name.startswith("prune_") or name in ("precision", "calibration", "float_share")]
+    return kept or None
 
 
 def _value(index: int) -> Callable[[FrozenTrial], float]:

@@ -20,7 +20,7 @@ from compress.loading import describe
 from compress.progress import Progress
 from compress.records import Trial
 from compress.results import Candidate
-from compress.runs import Run
+from compress.runs import Run, link
 from compress.sampling import GP_MOST, GP_SHARE, grid_params, propose, strong_params
 from targets.errors import CompressError, TransientError
 
@@ -68,7 +68,8 @@ class Loop:
 
     def run(self) -> None:
         """Until a limit is reached."""
-        self._retry_failed()
+        if not self._done():
+            self._retry_failed()
         while not self._done():
             try:
                 trial = self._next()
@@ -174,11 +175,19 @@ class Loop:
         for candidate in candidates:
             if candidate.sha256 in known:
                 same.append(known[candidate.sha256])
+                self._restore(self.state.candidates.get(same[-1]), candidate)
                 shutil.rmtree(self.run_.candidate_folder(candidate.id), ignore_errors=True)
             else:
                 known[candidate.sha256] = candidate.id
                 new.append(candidate)
         return new, same
+
+    def _restore(self, known: Candidate | None, made: Candidate) -> None:
+        """Give a known candidate its file back, where ``--keep front`` had removed it."""
+        if known is not None and known.id != "baseline" and not self.run_.path(known.id).exists():
+            for path in self.run_.candidate_folder(made.id).glob("*.*"):
+                if path.name != "candidate.json":
+                    link(path, self.run_.candidate_folder(known.id) / path.name)
 
     def _failed(self, trial: Trial, stage: str, error: Exception, seconds: float) -> None:
         cause = str(error) if isinstance(error, CompressError) else describe(error)

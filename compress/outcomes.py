@@ -62,13 +62,14 @@ def _gain(report: Report, row: PickRow, target: str) -> str:
 
 
 def _quality(report: Report, row: PickRow, target: str) -> str:
-    """``accuracy -0.3 points on test (n = 300): open, about 900 examples would settle it``."""
+    """``accuracy changes by -0.3 points on test (n = 300): open, about 900 test examples would settle it``."""
     here = rows.on(row.candidate or {}, target) or {}
     written = rows.quality_format(report, target)
     split = "test" if here["quality"].get("test") and here["quality_drop"].get("test") else "val"
     drop = here["quality_drop"][split]["value"]
     change = -drop if rows.higher_is_better(report, target) else drop
-    told = f"{written.metric} {written.difference(change, signed=True)} on {split} (n = {here['quality'][split]['n']})"
+    n = here["quality"][split]["n"]
+    told = f"{written.metric} changes by {written.difference(change, signed=True)} on {split} (n = {n})"
     if split == "val":
         return f"{told}: open, nothing was held out"
     if row.verdict == "open" and row.needed:
@@ -177,7 +178,7 @@ def refutations(report: Report, target: str) -> list[str]:
         drop = (here.get("quality_drop") or {}).get("test")
         figures = ""
         if drop:
-            spread = formatting.interval(drop["low"], drop["high"], written.points)
+            spread = written.interval(drop["low"], drop["high"])
             figures = f": its drop on test is {written.difference(drop['value'])} [{spread}]"
         told.append(f"`{name}` was read first for {', '.join(picks)} and refuted{figures}.")
     return told

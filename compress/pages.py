@@ -151,14 +151,10 @@ def _qualities(report: Report, target: str, candidate: Candidate, split: str) ->
     quality, drop = here["quality"].get(split), here["quality_drop"].get(split)
     missing = _with_interval(formatting.MISSING, "")
     return (
-        _with_interval(
-            written.value(quality["value"]), formatting.interval(quality["low"], quality["high"], written.points)
-        )
+        _with_interval(written.value(quality["value"]), written.interval(quality["low"], quality["high"]))
         if quality
         else missing,
-        _with_interval(
-            written.difference(drop["value"]), formatting.interval(drop["low"], drop["high"], written.points)
-        )
+        _with_interval(written.difference(drop["value"]), written.interval(drop["low"], drop["high"]))
         if drop
         else missing,
     )
@@ -242,9 +238,7 @@ def _slices(report: Report, target: str, candidates: Sequence[Candidate]) -> lis
 def _slice_cell(quality: Mapping[str, Any] | None, written: formatting.QualityFormat) -> View:
     if quality is None:
         return _with_interval(formatting.MISSING, "")
-    return _with_interval(
-        written.value(quality["value"]), formatting.interval(quality["low"], quality["high"], written.points)
-    )
+    return _with_interval(written.value(quality["value"]), written.interval(quality["low"], quality["high"]))
 
 
 def _candidate(report: Report, target: str, candidate: Candidate) -> View:

@@ -52,14 +52,29 @@ def hypervolume(candidates: Sequence[Candidate], question: Question, target: str
     )  # fmt: skip
 
 
+def line(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """The candidates in the order in which they would be taken for a pick.
+
+    A pick is from the front. Where what it is picked for is no objective (``smallest`` of a search for quality and
+    latency), the front says nothing about it: then it is from the feasible candidates that are not beaten in quality,
+    speed and size together.
+    """
+    objectives = question.objectives
+    wanted = {"fastest": ("latency", "instructions"), "smallest": ("size",), "most_accurate": ("quality",)}
+    if which in wanted and not set(wanted[which]) & set(objectives):
+        objectives = ("quality", "latency", "size")
+    members = front(candidates, replace(question, objectives=objectives), target)
+    return selecting.ranked(which, members, target, higher_is_better=question.higher_is_better)
+
+
 def choose(
     which: str, candidates: Sequence[Candidate], question: Question, target: str
 ) -> tuple[Pick | None, Candidate | None]:
     """The pick, and the candidate that has to be read on test before more can be said (None: nothing is open)."""
-    members = front(candidates, question, target)
+    members = line(which, candidates, question, target)
     refuted: list[str] = []
     last: Candidate | None = None
-    for candidate in selecting.ranked(which, members, target, higher_is_better=question.higher_is_better)[:MOST_READ]:
+    for candidate in members[:MOST_READ]:
         last = candidate
         test = candidate.measured[target].quality.test
         verdict = verdict_of(candidate, question, target)

@@ -200,7 +200,9 @@ def grid_params(dimensions: Mapping[str, Float | Int | Choice]) -> list[dict[str
             axes[name] = list(domain.values)
         else:
             axes[name] = [_steady(name, domain)]
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    # The ratio changes fastest, so that a grid that is not walked to its end has seen all of them.
+    names = sorted(axes, key=lambda name: name == "prune_ratio")
+    return [dict(zip(names, values, strict=True)) for values in itertools.product(*(axes[name] for name in names))]
 
 
 def _steady(name: str, domain: Float | Int | Choice) -> Any:

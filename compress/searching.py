@@ -182,12 +182,14 @@ def _search(
     context = preparing.prepare(task, run, cache, places, splits, device, progress.stage)
     run.record.append("fact", name="groups", value=[group.name for group in context.profile.groups.prunable])
     result = Result(run, _module_maker(context))
+    progress.note(_opening(context))
     for text in catch_up(context, progress.stage):
         progress.note(f"warning: {text}")
     limits = _limits(wanted, start)
     used = sampler if sampler is not None and not isinstance(sampler, str) else run.request.sampler
     try:
         Loop(context, limits, used, deterministic, progress).run()
+        progress.trial(-1, 0, None, None)
         final = replace(FINAL, seconds=_final_seconds(limits, len(context.targets)))
         confirm(context, reporting.question_of(run), final, progress.stage)
     finally:
@@ -196,6 +198,22 @@ def _search(
         progress.close()
     _finish(run, cache, report, wanted.keep, progress)
     return result
+
+
+def _opening(context: Context) -> str:
+    """One line on what is searched from: the baseline, the limits, what is held out."""
+    parts = []
+    for name, measured in context.baseline.measured.items():
+        if name not in context.describe:
+            continue
+        speed = f"{measured.instructions} instructions"
+        if measured.latency is not None:
+            speed = f"{measured.latency.p50 * 1e6:.4g} us"
+        quality = measured.quality.val
+        parts.append(f"{quality.metric} {quality.value:.4g} on val (n = {quality.n}), {speed} on {name}")
+    held_out = f"test n = {len(context.test)}" if context.test is not None else "no test split"
+    limits = ", ".join(context.run.request.constraints)
+    return f"baseline: {'; '.join(parts)}, {context.baseline.size} B; {held_out}; wanted: {limits}"
 
 
 def _forget(folder: Path, existed: bool) -> None:

@@ -142,7 +142,7 @@ def ranked(which: str, front: Sequence[Candidate], target: str, *, higher_is_bet
     - ``fastest``: by latency ratio (instructions where cost is counted). Again and again, of those tied with the
       fastest left (see ``tied_with``) the simplest is taken: of the smallest file and those hardly larger, the one
       with the best quality.
-    - ``smallest``: by size; of equal sizes the faster.
+    - ``smallest``: by size; of equal sizes the one with the better quality, then the faster.
     - ``most_accurate``: by quality on val; of equal quality the faster, then the smaller.
     - ``knee``: by how far below the chord between the most accurate and the fastest candidate it lies, in quality
       and speed, each scaled to the span between these two. Without a point below the chord, as with two candidates,
@@ -160,7 +160,7 @@ def ranked(which: str, front: Sequence[Candidate], target: str, *, higher_is_bet
     if which == "fastest":
         return _fastest(front, target, higher_is_better)
     if which == "smallest":
-        return sorted(front, key=lambda c: (c.size, speed(c), loss(c), c.id))
+        return sorted(front, key=lambda c: (c.size, loss(c), speed(c), c.id))
     if which == "most_accurate":
         return sorted(front, key=lambda c: (loss(c), speed(c), c.size, c.id))
     if which == "knee":

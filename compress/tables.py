@@ -71,7 +71,7 @@ def _drop(report: Report, target: str, candidate: Candidate, split: str) -> str:
     drop = here["quality_drop"].get(split)
     if drop is None or candidate["id"] == report["baseline"]:
         return formatting.MISSING
-    return _bracketed(written.points(drop["value"]), formatting.interval(drop["low"], drop["high"], written.points))
+    return _bracketed(written.points(drop["value"]), written.interval(drop["low"], drop["high"]))
 
 
 def _quality(report: Report, target: str, candidate: Candidate, split: str) -> str:

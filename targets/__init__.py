@@ -6,6 +6,7 @@ package is quick.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from targets.packages import check_not_shadowed
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from targets.target import Capabilities, Latency, Measurement, Protocol, Samples, Target
 
 check_not_shadowed()
+
+# ONNX Runtime's wheels report usage to their maker unless told not to, and ask once, when the library is loaded,
+# which other packages of ours may do as well: so it is said here, before any of them. What the user has set stays.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
     "Capabilities": "target",

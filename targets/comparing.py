@@ -77,7 +77,7 @@ class Comparison:
 
 
 def compare(
-    models: Sequence[str | Path],
+    models: str | Path | Sequence[str | Path],
     target: str | Target = DEFAULT,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     protocol: Protocol | None = None,
@@ -90,7 +90,7 @@ def compare(
     """
     made = get(target)
     try:
-        paths = [Path(model) for model in models]
+        paths = [Path(model) for model in ([models] if isinstance(models, str | Path) else models)]
         measured = made.measure(paths, inputs=inputs, shapes=shapes, protocol=protocol or CAREFUL)
     finally:
         if made is not target:

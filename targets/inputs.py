@@ -6,22 +6,40 @@ repeated. Integers are kept small, since they are usually indices into a table.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from targets.errors import ModelError
+from targets.errors import ModelError, RequestError, TargetError
 from targets.runtime import Input, Session
 
 Shapes = Mapping[str, Sequence[int]]
 
 
-def check_names(sessions: Sequence[Session], given: Mapping[str, object], what: str) -> None:
-    """Raise ModelError for a given name that is an input of none of the models."""
+def check_names(
+    sessions: Sequence[Session], given: Mapping[str, object], what: str, kind: type[RequestError] = ModelError
+) -> None:
+    """Raise an error of that kind for a given name that is an input of none of the models."""
     known = sorted({item.name for session in sessions for item in session.inputs})
     for name in given:
         if name not in known:
-            raise ModelError(f"{what} for {name!r}: no model has that input; inputs are {', '.join(known)}")
+            raise kind(f"{what} for {name!r}: no model has that input; inputs are {', '.join(known)}")
+
+
+def check_shapes(shapes: Mapping[str, object]) -> dict[str, list[int]]:
+    """Shapes as lists of sizes; raises TargetError for what is no shape. Sizes below 1 leave nothing to measure."""
+    checked: dict[str, list[int]] = {}
+    for name, shape in shapes.items():
+        try:
+            checked[name] = [operator.index(size) for size in shape]  # type: ignore[attr-defined]
+        except TypeError:
+            checked[name] = [0]
+        if min(checked[name], default=1) < 1:
+            raise TargetError(
+                f"shape {shape!r} for input {name!r} is not allowed; it is a tuple of integers, 1 or more"
+            )
+    return checked
 
 
 def make_feeds(

@@ -18,7 +18,7 @@ import numpy as np
 
 from targets import environment, measuring
 from targets.errors import MeasurementError, ModelError, TargetError, TargetUnavailable
-from targets.inputs import join, sample_count
+from targets.inputs import check_shapes, join, sample_count
 from targets.process import WorkerProcess
 from targets.settings import Setting, canonical, check
 from targets.target import Measurement, Protocol, Samples, Target
@@ -83,6 +83,7 @@ class LocalTarget(Target):
         protocol = protocol or Protocol()
         paths = [Path(model) for model in models]
         _check_request(paths, protocol)
+        sizes = check_shapes(shapes or {})
         arrays = {name: _first_samples(array) for name, array in (inputs or {}).items()}
         answers: list[list[dict[str, Any]]] = []
         for number in range(protocol.processes):
@@ -90,7 +91,7 @@ class LocalTarget(Target):
                 "operation": "measure",
                 "models": [str(path.absolute()) for path in paths],
                 "order": load_order(len(paths), number),
-                "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
+                "shapes": sizes,
                 "protocol": asdict(protocol),
                 "seed": number,
             }

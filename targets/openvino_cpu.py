@@ -90,8 +90,6 @@ class OpenvinoRuntime(Runtime):
 
     def load(self, path: Path) -> Session:
         """Read a file and compile it for batch 1; raises ModelError with one line where it cannot be."""
-        if not path.is_file():
-            raise ModelError(f"{path}: no such file")
         return OpenvinoSession(self, path)
 
     def facts(self) -> dict[str, Any]:

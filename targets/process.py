@@ -181,8 +181,6 @@ def _environment(threads: int) -> dict[str, str]:
     environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
     # Read by numpy alone, which only makes inputs: no idle pool of its own beside the runtime's.
     environment["OPENBLAS_NUM_THREADS"] = "1"
-    # Since 1.29 ONNX Runtime sends names and hashes of models to its maker, unless it is told not to before it starts.
-    environment.setdefault("ORT_DISABLE_TELEMETRY", "1")
     root = Path(__file__).resolve().parent.parent
     # Installed packages are found anyway; a checkout is not, since -P leaves out the folder we were started in.
     if root.name not in ("site-packages", "dist-packages"):

@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import signal
+import stat
 import sys
 import threading
 import time
@@ -141,16 +142,13 @@ class _Service:
         return {"outputs": len(outputs)}, {str(number): output for number, output in enumerate(outputs)}
 
     def _session(self, runtime: Runtime, path: Path) -> Session:
-        with suppress(OSError):
-            status = path.stat()
-            key = (str(path), status.st_mtime_ns, status.st_size)
-            if self._kept is not None and self._kept[0] == key:
-                return self._kept[1]
+        status = _existing(path)
+        key = (str(path), status.st_mtime_ns, status.st_size)
+        if self._kept is None or self._kept[0] != key:
             self._kept = None
             self._stage(f"loading {path}")
             self._kept = (key, runtime.load(path))
-            return self._kept[1]
-        raise errors.ModelError(f"{path}: no such file")
+        return self._kept[1]
 
     def _measure(self, message: pipes.Message) -> Reply:
         header = message.header
@@ -166,8 +164,9 @@ class _Service:
         for index in header["order"]:
             loaded[index] = self._load(runtime, paths[index], message.arrays, header["shapes"])
         models = [loaded[index] for index in range(len(paths))]
-        for what, given in (("values", message.arrays), ("shape", header["shapes"])):
-            inputs.check_names([one.session for one in models], given, what)
+        sessions = [one.session for one in models]
+        inputs.check_names(sessions, message.arrays, "values")
+        inputs.check_names(sessions, header["shapes"], "shape", errors.TargetError)
         taken = measuring.sample(
             [one.call for one in models],
             protocol,
@@ -179,8 +178,7 @@ class _Service:
         return {"models": [_described(*pair) for pair in zip(models, taken, strict=True)]}, {}
 
     def _load(self, runtime: Runtime, path: Path, given: Mapping[str, np.ndarray], shapes: inputs.Shapes) -> _Loaded:
-        if not path.is_file():
-            raise errors.ModelError(f"{path}: no such file")
+        _existing(path)
         self._stage(f"loading {path}")
         memory.trim()
         before = memory.private()
@@ -196,6 +194,17 @@ class _Service:
         after = memory.private()
         grown = None if before is None or after is None else max(0, after - before)
         return _Loaded(session, feeds, loaded - start, done - ready, grown)
+
+
+def _existing(path: Path) -> os.stat_result:
+    try:
+        status = path.stat()
+    except OSError as error:
+        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        raise errors.ModelError(f"{path}: {'no such file' if missing else one_line(error)}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise errors.ModelError(f"{path}: not a file; give the path of one .onnx file")
+    return status
 
 
 def _move(among: tuple[int, ...], threads: int) -> None:

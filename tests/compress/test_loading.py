@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +24,12 @@ def task():
 """
 
 Write = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def _traces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stack traces go to the test's folder."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 @pytest.fixture
@@ -142,7 +149,6 @@ def test_the_stack_trace_is_in_the_file_that_is_named(write: Write) -> None:
     trace = Path(said.rpartition("stack trace: ")[2])
     assert "in helper" in trace.read_text()
     assert "ValueError: deep" in trace.read_text()
-    trace.unlink()
 
 
 def test_data_for_a_task_that_takes_none(write: Write) -> None:

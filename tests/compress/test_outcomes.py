@@ -32,8 +32,8 @@ def test_an_open_pick_says_what_would_settle_it() -> None:
     set_latency(report, 0.37, 0.36, 0.38)
     name = fastest(report)["id"]
     assert outcomes.outcome(report, TARGET) == (
-        f"`{name}` runs in 0.37x of the baseline's time (0.36\N{EN DASH}0.38), accuracy \N{MINUS SIGN}0.3 points "
-        "on test (n = 300): open, about 900 test examples would settle it."
+        f"`{name}` runs in 0.37x of the baseline's time (0.36\N{EN DASH}0.38), accuracy changes by "
+        "\N{MINUS SIGN}0.3 points on test (n = 300): open, about 900 test examples would settle it."
     )
 
 
@@ -85,7 +85,7 @@ def test_a_counted_target_speaks_of_instructions() -> None:
 
 
 def test_where_less_is_better_a_loss_is_a_plus() -> None:
-    assert "mse +0.0033" in outcomes.outcome(fixture.lower_is_better(), TARGET)
+    assert "mse changes by +0.0033" in outcomes.outcome(fixture.lower_is_better(), TARGET)
 
 
 def test_refuted_candidates_are_named_once_with_their_drop() -> None:

@@ -1,4 +1,4 @@
-"""A whole search on a made-up device: what comes out of it, and that what goes wrong in it costs no more than it must."""
+"""A whole search on a made-up device: what comes out, and that what goes wrong costs no more than it must."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_report_has_the_keys_of_the_contract(finished: Result) -> None:
     assert report["failures"] == []
     assert report["wall_s"] > 0
     for candidate in report["candidates"]:
-        assert set(candidate) - {"trial"} == CANDIDATE
+        assert set(candidate) - {"trial", "sha256"} == CANDIDATE
         assert set(candidate["parity"]) == {"max_abs", "agreement"}
         measured = candidate["measured"]["fake"]
         assert set(measured) == MEASURED
@@ -120,7 +120,7 @@ def test_picks_were_read_on_test_and_nothing_else_was(finished: Result) -> None:
     report = finished.report
     read = {c["id"] for c in report["candidates"] if c["measured"]["fake"]["quality"]["test"] is not None}
     picks = report["picks"]["fake"].values()
-    assert read == {pick["id"] for pick in picks} | {name for pick in picks for name in pick["refuted"]}
+    assert read == {"baseline"} | {pick["id"] for pick in picks} | {name for pick in picks for name in pick["refuted"]}
     assert all(1 <= pick["read"] <= 3 and pick["verdict"] in ("confirmed", "open", "refuted") for pick in picks)
 
 
@@ -145,7 +145,8 @@ def test_best_is_the_fastest_pick_with_its_manifest(finished: Result) -> None:
 def test_stages_are_counted(finished: Result) -> None:
     stages = finished.report["stages"]
     assert {"finetune", "quantize", "export", "measure", "score", "prune", "report"} <= set(stages)
-    assert stages["finetune"]["count"] == 5, "one of the six trials is not trained at all"
+    trained = stages["finetune"]["count"] + stages["finetune"]["cached"]
+    assert trained == 5, "one of the six trials is not trained at all"
     for row in stages.values():
         assert set(row) == {"count", "cached", "seconds"}
         assert row["seconds"] >= 0
@@ -166,13 +167,13 @@ def test_a_picks_module_computes_what_its_file_does(finished: Result, task: comp
 def test_the_study_holds_every_candidate_with_its_constraints(finished: Result) -> None:
     study = finished.study()
     names = [trial.user_attrs["candidate"] for trial in study.trials]
-    assert sorted(names) == sorted(c.id for c in finished.candidates() if c.id != "baseline")
+    assert set(names) == {c.id for c in finished.candidates() if c.id != "baseline"}
     values = {c.id: c for c in finished.candidates()}
     for trial in study.trials:
         seen = values[trial.user_attrs["candidate"]].candidate.measured["fake"]
         drop = seen.quality_drop.val.value
         assert trial.values[0] == pytest.approx(drop)
-        assert trial.constraints == pytest.approx({"quality_drop<=0.01@fake": (drop - 0.01) / 0.01})
+        assert trial.constraints == pytest.approx({"quality_drop<=0.01@fake": min(10.0, (drop - 0.01) / 0.01)})
     assert set(optuna.importance.get_param_importances(study, target=lambda t: t.values[1]))
 
 
@@ -214,10 +215,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random", "grid", optuna.samplers.TPESampler()])
 def test_every_sampler_can_be_asked_for(search: Search, sampler: Any) -> None:
-    result = search(trials=5, sampler=sampler, constraints=["quality_drop<=0.9"])
+    result = search(trials=7, sampler=sampler, constraints=["quality_drop<=0.9"])
     report = result.report
-    assert report["trials"]["finished"] == 5
-    assert len({json.dumps(c["config"]["prune"]) for c in report["candidates"]}) >= 4
+    assert report["trials"]["finished"] == 7
+    assert len({json.dumps(t.params) for t in result._run.state.trials.values()}) == 7
+    assert len({json.dumps(c["config"]["prune"]) for c in report["candidates"]}) >= 5
     assert report["failures"] == []
 
 
@@ -342,7 +344,7 @@ def test_a_transient_failure_is_tried_again_by_the_next_call(search: Search) -> 
 def test_a_finetune_function_that_raises_is_a_failure_with_file_and_line(
     search: Search, task: compress.Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(module: torch.nn.Module, train: Any, settings: Any) -> None:
+    def broken(*_: Any) -> None:
         raise ValueError("no such optimizer")
 
     monkeypatch.setattr(loops, "_FRUITLESS", 3)
@@ -371,18 +373,13 @@ def test_training_that_diverges_is_a_failure_with_its_cause(
     search: Search, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loops, "_FRUITLESS", 2)
-    space = replace(tiny.SPACE, lr=100.0, schedule="constant", prune_ratio=0.5, epochs=20)
-
-    def exploding(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        return (outputs.float() ** 4).sum() * 1e30
-
-    wild = compress.Task(name="wild", model=tiny.trained(), loss=exploding, **tiny.datasets())
-    report = search(task=wild, space=space, trials=2).report
+    space = replace(tiny.SPACE, lr=compress.Float(90.0, 100.0), schedule="constant", prune_ratio=0.5)
+    report = search(space=space, trials=2).report
     assert report["trials"]["finished"] == 0
     assert report["failures"]
     for failure in report["failures"]:
         assert failure["stage"] == "finetune"
-        assert failure["cause"]
+        assert "diverged" in failure["cause"] or "NaN" in failure["cause"]
 
 
 def test_a_finalist_that_cannot_be_timed_again_keeps_its_number(
@@ -422,7 +419,7 @@ def test_a_pick_that_cannot_be_read_on_test_stays_open(search: Search, monkeypat
     real = scoring.score
 
     def score(context: Any, target: Any, path: Path, split: Any, **options: Any) -> Any:
-        if split is context.test:
+        if split is context.test and path != context.baseline_path:
             raise MeasurementError("fake: the device is gone")
         return real(context, target, path, split, **options)
 
@@ -435,7 +432,7 @@ def test_a_pick_that_cannot_be_read_on_test_stays_open(search: Search, monkeypat
 
 
 def test_a_baseline_that_cannot_be_measured_ends_the_search_and_the_run_can_still_be_read(
-    search: Search, finished: Result, tmp_path: Path
+    search: Search, tmp_path: Path
 ) -> None:
     with pytest.raises(MeasurementError, match="no such device"):
         search(target=FakeTarget(faults={"measure": MeasurementError("no such device")}), trials=1)

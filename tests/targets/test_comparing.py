@@ -60,8 +60,72 @@ def test_counted_costs_compare_too(paths):
 
 def test_the_same_file_twice_is_measured_twice(paths):
     found = targets.compare([paths[0], paths[0]], target="ort-cpu", protocol=QUICK)
-    assert len(found.measurements) == 2
+    assert len(found.measurements) == len(found.to_json()) == 2
     assert found.measurements[1].samples != found.measurements[0].samples
+
+
+def test_a_single_path_needs_no_list(paths):
+    fake = targets.FakeTarget()
+    for one in (paths[0], str(paths[0])):
+        assert [measured.path for measured in targets.compare(one, target=fake).measurements] == [paths[0]]
+
+
+@pytest.fixture
+def broken(tmp_path, paths):
+    whole = paths[0].read_bytes()
+    (tmp_path / "truncated.onnx").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "cut.onnx").write_bytes(whole[:-3])
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    (tmp_path / "picture.onnx").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 10)
+    (tmp_path / "folder.onnx").mkdir()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("missing.onnx", "no such file"),
+        ("a.onnx/b.onnx", "no such file"),
+        ("folder.onnx", "not a file"),
+        ("truncated.onnx", "truncated or not an ONNX file"),
+        ("cut.onnx", "truncated or not an ONNX file"),
+        ("empty.onnx", "truncated or not an ONNX file"),
+        ("picture.onnx", "truncated or not an ONNX file"),
+    ],
+)
+def test_what_is_no_model_is_said_in_one_line(broken, paths, name, said):
+    for order in ([paths[0], broken / name], [broken / name, paths[0]]):
+        with pytest.raises(ModelError) as caught:
+            targets.compare(order, protocol=QUICK)
+        assert str(broken / name) in str(caught.value)
+        assert said in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def sum_model(path, dtype):
+    """y = a + b, both (n, 3)."""
+    onnx = pytest.importorskip("onnx")
+    values = {name: onnx.helper.make_tensor_value_info(name, dtype, ["n", 3]) for name in "aby"}
+    node = onnx.helper.make_node("Add", ["a", "b"], ["y"])
+    graph = onnx.helper.make_graph([node], "g", [values["a"], values["b"]], [values["y"]])
+    opsets = [onnx.helper.make_opsetid("", 17)]
+    path.write_bytes(onnx.helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    return path
+
+
+def test_models_of_all_shapes_and_types_are_compared(tmp_path, paths):
+    from onnx import TensorProto
+
+    models = [
+        sum_model(tmp_path / "two.onnx", TensorProto.FLOAT),
+        sum_model(tmp_path / "integers.onnx", TensorProto.INT64),
+        reference_model(tmp_path / "one.onnx", batch=1),
+        reference_model(tmp_path / "eight.onnx", batch=8),
+        paths[0],
+    ]
+    found = targets.compare(models, protocol=QUICK)
+    assert [entry["path"] for entry in found.to_json()] == [str(path) for path in models]
+    assert all(entry["p50"] > 0 and entry["ratio"] > 0 for entry in found.to_json())
 
 
 def test_careful_is_the_default(paths):

@@ -135,8 +135,16 @@ def test_inputs_that_do_not_fit_are_refused(target, model, inputs, said):
 def test_unknown_names_are_refused_when_measuring(target, model):
     with pytest.raises(ModelError, match="'typo'"):
         target.measure([model], inputs={"typo": np.zeros(3)}, protocol=QUICK)
+    with pytest.raises(TargetError, match="shape for 'typo': no model has that input; inputs are x"):
+        target.measure([model], shapes={"typo": (1, 3, 8, 8)}, protocol=QUICK)
     with pytest.raises(ModelError, match="does not fit"):
         target.measure([model], shapes={"x": (1, 4, 8, 8)}, protocol=QUICK)
+
+
+@pytest.mark.parametrize("shape", [(-1, 3, 8, 8), (0, 3, 8, 8), (1.5, 3, 8, 8), "1x3x8x8", None])
+def test_what_is_no_shape_is_refused(target, model, shape):
+    with pytest.raises(TargetError, match="for input 'x' is not allowed; it is a tuple of integers, 1 or more"):
+        target.measure([model], shapes={"x": shape}, protocol=QUICK)
 
 
 def test_scoring_is_the_same_in_pieces(target, model, monkeypatch):

@@ -1,0 +1,131 @@
+"""``paretopress check``: does one file do what another does."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from rich.console import Console
+
+from compress.checking import check_models, print_check
+from compress.graphs import load_model
+from targets.errors import ModelError, RequestError
+
+
+def _model(path: Path, scale: float = 1.0, *, width: int = 3, batch: str | int = "n", kind: str = "MatMul") -> Path:
+    """(n, 3) -> (n, width): a product with a fixed matrix, times ``scale``."""
+    weight = np.random.default_rng(0).standard_normal((3, width)).astype(np.float32) * scale
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, width])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+def test_a_model_agrees_with_itself(tmp_path: Path) -> None:
+    a = _model(tmp_path / "a.onnx")
+    found = check_models(a, a, "fake", None)
+    assert found["runs"]
+    assert found["same_interface"]
+    assert found["parity"] == {"max_abs": 0.0, "relative": 0.0, "agreement": 1.0}
+    assert (found["size"], found["size_ratio"], found["problem"]) == (a.stat().st_size, 1.0, None)
+    json.dumps(found, allow_nan=False)
+
+
+def test_differences_are_said_in_numbers(tmp_path: Path) -> None:
+    a, b, c = (_model(tmp_path / f"{s}.onnx", s) for s in (1.0, 1.5, -1.0))
+    found = check_models(b, a, "fake", None)
+    assert found["parity"]["relative"] == pytest.approx(0.5, rel=1e-5)
+    assert found["parity"]["agreement"] == 1.0
+    assert check_models(c, a, "fake", None)["parity"]["agreement"] < 0.5
+
+
+def test_nan_is_not_lost(tmp_path: Path) -> None:
+    a, b = _model(tmp_path / "a.onnx"), _model(tmp_path / "b.onnx", float("nan"))
+    parity = check_models(b, a, "fake", None)["parity"]
+    assert np.isnan(parity["max_abs"])
+    assert parity["agreement"] == 0.0
+
+
+def test_given_samples_are_used(tmp_path: Path) -> None:
+    a, b = _model(tmp_path / "a.onnx"), _model(tmp_path / "b.onnx", 2.0)
+    np.savez(tmp_path / "d.npz", x=np.zeros((5, 3), np.float32), labels=np.zeros(5))
+    found = check_models(b, a, "fake", tmp_path / "d.npz")
+    assert found["samples"] == 5
+    assert found["parity"]["max_abs"] == 0.0
+
+
+def test_a_static_batch_is_no_obstacle(tmp_path: Path) -> None:
+    a, b = (_model(tmp_path / f"{s}.onnx", s, batch=1) for s in (1.0, 2.0))
+    assert check_models(b, a, "fake", None)["parity"]["relative"] == pytest.approx(1.0, rel=1e-5)
+
+
+def test_another_interface_is_said_and_not_compared(tmp_path: Path) -> None:
+    a, b = _model(tmp_path / "a.onnx"), _model(tmp_path / "b.onnx", width=4)
+    found = check_models(b, a, "fake", None)
+    assert (found["same_interface"], found["parity"], found["runs"]) == (False, None, False)
+    assert found["interface"]["outputs"] == [["y", TensorProto.FLOAT, [4]]]
+
+
+def test_a_model_the_target_does_not_run_is_said(tmp_path: Path) -> None:
+    a, b = _model(tmp_path / "a.onnx"), _model(tmp_path / "b.onnx")
+    model = onnx.load(b)
+    model.graph.node[0].op_type, model.graph.node[0].domain = "NoSuchOperator", "nowhere"
+    model.opset_import.append(helper.make_opsetid("nowhere", 1))
+    onnx.save(model, b)
+    found = check_models(b, a, "fake", None)
+    assert not found["runs"]
+    assert "NoSuchOperator" in found["problem"]
+
+
+@pytest.mark.parametrize("write", [lambda p: p.write_text("no"), lambda p: np.savez(p, y=np.zeros(3))])
+def test_samples_that_cannot_be_used(tmp_path: Path, write: object) -> None:
+    a = _model(tmp_path / "a.onnx")
+    write(tmp_path / "d.npz")  # type: ignore[operator]
+    with pytest.raises(RequestError, match=r"d.npz"):
+        check_models(a, a, "fake", tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 0.3, 0.9])
+def test_truncated_files_are_model_errors(tmp_path: Path, keep: float) -> None:
+    a, b = _model(tmp_path / "a.onnx"), tmp_path / "b.onnx"
+    content = a.read_bytes()
+    b.write_bytes(content[: int(keep * len(content)) if keep < 1 else 1])
+    for pair in ((b, a), (a, b)):
+        with pytest.raises(ModelError, match=r"b.onnx' is truncated or not an ONNX file") as caught:
+            check_models(*pair, "fake", None)
+        assert "\n" not in str(caught.value)
+
+
+def test_external_data_may_not_leave_its_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (tmp_path / "secret").write_bytes(b"\0" * 36)
+    model = onnx.load(_model(folder / "a.onnx"))
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret")
+    (folder / "a.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ModelError):
+        load_model(folder / "a.onnx")
+
+
+def test_people_get_the_same(tmp_path: Path) -> None:
+    a, b = _model(tmp_path / "a.onnx"), _model(tmp_path / "b.onnx", 1.5)
+    out = io.StringIO()
+    print_check(check_models(b, a, "fake", None), Console(file=out, width=200))
+    assert "runs on fake" in out.getvalue()
+    assert "relative 0.5" in out.getvalue()
+    out = io.StringIO()
+    print_check(check_models(_model(tmp_path / "c.onnx", width=4), a, "fake", None), Console(file=out, width=200))
+    assert "inputs or outputs differ" in out.getvalue()

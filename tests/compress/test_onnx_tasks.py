@@ -1,0 +1,164 @@
+"""A task from an ONNX file and an ``.npz`` of samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from compress.loading import load_task
+from compress.onnx_tasks import onnx_task
+from targets.errors import ModelError, TaskError
+
+ROWS = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
+CLASSES = np.arange(40) % 4
+
+
+def _model(path: Path, outputs: int = 4, inputs: tuple[str, ...] = ("x",)) -> Path:
+    """Sums its inputs (n, 3) and multiplies by a constant."""
+    weight = np.random.default_rng(1).standard_normal((3, outputs)).astype(np.float32)
+    nodes = [helper.make_node("Sum", list(inputs), ["s"]), helper.make_node("MatMul", ["s", "w"], ["y"])]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3]) for name in inputs],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", outputs])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return _model(tmp_path / "net.onnx")
+
+
+def _samples(path: Path, **arrays: Any) -> Path:
+    np.savez(path.with_name("data.npz"), **arrays)
+    return path.with_name("data.npz")
+
+
+def test_with_labels_it_is_scored_by_them(model: Path) -> None:
+    task = onnx_task(model, _samples(model, x=ROWS, labels=CLASSES))
+    assert (task.name, task.metric, task.onnx_path) == ("net", "accuracy", model)
+    assert [len(s) for s in (task.train, task.val, task.test)] == [24, 8, 8]
+    for split in (task.train, task.val, task.test):
+        for x, y in split:
+            assert CLASSES[np.flatnonzero((ROWS == x.numpy()).all(axis=1))[0]] == y, "samples keep their labels"
+
+
+def test_the_split_is_always_the_same(model: Path) -> None:
+    data = _samples(model, x=ROWS, labels=CLASSES)
+    a, b = (onnx_task(model, data).val.tensors[0].numpy() for _ in range(2))
+    assert np.array_equal(a, b)
+
+
+def test_without_labels_it_is_scored_by_agreement(model: Path) -> None:
+    task = onnx_task(model, _samples(model, x=ROWS))
+    assert task.metric == "agreement"
+    weight = onnx.numpy_helper.to_array(onnx.load(model).graph.initializer[0])
+    rows, own = (x.numpy() for x in task.val.tensors)
+    assert np.allclose(own, rows @ weight, atol=1e-5)
+
+
+def test_numbers_are_compared_by_their_squares(tmp_path: Path, model: Path) -> None:
+    one = _model(tmp_path / "one.onnx", outputs=1)
+    assert onnx_task(one, _samples(one, x=ROWS)).metric == "mse"
+    assert onnx_task(model, _samples(model, x=ROWS, labels=ROWS[:, 0])).metric == "mse"
+
+
+@pytest.mark.parametrize("kind", [str, bytes])
+def test_a_split_that_is_given_is_kept(model: Path, kind: type) -> None:
+    names = ["val"] * 10 + ["train"] * 25 + ["test"] * 5
+    split = np.array([n.encode() if kind is bytes else n for n in names])
+    task = onnx_task(model, _samples(model, x=ROWS, labels=CLASSES, split=split))
+    assert np.array_equal(task.val.tensors[0].numpy(), ROWS[:10])
+    assert np.array_equal(task.train.tensors[0].numpy(), ROWS[10:35])
+    assert np.array_equal(task.test.tensors[0].numpy(), ROWS[35:])
+
+
+def test_only_val_is_needed(model: Path) -> None:
+    task = onnx_task(model, _samples(model, x=ROWS, labels=CLASSES, split=np.array(["val"] * 40)))
+    assert task.train is None
+    assert task.test is None
+
+
+def test_several_inputs_by_their_names(tmp_path: Path) -> None:
+    model = _model(tmp_path / "two.onnx", inputs=("a", "b"))
+    task = onnx_task(model, _samples(model, b=ROWS * 2, a=ROWS, labels=CLASSES))
+    a, b, _ = task.val.tensors
+    assert np.array_equal(b.numpy(), a.numpy() * 2)
+
+
+def test_a_file_name_that_names_no_folder_becomes_one_that_does(tmp_path: Path) -> None:
+    model = _model(tmp_path / "my net (1).onnx")
+    assert load_task(str(model), str(_samples(model, x=ROWS))).task.name == "my-net-1-"
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({"y": ROWS}, r"holds \['y'\]; net.onnx needs x"),
+        ({}, "needs x"),
+        ({"x": ROWS[:5]}, "at least 10"),
+        ({"x": np.float32(1)}, "at least 10"),
+        ({"x": ROWS, "labels": CLASSES[:7]}, r"labels have shape \(7,\); one for each of 40"),
+        ({"x": ROWS, "labels": np.int64(3)}, r"labels have shape \(\)"),
+        ({"x": ROWS, "labels": np.array(["cat"] * 40)}, "numbers are needed"),
+        ({"x": np.array([["a", "b", "c"]] * 40), "labels": CLASSES}, "numbers are needed"),
+        ({"x": ROWS, "labels": CLASSES, "split": np.arange(40) % 3}, "split must name train, val or test"),
+        ({"x": ROWS, "labels": CLASSES, "split": np.array(["train"] * 40)}, "and have val"),
+        ({"x": ROWS, "labels": CLASSES, "split": np.array(["val"] * 39)}, "for each of 40 samples"),
+        ({"x": ROWS, "labels": CLASSES, "split": np.array("val")}, "for each of 40 samples"),
+        ({"x": np.array([{"evil": 1}] * 40, dtype=object)}, "not a readable .npz"),
+    ],
+)
+def test_samples_that_do_not_fit_are_refused_in_one_line(model: Path, arrays: dict[str, Any], said: str) -> None:
+    with pytest.raises(TaskError, match=said) as caught:
+        onnx_task(model, _samples(model, **arrays))
+    assert "\n" not in str(caught.value)
+
+
+def _truncated(path: Path) -> None:
+    np.savez(path, x=ROWS)
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def _corrupt(path: Path) -> None:
+    np.savez_compressed(path, x=ROWS)
+    found = bytearray(path.read_bytes())
+    found[100:140] = b"\xff" * 40
+    path.write_bytes(found)
+
+
+def _single(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, ROWS)
+
+
+@pytest.mark.parametrize(
+    "write", [lambda p: p.write_bytes(b""), lambda p: p.write_text("text"), _truncated, _corrupt, _single, lambda p: None]
+)  # fmt: skip
+def test_a_file_that_is_no_npz_is_refused_in_one_line(model: Path, write: Any) -> None:
+    path = model.with_name("bad.npz")
+    write(path)
+    with pytest.raises(TaskError, match=r"bad.npz' is not a readable .npz file") as caught:
+        onnx_task(model, path)
+    assert "\n" not in str(caught.value)
+
+
+def test_without_data_it_says_what_is_needed(model: Path) -> None:
+    with pytest.raises(TaskError, match=r"--data FILE.npz, arrays named x"):
+        onnx_task(model, None)
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "bad.onnx").write_bytes(b"\x00\x01nonsense")
+    for name in ("bad.onnx", "absent.onnx"):
+        with pytest.raises(ModelError, match=name):
+            load_task(str(tmp_path / name), "x.npz")

@@ -1,0 +1,354 @@
+"""Lower precision: what is in integers afterwards, how little it costs, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper
+
+from compress import graphs, quantize
+from compress.exporting import export, open_session
+from compress.quantizing import collect_ranges, has_matmul, layer_errors, layers, quantize_static, split_gemm
+from targets import FakeTarget
+from targets.errors import ModelError, QuantizeError, RequestError
+from targets.target import Capabilities
+
+TWO = ("a", "b")
+
+
+@pytest.fixture(scope="session")
+def calibration(digits: Any) -> np.ndarray:
+    found: np.ndarray = digits.train[0][:128].numpy()
+    return found
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _decisions(path: Path, images: torch.Tensor) -> np.ndarray:
+    session = open_session(path)
+    found: np.ndarray = session.run(None, {session.get_inputs()[0].name: images.numpy()})[0].argmax(axis=1)
+    return found
+
+
+def _agreement(a: Path, b: Path, digits: Any) -> float:
+    return float((_decisions(a, digits.test[0]) == _decisions(b, digits.test[0])).mean())
+
+
+def _integer_layers(path: Path, folder: Path) -> dict[str, int]:
+    """How many layers ONNX Runtime really runs in integers: counted in its own optimized graph."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(folder / "optimized.onnx")
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(folder / "optimized.onnx").graph.node]
+    names = ("QLinearConv", "QGemm", "QLinearMatMul", "MatMulInteger", "DynamicQuantizeMatMul", "Conv", "Gemm", "FusedConv")
+    return {name: kinds.count(name) for name in names if name in kinds}
+
+
+def _static(path: Path, batch: str | int = 4, *, names: bool = True, inputs: tuple[str, ...] = ("x",)) -> Path:
+    """Sum of the inputs (batch, 6), then two products."""
+    random = np.random.default_rng(0)
+    weights = [random.standard_normal(s).astype(np.float32) for s in ((6, 8), (8, 3))]
+    nodes = [
+        helper.make_node("Sum", list(inputs), ["s"]),
+        helper.make_node("MatMul", ["s", "w0"], ["h"], name="first" * names),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("MatMul", ["r", "w1"], ["y"], name="second" * names),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 6]) for name in inputs],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])],
+        [onnx.numpy_helper.from_array(w, f"w{i}") for i, w in enumerate(weights)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    return path
+
+
+ROWS = np.random.default_rng(5).standard_normal((70, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+def test_int8_decides_as_fp32_does(
+    exported: Path, calibration: np.ndarray, digits: Any, tmp_path: Path, method: str, capfd: Any
+) -> None:
+    before = _hash(exported)
+    found = quantize(exported, tmp_path / "q.onnx", "int8", calibration, method=method)
+    assert capfd.readouterr() == ("", ""), "ONNX Runtime's calibrators print"
+    assert _agreement(exported, found.path, digits) >= 0.97
+    assert found.path == tmp_path / "q.onnx"
+    assert found.size == found.path.stat().st_size < 0.6 * exported.stat().st_size
+    assert found.int8 == tuple(layers(exported))
+    assert found.kept == ()
+    assert _integer_layers(found.path, tmp_path) == {"QLinearConv": 2, "QGemm": 1}
+    assert _hash(exported) == before
+
+
+def test_what_is_kept_in_float_stays_there(exported: Path, calibration: np.ndarray, digits: Any, tmp_path: Path) -> None:
+    first, *others = layers(exported)
+    found = quantize(exported, tmp_path / "m.onnx", "mixed", calibration, keep_float=(first,))
+    assert (found.kept, found.int8) == ((first,), tuple(others))
+    kinds = _integer_layers(found.path, tmp_path)
+    assert kinds.pop("Conv", 0) + kinds.pop("FusedConv", 0) == 1
+    assert kinds == {"QLinearConv": 1, "QGemm": 1}
+    assert _agreement(exported, found.path, digits) >= 0.97
+
+
+def test_dynamic_int8_reaches_a_linear_layer(exported: Path, digits: Any, tmp_path: Path) -> None:
+    """A Gemm, as linear layers are exported, would be passed over in silence."""
+    found = quantize(exported, tmp_path / "d.onnx", "int8-dynamic")
+    *convolutions, linear = layers(exported)
+    assert (found.int8, found.kept) == ((linear,), tuple(convolutions))
+    kinds = _integer_layers(found.path, tmp_path)
+    assert kinds.get("DynamicQuantizeMatMul", 0) + kinds.get("MatMulInteger", 0) == 1
+    assert "Gemm" not in kinds
+    assert _agreement(exported, found.path, digits) >= 0.97
+    assert found.size < exported.stat().st_size
+
+
+def test_the_format_is_the_targets(exported: Path, calibration: np.ndarray, digits: Any, tmp_path: Path) -> None:
+    target = FakeTarget(capabilities=Capabilities(int8_format="s8s8"))
+    signed = quantize(exported, tmp_path / "s.onnx", "int8", calibration, target)
+    unsigned = quantize(exported, tmp_path / "u.onnx", "int8", calibration, FakeTarget())
+    assert _zero_points(signed.path) == {TensorProto.INT8: {0}}
+    assert set(_zero_points(unsigned.path)) == {TensorProto.UINT8, TensorProto.INT8}
+    assert _zero_points(unsigned.path)[TensorProto.INT8] == {0}, "weights are symmetric"
+    assert _agreement(exported, signed.path, digits) >= 0.97
+
+
+def test_seven_bits_where_eight_would_saturate(exported: Path, calibration: np.ndarray, tmp_path: Path) -> None:
+    def largest(reduce_range: bool) -> int:
+        target = FakeTarget(capabilities=Capabilities(reduce_range=reduce_range))
+        found = quantize(exported, tmp_path / "q.onnx", "int8", calibration, target)
+        weights = [t for t in onnx.load(found.path).graph.initializer if len(t.dims) == 4]
+        return max(int(np.abs(onnx.numpy_helper.to_array(t).astype(int)).max()) for t in weights)
+
+    assert largest(False) > 64 >= largest(True)
+
+
+def _zero_points(path: Path) -> dict[int, set[int]]:
+    """Type of zero point -> the values it has, of scales and activations (not of int32 biases)."""
+    graph = onnx.load(path).graph
+    names = {n.input[2] for n in graph.node if n.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    found: dict[int, set[int]] = {}
+    for tensor in graph.initializer:
+        if tensor.name in names and tensor.data_type != TensorProto.INT32:
+            found.setdefault(tensor.data_type, set()).update(onnx.numpy_helper.to_array(tensor).ravel().tolist())
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 5, 32, 33, 70])
+@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+def test_any_number_of_samples_will_do(tmp_path: Path, count: int, method: str) -> None:
+    model = _static(tmp_path / "m.onnx", "n")
+    found = quantize(model, tmp_path / "q.onnx", "int8", ROWS[:count], method=method)
+    assert np.isfinite(open_session(found.path).run(None, {"x": ROWS})[0]).all()
+
+
+@pytest.mark.parametrize(("batch", "count"), [(1, 70), (4, 70), (4, 3)])
+def test_a_static_batch_is_no_obstacle(tmp_path: Path, batch: int, count: int) -> None:
+    model = _static(tmp_path / "m.onnx", batch)
+    found = quantize(model, tmp_path / "q.onnx", "int8", ROWS[:count])
+    a, b = (open_session(path).run(None, {"x": ROWS[:batch]})[0] for path in (model, found.path))
+    assert np.abs(a - b).max() < 0.15 * np.abs(a).max()
+    collect_ranges(model, {"x": ROWS[:count]}, "minmax", tmp_path / "r.json")
+    assert len(layer_errors(model, tmp_path / "r.json", "minmax", {"x": ROWS[:count]}, Capabilities(), tmp_path)) == 2
+
+
+def test_layers_without_names_are_told_apart(tmp_path: Path) -> None:
+    model = _static(tmp_path / "m.onnx", "n", names=False)
+    first, second = layers(model)
+    assert first != second
+    found = quantize(model, tmp_path / "q.onnx", "mixed", ROWS, keep_float=(second,))
+    assert (found.int8, found.kept) == ((first,), (second,))
+    integer = {n.input[1] for n in onnx.load(found.path).graph.node if n.op_type == "MatMul"}
+    assert "w1" in integer
+    assert "w0" not in integer
+
+
+def test_what_int8_costs_each_layer_alone(tmp_path: Path) -> None:
+    """Outliers in the weights of one layer: it is the one that suffers."""
+    model = onnx.load(_static(tmp_path / "m.onnx", "n"))
+    weight = onnx.numpy_helper.to_array(model.graph.initializer[1]).copy()
+    weight[0] *= 300
+    weight[1:] *= 0.01
+    model.graph.initializer[1].CopyFrom(onnx.numpy_helper.from_array(weight, "w1"))
+    onnx.save(model, tmp_path / "m.onnx")
+    # Where the first hidden value is cut off by the ReLU only the small weights count.
+    rows = ROWS[(ROWS @ onnx.numpy_helper.to_array(model.graph.initializer[0]))[:, 0] < 0]
+    collect_ranges(tmp_path / "m.onnx", {"x": rows}, "minmax", tmp_path / "r.json")
+    found = layer_errors(tmp_path / "m.onnx", tmp_path / "r.json", "minmax", {"x": rows}, Capabilities(), tmp_path)
+    assert found[1] > 10 * found[0] > 0
+
+
+def test_several_inputs_by_their_names(tmp_path: Path) -> None:
+    model = _static(tmp_path / "m.onnx", "n", inputs=TWO)
+    found = quantize(model, tmp_path / "q.onnx", "int8", {"b": ROWS, "a": ROWS * 2})
+    a, b = (open_session(path).run(None, {"a": ROWS * 2, "b": ROWS})[0] for path in (model, found.path))
+    assert np.abs(a - b).max() < 0.1 * np.abs(a).max()
+
+
+def test_samples_of_double_precision_are_taken(tmp_path: Path) -> None:
+    model = _static(tmp_path / "m.onnx", "n")
+    a = quantize(model, tmp_path / "a.onnx", "int8", ROWS)
+    b = quantize(model, tmp_path / "b.onnx", "int8", ROWS.astype(np.float64))
+    assert _hash(a.path) == _hash(b.path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"precision": "int3"}, "precision 'int3': use one of int8, mixed, int8-dynamic"),
+        ({"precision": "fp32"}, "precision 'fp32'"),
+        ({"method": "guess"}, "method 'guess': use one of minmax, entropy, percentile"),
+        ({"calibration": None}, "needs calibration samples"),
+        ({"calibration": ROWS[:0]}, "calibration is empty"),
+        ({"calibration": np.float32(1)}, "calibration is empty"),
+        ({"calibration": ROWS * np.nan}, "calibration of 'x' holds NaN"),
+        ({"calibration": {"z": ROWS}}, r"calibration has \['z'\]; m.onnx has the inputs \['x'\]"),
+        ({"calibration": {"x": ROWS, "z": ROWS}}, "calibration has"),
+        ({"calibration": {}}, r"calibration has \[\]"),
+        ({"keep_float": ("third",)}, r"keep_float names \['third'\], which m.onnx lacks; it has first, second"),
+        ({"destination": "absent/q.onnx"}, "does not exist"),
+        ({"target": "toaster"}, "toaster"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(tmp_path: Path, arguments: dict[str, Any], said: str) -> None:
+    model = _static(tmp_path / "m.onnx", "n")
+    asked = {"precision": "int8", "calibration": ROWS, **arguments}
+    with pytest.raises(RequestError, match=said) as caught:
+        quantize(model, tmp_path / asked.pop("destination", "q.onnx"), **asked)
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+def test_samples_of_another_shape_fail_in_one_line(tmp_path: Path) -> None:
+    model = _static(tmp_path / "m.onnx", "n")
+    with pytest.raises(QuantizeError, match=r"m.onnx cannot be calibrated \(minmax\)") as caught:
+        quantize(model, tmp_path / "q.onnx", "int8", ROWS[:, :5])
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["m.onnx"]
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
+def test_a_truncated_file_is_a_model_error(exported: Path, tmp_path: Path, keep: float, calibration: np.ndarray) -> None:
+    content = exported.read_bytes()
+    (tmp_path / "t.onnx").write_bytes(content[: int(keep * len(content))])
+    for precision in ("int8", "int8-dynamic"):
+        with pytest.raises(ModelError, match=r"t.onnx"):
+            quantize(tmp_path / "t.onnx", tmp_path / "q.onnx", precision, calibration)
+
+
+def test_a_network_without_products_cannot_be_quantized(tmp_path: Path) -> None:
+    export(torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.Flatten()), torch.randn(2, 1, 3, 3), tmp_path / "c.onnx")
+    assert not has_matmul(tmp_path / "c.onnx")
+    with pytest.raises(QuantizeError, match="no matrix product: dynamic int8 would change nothing"):
+        quantize(tmp_path / "c.onnx", tmp_path / "q.onnx", "int8-dynamic")
+    model = onnx.load(_static(tmp_path / "m.onnx", "n"))
+    del model.graph.node[1:]
+    model.graph.output[0].name = "s"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(QuantizeError, match="no convolution or matrix product"):
+        quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", "int8", ROWS)
+
+
+@pytest.mark.parametrize("precision", ["int8", "mixed", "int8-dynamic"])
+def test_nothing_is_left_beside_the_files(tmp_path: Path, precision: str) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    model = _static(tmp_path / "in" / "m.onnx", "n")
+    (tmp_path / "out" / "q.ranges.json").write_text("the user's own")
+    (tmp_path / "in").chmod(0o555)
+    quantize(model, tmp_path / "out" / "q.onnx", precision, ROWS)
+    assert [p.name for p in (tmp_path / "in").iterdir()] == ["m.onnx"]
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["q.onnx", "q.ranges.json"]
+    assert (tmp_path / "out" / "q.ranges.json").read_text() == "the user's own"
+
+
+def test_errors_are_still_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    level = logging.getLogger().level
+    quantize(_static(tmp_path / "m.onnx", "n"), tmp_path / "q.onnx", "int8", ROWS)
+    assert [record for record in caplog.records if record.name == "root"] == []
+    assert logging.getLogger().level == level
+
+
+def test_ranges_collected_once_serve_every_variant(exported: Path, calibration: np.ndarray, tmp_path: Path) -> None:
+    name = open_session(exported).get_inputs()[0].name
+    collect_ranges(exported, {name: calibration}, "minmax", tmp_path / "r.json")
+    direct = quantize(exported, tmp_path / "a.onnx", "int8", calibration)
+    found = quantize_static(exported, tmp_path / "b.onnx", tmp_path / "r.json", "minmax", Capabilities())
+    assert _hash(found.path) == _hash(direct.path)
+
+
+def test_structure_is_the_same_for_two_trainings_in_int8(
+    exported: Path, bare: torch.nn.Module, calibration: np.ndarray, digits: Any, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        for p in bare.parameters():
+            p += 0.01
+    export(bare, digits.val[0][:4], tmp_path / "bare.onnx")
+    for precision in ("int8", "int8-dynamic"):
+        a = quantize(exported, tmp_path / "a.onnx", precision, calibration)
+        b = quantize(tmp_path / "bare.onnx", tmp_path / "b.onnx", precision, calibration)
+        assert graphs.structure_hash(a.path) == graphs.structure_hash(b.path)
+        assert graphs.structure_hash(a.path) != graphs.structure_hash(exported)
+        assert graphs.count_parameters(a.path) == graphs.count_parameters(exported)
+    assert graphs.count_macs(quantize(exported, tmp_path / "a.onnx", "int8", calibration).path) == graphs.count_macs(exported)
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+@pytest.mark.parametrize("biased", [True, False])
+def test_a_gemm_is_a_product_and_a_sum(turned: int, biased: bool) -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((3, 6) if turned else (6, 3)).astype(np.float32)
+    node = helper.make_node("Gemm", ["x", "w", "b"] if biased else ["x", "w"], ["y"], name="g", transB=turned)
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(np.ones(3, np.float32), "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    before = model.SerializeToString()
+    found = split_gemm(model)
+    assert model.SerializeToString() == before
+    assert [n.op_type for n in found.graph.node] == (["MatMul", "Add"] if biased else ["MatMul"])
+    a, b = (onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]) for m in (model, found))
+    assert np.allclose(a.run(None, {"x": ROWS})[0], b.run(None, {"x": ROWS})[0], atol=1e-5)
+
+
+def test_weights_that_an_inner_graph_reads_are_not_lost() -> None:
+    """Only the Gemm's own weight goes; what an If's branches read stays."""
+    branch = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["z"])], "t", [], [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)]
+    )
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["g"], name="g"),
+        helper.make_node("If", ["c"], ["i"], then_branch=branch, else_branch=branch),
+        helper.make_node("Add", ["g", "i"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+        [
+            onnx.numpy_helper.from_array(np.ones((6, 3), np.float32), "w"),
+            onnx.numpy_helper.from_array(np.array(True), "c"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    found = onnxruntime.InferenceSession(split_gemm(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.allclose(found.run(None, {"x": ROWS})[0], 2 * ROWS.sum(1, keepdims=True), atol=1e-4)

@@ -1,0 +1,87 @@
+"""Where and how to train."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device, threads
+from targets.errors import RequestError
+
+
+def test_the_default_is_one_thread_and_nothing_special() -> None:
+    assert default_mode("cpu") == TrainingMode("cpu", 1, False, False)
+
+
+def test_threads_are_put_back() -> None:
+    before = torch.get_num_threads()
+    with pytest.raises(KeyError), threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
+
+
+def test_channels_last_is_for_images() -> None:
+    mode = TrainingMode(channels_last=True)
+    assert mode.place(torch.zeros(2, 3, 4, 4)).is_contiguous(memory_format=torch.channels_last)
+    assert mode.place(torch.zeros(2, 3)).shape == (2, 3)
+    assert TrainingMode().place(torch.zeros(2, 3, 4, 4)).is_contiguous()
+
+
+def test_autocast_follows_the_mode() -> None:
+    x = torch.zeros(2, 2)
+    with TrainingMode(bf16=True).autocast():
+        assert (x @ x).dtype == torch.bfloat16
+    with TrainingMode().autocast():
+        assert (x @ x).dtype == torch.float32
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == "cpu"
+    assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+    for device in ("abacus", "cuda:99"):
+        with pytest.raises(RequestError, match=rf"device '{device}' cannot be used: .*; use 'cpu' or 'auto'") as caught:
+            resolve_device(device)
+        assert "\n" not in str(caught.value)
+
+
+def test_ways_to_train_are_tried_on_a_copy(cnn: nn.Module) -> None:
+    state, labels = copy.deepcopy(cnn.state_dict()), torch.arange(16) % 10
+    mode, seconds = find_mode(cnn, (torch.rand(16, 1, 8, 8),), lambda y: F.cross_entropy(y.float(), labels), "cpu")
+    assert mode.device == "cpu"
+    assert "1 threads" in seconds
+    assert any("channels-last" in name for name in seconds)
+    assert any("bf16" in name for name in seconds)
+    assert all(value > 0 for value in seconds.values())
+    assert not cnn.training
+    for name, tensor in cnn.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+class NoBf16(nn.Module):
+    """A network that knows no bf16, as some operators do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.layer(x)
+        if y.dtype != torch.float32:
+            raise RuntimeError("not implemented for 'BFloat16'")
+        return y
+
+
+def test_a_way_that_fails_is_left_out() -> None:
+    mode, seconds = find_mode(NoBf16(), (torch.rand(4, 3),), lambda y: y.square().mean(), "cpu")  # type: ignore[attr-defined]
+    assert not mode.bf16
+    assert not any("bf16" in name for name in seconds)
+
+
+def test_a_network_that_trains_in_no_way_raises() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        find_mode(NoBf16(), (torch.rand(4, 5),), lambda y: y.square().mean(), "cpu")  # type: ignore[attr-defined]
