@@ -9,7 +9,6 @@ That is switched off here, unless the user has said otherwise; it would also run
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path

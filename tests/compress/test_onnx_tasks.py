@@ -49,7 +49,7 @@ def test_with_labels_it_is_scored_by_them(model: Path) -> None:
     assert [len(s) for s in (task.train, task.val, task.test)] == [24, 8, 8]
     for split in (task.train, task.val, task.test):
         for x, y in split:
-            assert CLASSES[np.flatnonzero((ROWS == x.numpy()).all(axis=1))[0]] == y, "samples keep their labels"
+            assert CLASSES[np.flatnonzero((x.numpy() == ROWS).all(axis=1))[0]] == y, "samples keep their labels"
 
 
 def test_the_split_is_always_the_same(model: Path) -> None:
