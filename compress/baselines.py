@@ -40,7 +40,7 @@ def make_module(task: Task, *, trained: bool = True) -> nn.Module:
     elif callable(task.model):
         function: Callable[..., Any] = task.model
         knows = "trained" in inspect.signature(function).parameters
-        with threads(os.cpu_count() or 1), _seeded():
+        with threads(_half_the_cores()), _seeded():
             module = guarded(
                 f"the model function of task {task.name!r}", lambda: function(trained=trained) if knows else function()
             )
@@ -186,6 +186,11 @@ def _load_module(path: Path) -> nn.Module | None:
     except Exception:  # whatever a damaged or forged file makes of the reader: the model is then made again
         return None
     return loaded if isinstance(loaded, nn.Module) else None
+
+
+def _half_the_cores() -> int:
+    """Threads for a model function. The other half gains little, and costs much as soon as anything else runs."""
+    return max(1, (os.cpu_count() or 1) // 2)
 
 
 @contextlib.contextmanager

@@ -254,7 +254,10 @@ def list_recipes(as_json: bool) -> None:
     else:
         from compress.tables import print_recipes
 
-        print_recipes([{**row, "expected": in_words(expected.get(row["name"]))} for row in rows], _console())
+        for row in rows:
+            if row["name"] in expected:
+                row["description"] += f" Expected: {in_words(expected[row['name']])}."
+        print_recipes(rows, _console())
 
 
 def main() -> NoReturn:

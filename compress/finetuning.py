@@ -62,7 +62,8 @@ class Objective:
 
 def _likely(outputs: Tensor, labels: Tensor) -> str:
     """The usual loss for data of this form: all there is to go by where the user trains, and told us no loss."""
-    if not labels.is_floating_point() and labels.shape == outputs.shape[:1] + outputs.shape[2:] and outputs.dim() > 1:
+    decisions = outputs.shape[:1] + outputs.shape[2:]
+    if outputs.dim() > 1 and outputs.shape[1] > 1 and labels.shape == decisions and not labels.is_floating_point():
         return "cross_entropy"
     return "mse" if labels.numel() == outputs.numel() else "unknown"
 

@@ -80,7 +80,7 @@ def _shape_and_constants(tensor: onnx.TensorProto) -> str:
 
 
 def count_parameters(path: Path) -> int:
-    """Number of elements in weights and biases, float or quantized; scales, zero points and shapes are none."""
+    """Number of elements in weights and biases of a float or QDQ file; scales, zero points and shapes are none."""
     graph = parse(path).graph
     scales = {name for n in graph.node if n.op_type in _CONVERSIONS for name in n.input[1:]}
     weights = (t for t in graph.initializer if t.dims and t.data_type not in _INDICES and t.name not in scales)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.durations import format_duration
-from targets.errors import CompressError, TargetError
+from targets.errors import CompressError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -72,14 +72,10 @@ def _asked(
 
 def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
     """Target -> the precisions of the space that all targets run, and the step of its widths."""
-    capable = [place.capabilities() for place in places]
-    schemes = [scheme for scheme in space.schemes() if all(scheme in one.precisions for one in capable)]
-    if not schemes:
-        raise TargetError(f"{', '.join(p.name for p in places)} run none of the precisions {space.schemes()}")
-    return {
-        place.name: {"precisions": schemes, "channel_step": one.channel_step}
-        for place, one in zip(places, capable, strict=True)
-    }
+    from compress.options import shared_precisions
+
+    schemes = list(shared_precisions(places, space))
+    return {place.name: {"precisions": schemes, "channel_step": place.capabilities().channel_step} for place in places}
 
 
 def _of_file(space: SearchSpace) -> dict[str, Any]:

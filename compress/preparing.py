@@ -16,13 +16,14 @@ from compress import baselines, data, exporting, finetuning, graphs, latencies, 
 from compress.caching import Cache
 from compress.configs import FinetuneSettings
 from compress.contexts import Context, Say, Training
+from compress.options import shared_precisions
 from compress.quantizing import has_matmul, layers
 from compress.results import Candidate, Drop, DropSplits, Measured, Parity, QualitySplits
 from compress.runs import Run, same_task
 from compress.serialization import file_hash, stable_hash
 from compress.tasks import Task, TaskIdentity
 from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device
-from targets.errors import RunError, TargetError, TaskError
+from targets.errors import RunError, TaskError
 from targets.target import Target
 
 _CALIBRATION = 256
@@ -233,10 +234,7 @@ def _calibration(setting: _Setting, names: list[str]) -> dict[str, np.ndarray]:
 def _abilities(setting: _Setting) -> tuple[tuple[str, ...], int]:
     """(precisions that every target runs and the model has layers for, channel step good for all targets)."""
     capabilities = [target.capabilities() for target in setting.places]
-    wanted = setting.run.request.space.schemes()
-    able = [s for s in wanted if all(s in c.precisions for c in capabilities)]
-    if not able:
-        raise TargetError(f"{', '.join(t.name for t in setting.places)} run none of the precisions {', '.join(wanted)}")
+    able = list(shared_precisions(setting.places, setting.run.request.space))
     if not layers(setting.path):
         able = [s for s in able if s == "fp32"]
     if not has_matmul(setting.path):
@@ -280,7 +278,8 @@ def _baseline_on(setting: _Setting, names: list[str], target: Target) -> Measure
     described = setting.describe[target.name]
     found = scoring.outputs(cache, target, described, setting.path, splits.val, names)
     shape = found[0].shape if isinstance(found, tuple) else found.shape
-    if metric.loss == "cross_entropy" and len(shape) == 2:
+    own_outputs = metric.name == "agreement" and splits.val.labels.dim() > 1  # labels are what the original says
+    if metric.loss == "cross_entropy" and len(shape) == 2 and not own_outputs:
         data.check_classes(splits.in_memory, shape[1])
     quality = metrics.score(metric, found, splits.val.labels.numpy(), setting.run.request.seed)
     sample = {name: array[:1] for name, array in splits.val.arrays(names).items()}

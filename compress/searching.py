@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from compress.durations import parse_duration
 from compress.late_targets import catch_up
 from compress.latencies import FINAL
 from compress.loops import Limits, Loop
-from compress.options import check_options, sampler_name
+from compress.options import check_options, sampler_name, shared_precisions
 from compress.progress import Progress, Silent
 from compress.records import Record
 from compress.results import Candidate
@@ -75,28 +76,43 @@ def search(
     before = runs.read_request(folder)
     request = _request(wanted, before, places, command)
     places = places or [targets_package.get(name) for name in request.targets]
+    shared_precisions(places, request.space)
     splits = preparing.read_splits(task)
     preparing.check_identity(
         before.task if before else None, preparing.identity(task, splits, metrics.get(task.metric)), folder
     )
+    with _writing(folder, before, places) as record:
+        _check_architecture(record, task, folder)
+        run = Run(folder, record, request)
+        return _search(run, task, places, splits, wanted, sampler, device, start, progress or Silent())
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, before: Request | None, places: list[Target]) -> Iterator[Record]:
+    """The record, open and locked; what a refused request has written is taken back."""
     existed = folder.exists()
     runs.check_writable(folder)
     record = Record(folder / "record.jsonl")
     try:
-        known = record.state.facts.get("architecture")
-        if known and preparing.architecture(task) not in ("", known):
-            raise RunError(f"{str(folder)!r} is the run of another model than this {task.name!r}; choose another --out")
-        run = Run(folder, record, request)
-        return _search(run, task, places, splits, wanted, sampler, device, start, progress or Silent())
+        yield record
     except RequestError:
         if before is None:
             # What was asked could not be done: leave no run behind that the corrected request would not fit.
             _forget(folder, existed)
+        else:
+            Run(folder, record, before).write_request()  # what was asked before still stands
         raise
     finally:
         for place in places:
             place.close()
         record.close()
+
+
+def _check_architecture(record: Record, task: Task, folder: Path) -> None:
+    """Raise RunError for another model, before anything is exported."""
+    known = record.state.facts.get("architecture")
+    if known and preparing.architecture(task) not in ("", known):
+        raise RunError(f"{str(folder)!r} is the run of another model than this {task.name!r}; choose another --out")
 
 
 @dataclass(frozen=True)

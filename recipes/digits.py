@@ -29,7 +29,7 @@ def task() -> compress.Task:
     sets = datasets()
     return compress.Task(
         name="digits",
-        model=lambda: train_baseline(sets["train"]),
+        model=lambda trained=True: train_baseline(sets["train"]) if trained else network(),
         train=sets["train"],
         val=sets["val"],
         test=sets["test"],

@@ -92,7 +92,7 @@ def task(data: str | None = None) -> compress.Task:
     sets = datasets(parts)
     return compress.Task(
         name="keyword-spotting",
-        model=lambda: train_baseline(sets["train"]),
+        model=lambda trained=True: train_baseline(sets["train"]) if trained else network(),
         train=sets["train"],
         val=sets["val"],
         test=sets["test"],

@@ -57,21 +57,13 @@ def tiny() -> ModuleType:
 @pytest.fixture(scope="session")
 def task(tiny: ModuleType) -> compress.Task:
     """The tiny task with its model trained."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    made = compress.Task(name="tiny", model=tiny.trained(), **tiny.datasets())
-    torch.set_num_threads(before)
-    return made
+    return compress.Task(name="tiny", model=tiny.trained(), **tiny.datasets())
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """One thread, and every structure exported once in the whole session."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every structure is exported once in the whole session."""
     monkeypatch.setattr(exporting, "trace", _trace_once(exporting.trace))
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
@@ -88,14 +80,10 @@ def search(quick: None, task: compress.Task, tiny: ModuleType, tmp_path: Path) -
 @pytest.fixture(scope="session")
 def finished(task: compress.Task, tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A finished run of six trials; tests look at it, none may change it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporting, "trace", _trace_once(exporting.trace))
         folder = tmp_path_factory.mktemp("finished") / "run"
-        result = compress.search(task, FakeTarget(), trials=6, space=tiny.SPACE, out=folder)
-    torch.set_num_threads(before)
-    return result
+        return compress.search(task, FakeTarget(), trials=6, space=tiny.SPACE, out=folder)
 
 
 @pytest.fixture(scope="session")

@@ -119,9 +119,7 @@ def test_a_module_of_the_tasks_gets_the_stored_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("local", [True, False], ids=["a class within a function", "a function as attribute"])
-def test_what_cannot_be_stored_is_made_again(
-    tmp_path: Path, local: bool, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_stored_is_made_again(tmp_path: Path, local: bool, capsys: pytest.CaptureFixture[str]) -> None:
     class Local(Net):
         pass
 
@@ -174,7 +172,7 @@ def test_damaged_files(tmp_path: Path, content: bytes) -> None:
 
 def test_weights_of_another_network_are_refused_in_one_line(tmp_path: Path) -> None:
     save(Net(4), tmp_path, whole=False)
-    with pytest.raises(RunError, match="another model: .*size mismatch.*choose another --out") as caught:
+    with pytest.raises(RunError, match=r"another model: .*size mismatch.*choose another --out") as caught:
         load(_task(Net(5)), tmp_path)
     assert "\n" not in str(caught.value)
 

@@ -52,7 +52,9 @@ def test_the_same_inputs_are_computed_once(cache: Cache, log: Log) -> None:
     assert log.told == [("export", False), ("export", True)]
 
 
-@pytest.mark.parametrize(("name", "version", "inputs"), [("bind", 1, {"a": 1}), ("export", 2, {"a": 1}), ("export", 1, {"a": 2})])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "version", "inputs"), [("bind", 1, {"a": 1}), ("export", 2, {"a": 1}), ("export", 1, {"a": 2})]
+)
 def test_anything_else_is_another_result(cache: Cache, name: str, version: int, inputs: dict[str, Any]) -> None:
     calls: list[str] = []
     cache.stage("export", 1, {"a": 1}, _writer("x", calls))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -56,6 +57,22 @@ def test_nan_is_not_lost(tmp_path: Path) -> None:
     assert parity["agreement"] == 0.0
 
 
+def _doubled(path: Path, scale: float) -> Path:
+    """The same with a second output, ``scale`` times the first."""
+    model = onnx.load(_model(path))
+    model.graph.node.append(helper.make_node("Mul", ["y", "s"], ["z"]))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(scale), "s"))
+    model.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", 3]))
+    onnx.save(model, path)
+    return path
+
+
+def test_every_output_counts(tmp_path: Path) -> None:
+    a, b, c = (_doubled(tmp_path / f"{s}.onnx", s) for s in (2.0, 3.0, float("nan")))
+    assert check_models(b, a, "fake", None)["parity"]["relative"] == pytest.approx(0.5, rel=1e-5)
+    assert np.isnan(check_models(c, a, "fake", None)["parity"]["max_abs"])
+
+
 def test_given_samples_are_used(tmp_path: Path) -> None:
     a, b = _model(tmp_path / "a.onnx"), _model(tmp_path / "b.onnx", 2.0)
     np.savez(tmp_path / "d.npz", x=np.zeros((5, 3), np.float32), labels=np.zeros(5))
@@ -88,9 +105,9 @@ def test_a_model_the_target_does_not_run_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [lambda p: p.write_text("no"), lambda p: np.savez(p, y=np.zeros(3))])
-def test_samples_that_cannot_be_used(tmp_path: Path, write: object) -> None:
+def test_samples_that_cannot_be_used(tmp_path: Path, write: Any) -> None:
     a = _model(tmp_path / "a.onnx")
-    write(tmp_path / "d.npz")  # type: ignore[operator]
+    write(tmp_path / "d.npz")
     with pytest.raises(RequestError, match=r"d.npz"):
         check_models(a, a, "fake", tmp_path / "d.npz")
 
@@ -104,6 +121,17 @@ def test_truncated_files_are_model_errors(tmp_path: Path, keep: float) -> None:
         with pytest.raises(ModelError, match=r"b.onnx' is truncated or not an ONNX file") as caught:
             check_models(*pair, "fake", None)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("break_it", [lambda n: n.input.append("w"), lambda n: n.input.__setitem__(0, "undefined")])
+def test_files_that_parse_and_make_no_sense_are_model_errors(tmp_path: Path, break_it: Any) -> None:
+    a, b = _model(tmp_path / "a.onnx"), _model(tmp_path / "b.onnx")
+    model = onnx.load(b)
+    break_it(model.graph.node[0])
+    onnx.save(model, b)
+    with pytest.raises(ModelError, match=r"b.onnx' is truncated or not an ONNX file") as caught:
+        check_models(b, a, "fake", None)
+    assert "\n" not in str(caught.value)
 
 
 def test_external_data_may_not_leave_its_folder(tmp_path: Path) -> None:

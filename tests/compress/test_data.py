@@ -90,7 +90,6 @@ def test_a_subclass_of_tensor_dataset_is_asked_for_its_items() -> None:
     assert torch.equal(train.inputs[0], X + 1)
 
 
-
 class Broken(Dataset[Any]):
     def __len__(self) -> int:
         return 4

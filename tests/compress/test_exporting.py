@@ -1,4 +1,4 @@
-"""One export, then only weights change; what is written is what the network computes, and nothing about this machine."""
+"""One export, then only weights change; a file is what the network computes, and says nothing about this machine."""
 
 from __future__ import annotations
 
@@ -43,6 +43,17 @@ class Branches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.layer(x) if x.shape[0] > 4 else self.layer(x).relu()
+
+
+class Squeezes(nn.Module):
+    """Loses the batch dimension of a single sample: an ordinary mistake, seen at batch 1 only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x[:, :, None].squeeze())
 
 
 class Masks(nn.Module):
@@ -202,6 +213,11 @@ def test_equal_infinities_do_not_differ(tmp_path: Path) -> None:
     assert export(Masks(), torch.randn(2, 3), tmp_path / "m.onnx").max_abs < 1e-4
 
 
+def test_a_single_sample_is_checked_as_well(tmp_path: Path) -> None:
+    with pytest.raises(ParityError, match=r"output is \(1, 2\) at batch 1, the network gives \(2,\)"):
+        export(Squeezes(), torch.randn(2, 3), tmp_path / "m.onnx")
+
+
 @pytest.mark.parametrize("module", [Branches(), nn.Linear(5, 2)], ids=["branches on batch", "raises"])
 def test_what_cannot_be_exported_is_said_in_one_line(tmp_path: Path, module: nn.Module) -> None:
     with pytest.raises(ExportError, match="cannot be exported to ONNX") as caught:
@@ -221,9 +237,14 @@ def test_the_exporter_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 def test_every_submodule_gets_its_own_mode_back(cnn: nn.Module) -> None:
     cnn.train()
     cnn[1].eval()
-    with pytest.raises(KeyError), evaluating(cnn):
-        assert not any(m.training for m in cnn.modules())
-        raise KeyError
+
+    def body() -> None:
+        with evaluating(cnn):
+            assert not any(m.training for m in cnn.modules())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        body()
     assert cnn[0].training
     assert not cnn[1].training
 
@@ -234,7 +255,7 @@ def test_structure_does_not_depend_on_weights(
     """Latency is cached under it: two trainings of one architecture are one structure, other widths another."""
     with torch.no_grad():
         for p in bare.parameters():
-            p += 0.01  # where a bias is exactly zero the exporter leaves it out
+            p += 0.1 * torch.randn_like(p)  # a bias of exactly zero would be left out
     export(bare, digits.val[0][:4], tmp_path / "bare.onnx")
     assert graphs.structure_hash(tmp_path / "bare.onnx") == graphs.structure_hash(exported)
     small = prune(bare, digits.val[0][:4], 0.5).module

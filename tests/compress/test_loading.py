@@ -88,6 +88,12 @@ def test_neighbours_can_be_imported_but_hide_nothing_of_ours(write: Write) -> No
     assert found.task.name == "from-a-neighbour"
 
 
+def test_neighbours_come_after_everything_installed(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    write("raise RuntimeError('the wrong colorsys')\n", "colorsys.py")
+    assert load_task(str(write("import colorsys\ncolorsys.rgb_to_hsv\n" + GOOD))).task.name == "mine"
+
+
 def test_a_module_of_a_package(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write("", "my_package_a/__init__.py")
     write(GOOD, "my_package_a/tasks.py")
@@ -119,7 +125,7 @@ def test_a_parameter_data_gets_the_path(write: Write) -> None:
         ("x = 1\n", r"has no function task\(\)"),
         ("task = 3\n", r"has no function task\(\)"),
         ("def task():\n    return 5\n", "returned int, not a compress.Task"),
-        ("def task():\n    x = 1\n    raise KeyError('gone')\n", r"task\(\) of .* raised KeyError: 'gone' \(.*mine.py:3\)"),
+        ("def task():\n    x = 1\n    raise KeyError('gone')\n", r"task\(\) of .* KeyError: 'gone' \(.*mine.py:3\)"),
         ("x = 1\ny = 1 / 0\n", r"raised ZeroDivisionError: division by zero \(.*mine.py:2\)"),
         ("def task(:\n    pass\n", r"raised SyntaxError.*\(.*mine.py:1\)"),
         ("import json\njson.loads('{')\n", r"raised JSONDecodeError.*\(.*mine.py:2\)"),

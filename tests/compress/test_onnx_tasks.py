@@ -142,8 +142,9 @@ def _single(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "write", [lambda p: p.write_bytes(b""), lambda p: p.write_text("text"), _truncated, _corrupt, _single, lambda p: None]
-)  # fmt: skip
+    "write",
+    [lambda p: p.write_bytes(b""), lambda p: p.write_text("text"), _truncated, _corrupt, _single, lambda _: None],
+)
 def test_a_file_that_is_no_npz_is_refused_in_one_line(model: Path, write: Any) -> None:
     path = model.with_name("bad.npz")
     write(path)

@@ -1,0 +1,148 @@
+"""``--dry-run``: what would be searched; nothing is trained, nothing is written."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import compress
+from compress import finetuning, loading, planning, training_modes
+from compress.loading import LoadedTask
+from compress.run_results import Result
+from targets.errors import RequestError, RunError
+from targets.testing import reference_model
+
+Content = Callable[[Path], dict[str, str]]
+
+
+@pytest.fixture
+def asked(
+    quick: None,  # noqa: ARG001
+    task: compress.Task, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., dict[str, Any]]:  # fmt: skip
+    """``plan`` of the tiny task; ``task`` and ``space`` replace what its file would bring."""
+
+    # Timed on one core: others may be busy.
+    monkeypatch.setattr(training_modes.os, "sched_getaffinity", lambda _: {0}, raising=False)
+
+    def plan(**options: Any) -> dict[str, Any]:
+        loaded = LoadedTask(options.pop("task", task), options.pop("space", tiny.SPACE))
+        monkeypatch.setattr(loading, "load_task", lambda spec, data: loaded)  # noqa: ARG005
+        return planning.plan("tiny", None, **{"targets": ("fake",), "out": str(tmp_path / "run"), **options})
+
+    return plan
+
+
+def test_a_plan_says_what_is_prunable_what_is_searched_and_how_long_it_takes(
+    asked: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    found = asked()
+    assert json.loads(json.dumps(found)) == found
+    assert [(name, channels) for name, channels, _ in found["prunable"]] == [("0", 16), ("3", 32), ("6", 32)]
+    assert ["11", "output layer"] in found["kept"]
+    assert found["targets"] == {"fake": {"precisions": ["fp32", "int8", "mixed", "int8-dynamic"], "channel_step": 8}}
+    assert {"prune_ratio", "prune_delta.0", "epochs", "precision"} <= set(found["dimensions"])
+    assert "l1" not in found["dimensions"], "fixed in the task file"
+    assert found["parameters"] > 14_000
+    assert found["macs"] > 200_000
+    assert 0 < found["trial_seconds"] < 60
+    assert found["constraints"] == ["quality_drop<=0.01"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_plan_trains_nothing(
+    asked: Callable[..., dict[str, Any]], task: compress.Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetuning, "finetune", lambda *_: pytest.fail("trained"))
+    calls: list[bool] = []
+
+    def model(trained: bool = True) -> Any:
+        calls.append(trained)
+        return task.model
+
+    asked(task=replace(task, model=model))
+    assert calls == [False], "a function that can leave out the training is asked to"
+
+
+def test_longer_training_takes_longer(asked: Callable[..., dict[str, Any]], tiny: Any) -> None:
+    short = asked(space=replace(tiny.SPACE, epochs=1))["trial_seconds"]
+    for epochs in (compress.Int(1, 2000), compress.Choice(1, 2000), 2000):
+        assert asked(space=replace(tiny.SPACE, epochs=epochs))["trial_seconds"] > short
+    assert asked(space=replace(tiny.SPACE, batch_size=compress.Choice(32, 64)))["trial_seconds"] > 0
+
+
+def test_warnings_about_the_data_are_in_it(asked: Callable[..., dict[str, Any]], task: compress.Task) -> None:
+    assert any("no test split" in text for text in asked(task=replace(task, test=None))["warnings"])
+
+
+def test_a_training_loop_of_ones_own_cannot_be_timed(asked: Callable[..., dict[str, Any]], task: compress.Task) -> None:
+    assert asked(task=replace(task, finetune=lambda *_: pytest.fail("trained")))["trial_seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"trials": 0}, "trials=0"),
+        ({"time": "soon"}, "time 'soon'"),
+        ({"sampler": "magic"}, "unknown sampler 'magic'"),
+        ({"pick": "best"}, "unknown pick 'best'"),
+        ({"keep": "none"}, "keep 'none'"),
+        ({"workers": 4}, "workers=4"),
+        ({"seed": -3}, "seed=-3"),
+        ({"device": "tpu"}, "device 'tpu'"),
+        ({"targets": ("nowhere",)}, "unknown target 'nowhere'"),
+        ({"objectives": ("quality",)}, "two or more"),
+        ({"constraints": ("beauty<=3",)}, "unknown quantity 'beauty'"),
+    ],
+)
+def test_what_a_search_would_refuse_is_refused(
+    asked: Callable[..., dict[str, Any]], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError) as caught:
+        asked(**options)
+    assert message in str(caught.value)
+
+
+def test_a_run_that_is_there_gives_the_defaults_and_is_not_touched(
+    asked: Callable[..., dict[str, Any]], finished: Result, content: Content, task: compress.Task
+) -> None:
+    before = content(finished.folder)
+    found = asked(out=str(finished.folder), targets=())
+    assert list(found["targets"]) == ["fake"]
+    with pytest.raises(RunError, match="the run of another name"):
+        asked(out=str(finished.folder), task=replace(task, name="other"))
+    assert content(finished.folder) == before
+
+
+def test_an_onnx_file_has_nothing_to_prune(tmp_path: Path) -> None:
+    model = reference_model(tmp_path / "m.onnx")
+    images = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=images, labels=np.arange(40) % 5)
+    found = planning.plan(str(model), str(tmp_path / "data.npz"), targets=("fake",), out=str(tmp_path / "run"))
+    assert found["prunable"] == []
+    assert "quantized, not pruned" in found["kept"][0][1]
+    assert found["trial_seconds"] is None
+    assert "prune_ratio" not in found["dimensions"]
+    assert "not pruned" in printed(found)
+
+
+def printed(found: dict[str, Any]) -> str:
+    file = io.StringIO()
+    planning.print_plan(found, Console(file=file, width=500))
+    return file.getvalue()
+
+
+def test_a_plan_is_printed_for_people(asked: Callable[..., dict[str, Any]]) -> None:
+    text = printed(asked())
+    assert "prunable: 0, 16 channels (with " in text
+    assert "left alone: 11: output layer" in text
+    assert "a trial with half of the channels: about " in text
+    assert "target fake: fp32, int8, mixed, int8-dynamic; widths in steps of 8" in text
