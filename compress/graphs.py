@@ -41,7 +41,7 @@ def parse(path: Path) -> onnx.ModelProto:
 
 def _unreadable(path: Path, reason: object) -> ModelError:
     text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
-    return ModelError(f"{str(path)!r} is truncated or not an ONNX file: {text[:200]}")
+    return ModelError(f"{str(path)!r} is truncated or not a valid ONNX file: {text[:200]}")
 
 
 def structure_hash(path: Path) -> str:

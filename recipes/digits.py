@@ -27,9 +27,13 @@ SPACE = compress.SearchSpace(
 def task() -> compress.Task:
     """The recipe's task: 1797 images, half for training, a quarter each for val and test."""
     sets = datasets()
+
+    def baseline(trained: bool = True) -> nn.Module:
+        return train_baseline(sets["train"]) if trained else network()
+
     return compress.Task(
         name="digits",
-        model=lambda trained=True: train_baseline(sets["train"]) if trained else network(),
+        model=baseline,
         train=sets["train"],
         val=sets["val"],
         test=sets["test"],

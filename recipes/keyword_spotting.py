@@ -90,9 +90,13 @@ def task(data: str | None = None) -> compress.Task:
                 f"(test is index 0-4, val 5-9, train the rest; the whole dataset: {SOURCE})"
             )
     sets = datasets(parts)
+
+    def baseline(trained: bool = True) -> nn.Module:
+        return train_baseline(sets["train"]) if trained else network()
+
     return compress.Task(
         name="keyword-spotting",
-        model=lambda trained=True: train_baseline(sets["train"]) if trained else network(),
+        model=baseline,
         train=sets["train"],
         val=sets["val"],
         test=sets["test"],

@@ -118,7 +118,7 @@ def test_truncated_files_are_model_errors(tmp_path: Path, keep: float) -> None:
     content = a.read_bytes()
     b.write_bytes(content[: int(keep * len(content)) if keep < 1 else 1])
     for pair in ((b, a), (a, b)):
-        with pytest.raises(ModelError, match=r"b.onnx' is truncated or not an ONNX file") as caught:
+        with pytest.raises(ModelError, match=r"b.onnx' is truncated or not a valid ONNX file") as caught:
             check_models(*pair, "fake", None)
         assert "\n" not in str(caught.value)
 
@@ -129,7 +129,7 @@ def test_files_that_parse_and_make_no_sense_are_model_errors(tmp_path: Path, bre
     model = onnx.load(b)
     break_it(model.graph.node[0])
     onnx.save(model, b)
-    with pytest.raises(ModelError, match=r"b.onnx' is truncated or not an ONNX file") as caught:
+    with pytest.raises(ModelError, match=r"b.onnx' is truncated or not a valid ONNX file") as caught:
         check_models(b, a, "fake", None)
     assert "\n" not in str(caught.value)
 
