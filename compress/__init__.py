@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from compress.pruning import Pruned, find_groups, prune
     from compress.quantizing import quantize
     from compress.results import Candidate
-    from compress.runs import open_run
+    from compress.run_results import open_run
     from compress.searching import search
     from compress.spaces import Choice, Float, Int, SearchSpace
     from compress.tasks import Task
@@ -58,7 +58,7 @@ _HOMES = {
     "Task": "compress.tasks",
     "export": "compress.exporting",
     "find_groups": "compress.pruning",
-    "open_run": "compress.runs",
+    "open_run": "compress.run_results",
     "prune": "compress.pruning",
     "quantize": "compress.quantizing",
     "search": "compress.searching",

@@ -19,14 +19,14 @@ from targets.target import Protocol, Target
 MOST_FINALISTS = 10
 
 
-def confirm(context: Context, question_of: picking.Question, protocol: Protocol, say: Say) -> None:
+def confirm(context: Context, question: Question, protocol: Protocol, say: Say) -> None:
     """Remeasure the finalists on every target, then read the picks on test until each has its verdict."""
     record = context.run.record
     if record.state.facts.get("unconfirmed"):
         record.append("fact", name="unconfirmed", value=[])  # this call tries again
     say("confirm: latency")
     for target in context.targets:
-        _remeasure(context, question_of, target, protocol)
+        _remeasure(context, question, target, protocol)
     if context.test is None:
         return
     say("confirm: test")
@@ -36,7 +36,7 @@ def confirm(context: Context, question_of: picking.Question, protocol: Protocol,
             # What every drop is measured from; reading it decides nothing.
             _read_test(context, target, baseline)
         for which in selecting.PICKS:
-            _read_picks(context, question_of, target, which)
+            _read_picks(context, question, target, which)
 
 
 def _remeasure(context: Context, question: Question, target: Target, protocol: Protocol) -> None:
@@ -73,12 +73,12 @@ def _timed(
     return [entry for candidate in finalists for entry in _timed(context, target, [candidate], protocol)]
 
 
-def _read_picks(context: Context, question_of: Question, target: Target, which: str) -> None:
+def _read_picks(context: Context, question: Question, target: Target, which: str) -> None:
     """Read the line of one pick on test until its verdict stands."""
     while True:
         known = picking.known_disagreements(context.run.state.facts)
-        question = replace(question_of, disagreements=known)
-        _, unread = picking.choose(which, context.run.available(), question, target.name)
+        asked = replace(question, disagreements=known)
+        _, unread = picking.choose(which, context.run.available(), asked, target.name)
         if unread is None:
             return
         try:

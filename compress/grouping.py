@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compress.cutting import Group, Groups, Side, Slot, Unsupported, axes, is_depthwise, member, width
-from compress.gate import Gate, forward, said, tensors
+from compress.permutation_gate import Gate, forward, said, tensors
 from targets.errors import SpaceError, TaskError
 
 __all__ = ["Group", "Groups", "as_inputs", "find_groups"]

@@ -5,30 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from compress.quantities import parse_constraint
-from compress.reporting import question_of, targets_of
+from compress.questions import problem_of
 from compress.runs import Run
-from compress.sampling import Problem, build_study, metric_names
+from compress.sampling import build_study, metric_names
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _FEWEST = 8
 """Told candidates below which importances would be noise."""
-
-
-def problem_of(run: Run) -> Problem:
-    """The run's search problem, as far as its record goes; raises RunError while there is no baseline."""
-    request, baseline = run.request, question_of(run).baseline
-    groups = tuple(run.state.facts.get("groups", ()))
-    return Problem(
-        request.space.dimensions(groups),
-        request.objectives,
-        tuple(parse_constraint(text) for text in request.constraints),
-        targets_of(run),
-        baseline,
-        request.higher_is_better,
-    )
 
 
 def importances(run: Run) -> dict[str, dict[str, float]]:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from compress import picking, reporting, selecting, trials
 from compress.contexts import Context
 from compress.durations import format_duration
-from compress.gates import Gated
-from compress.importances import problem_of
+from compress.latency_gate import Gated
 from compress.loading import describe
 from compress.progress import Progress
+from compress.questions import problem_of, question_of
 from compress.records import Trial
 from compress.results import Candidate
 from compress.runs import Run, link
@@ -229,7 +229,7 @@ class Loop:
             return False
         if finished >= _MOST:
             return True
-        question = reporting.question_of(self.run_)
+        question = question_of(self.run_)
         everything = list(self.state.candidates.values())
         recent = sorted(t.number for t in self.state.trials.values() if t.state == "finished")[-_FLAT:]
         earlier = [c for c in everything if c.trial is None or c.trial < recent[0]]
@@ -250,7 +250,7 @@ def _summaries(number: int, candidates: Sequence[Candidate], target: str, second
 def _best(run: Run) -> str:
     """The fastest candidate so far that meets the constraints, in words."""
     target = run.request.targets[0]
-    question = reporting.question_of(run)
+    question = question_of(run)
     members = picking.front(list(run.state.candidates.values()), question, target)
     if not members:
         return ""

@@ -27,8 +27,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.cutting import Group, Groups, axes, cut, member, width
-from compress.gate import evaluating, forward, said
 from compress.grouping import as_inputs, find_groups
+from compress.permutation_gate import evaluating, forward, said
 from compress.widths import check_ratio, check_step, realise
 from targets.errors import PruneError, SpaceError
 

@@ -10,31 +10,13 @@ from typing import Any
 
 from compress import picking, selecting
 from compress.picking import Question
-from compress.quantities import parse_constraint
+from compress.questions import question_of, targets_of
 from compress.results import Candidate, Pick
 from compress.runs import Run
 from compress.serialization import file_hash, finite, to_json, write_json
-from targets.errors import RequestError, RunError
+from targets.errors import RequestError
 
 SCHEMA = 1
-
-
-def question_of(run: Run) -> Question:
-    """What the run's candidates are chosen by; raises RunError while there is not even a measured baseline."""
-    baseline = run.state.candidates.get("baseline")
-    if baseline is None or not targets_of(run):
-        raise RunError(f"{str(run.folder)!r} has no measured baseline yet; let the search go on first")
-    request = run.request
-    return Question(
-        baseline, request.objectives, tuple(parse_constraint(text) for text in request.constraints),
-        request.higher_is_better, request.bounded, picking.known_disagreements(run.state.facts),
-    )  # fmt: skip
-
-
-def targets_of(run: Run) -> tuple[str, ...]:
-    """The run's targets on which its baseline is measured: all of them, unless one was added just now."""
-    baseline = run.state.candidates.get("baseline")
-    return tuple(name for name in run.request.targets if baseline is not None and name in baseline.measured)
 
 
 def picks_of(run: Run, target: str) -> dict[str, Pick | None]:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress import picking, selecting
-from compress.reporting import make_report, picks_of, question_of, targets_of
+from compress.questions import question_of, targets_of
+from compress.reporting import make_report, picks_of
 from compress.results import Candidate, LatencyResult, Pick, Quality
-from compress.runs import Run
+from compress.runs import Run, open_for_reading
 from targets.errors import NoFeasibleCandidate, RequestError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Result:
 
     def study(self) -> optuna.Study:
         """The whole run as an in-memory Optuna study, for Optuna's own tools."""
-        from compress.importances import problem_of
+        from compress.questions import problem_of
         from compress.sampling import build_study
 
         return build_study(problem_of(self._run), self._run.state.trials, self._run.state.candidates)
@@ -154,6 +155,11 @@ class Result:
     def _seen(self, candidate: Candidate, target: str, pick: Pick | None = None) -> RunCandidate:
         path = self._run.folder / (candidate.path or "")
         return RunCandidate(candidate, target, path, self._module_of, pick)
+
+
+def open_run(folder: str | Path) -> Result:
+    """The result of a run on disk, finished or not: fronts, picks, paths. Raises RunError if it is not one."""
+    return Result(open_for_reading(folder))
 
 
 def removed_channels(run: Run, candidate: Candidate) -> dict[str, tuple[int, ...]]:

@@ -155,13 +155,6 @@ def open_for_reading(folder: str | Path) -> Run:
     return Run(folder, Record(folder / "record.jsonl", write=False), request)
 
 
-def open_run(folder: str | Path) -> Any:
-    """The ``Result`` of a run on disk, finished or not: fronts, picks, paths. Raises RunError if it is not one."""
-    from compress.run_results import Result
-
-    return Result(open_for_reading(folder))
-
-
 def link(source: Path, destination: Path) -> None:
     """The same file at another place: a hard link where the file system has them, else a copy."""
     destination.parent.mkdir(parents=True, exist_ok=True)

@@ -261,7 +261,7 @@ def _told(problem: Problem, trial: Trial, candidate: Candidate, *, first: bool) 
 
 def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
     """A gated config: costs as measured; quality, which nobody knows, as the baseline's (not why it is gated)."""
-    from compress.gates import violation  # brings torch along, which reading a run does without
+    from compress.latency_gate import violation  # brings torch along, which reading a run does without
 
     values: list[float] = []
     for objective in problem.objectives:

@@ -22,6 +22,7 @@ from compress.latencies import FINAL
 from compress.loops import Limits, Loop
 from compress.options import check_options, sampler_name, shared_precisions
 from compress.progress import Progress, Silent
+from compress.questions import question_of
 from compress.records import Record
 from compress.results import Candidate
 from compress.run_results import Result, removed_channels
@@ -207,7 +208,7 @@ def _search(
         Loop(context, limits, used, deterministic, progress).run()
         progress.trial(-1, 0, None, None)
         final = replace(FINAL, seconds=_final_seconds(limits, len(context.targets)))
-        confirm(context, reporting.question_of(run), final, progress.stage)
+        confirm(context, question_of(run), final, progress.stage)
     finally:
         # Also when interrupted: everything finished so far is in the report.
         report = reporting.write_report(run)

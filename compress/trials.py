@@ -18,7 +18,7 @@ import torch
 from compress import baselines, exporting, finetuning, pruning, widths
 from compress.configs import Config, PruneSettings
 from compress.contexts import Context, Say, Training
-from compress.gates import Gated, gate
+from compress.latency_gate import Gated, gate
 from compress.pruning import Pruned
 from compress.quantities import Constraint
 from compress.results import Candidate

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import compress.grouping
 from compress.cutting import Group, Groups, member
-from compress.gate import Verdict, forward, permutations, randomise
+from compress.permutation_gate import Verdict, forward, permutations, randomise
 from compress.pruning import Pruned, count, find_groups, group_named, prune
 from targets.errors import SpaceError, TaskError
 
