@@ -105,7 +105,7 @@ def check_identity(old: TaskIdentity | None, new: TaskIdentity, folder: Path) ->
         return
     why = same_task(old, replace(new, graph=new.graph or old.graph))
     if why:
-        raise RunError(f"{str(folder)!r} is the run of {why} than {new.name!r}; choose another --out")
+        raise RunError(f"{str(folder)!r} is the run of another task ({why}); choose another --out")
 
 
 def architecture(task: Task) -> str:
