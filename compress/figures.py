@@ -218,6 +218,10 @@ def _line_name(y: float, text: str) -> Figure:
     }
 
 
+_NEAR = 0.12
+"""Picks closer than this share of the baseline's cost have their names stacked."""
+
+
 def _pick_names(report: Report, target: str, points: list[dict[str, Any]]) -> list[Figure]:
     """One label for each picked candidate, however many picks it is, fanned out to the empty side of the front."""
     places = {point["id"]: point for point in points}
@@ -227,6 +231,12 @@ def _pick_names(report: Report, target: str, points: list[dict[str, Any]]) -> li
             names.setdefault(row.candidate["id"], []).append(row.pick.replace("_", " "))
     ordered = sorted(names, key=lambda name: float(places[name]["x"]))
     upwards = rows.higher_is_better(report, target)
+    heights, stacked = dict[str, int](), 0
+    for before, name in zip([None, *ordered], ordered, strict=False):
+        # Neighbours would be written over each other: each of them stands a line above the last.
+        near = before is not None and float(places[name]["x"]) - float(places[before]["x"]) < _NEAR
+        stacked = stacked + len(names[before]) if near and before is not None else 0
+        heights[name] = stacked
     return [
         {
             "x": places[name]["x"],
@@ -236,14 +246,14 @@ def _pick_names(report: Report, target: str, points: list[dict[str, Any]]) -> li
             "xanchor": "right",
             "yanchor": "bottom" if upwards else "top",
             "ax": -14,
-            "ay": (-16 - 14 * (order % 2)) * (1 if upwards else -1),
+            "ay": (-16 - 15 * heights[name]) * (1 if upwards else -1),
             "arrowwidth": 1,
             "arrowcolor": QUIET,
             "arrowhead": 0,
             "standoff": 5,
             "font": {"size": 12},
         }
-        for order, name in enumerate(ordered)
+        for name in ordered
     ]
 
 
