@@ -356,8 +356,17 @@ def _start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "compress.command_line", "search", str(TASK_FILE), "--target", "fake"]
     with (folder.parent / "stderr").open("ab") as stderr:
         return subprocess.Popen(
-            [*command, "--out", str(folder), *options], stdout=subprocess.DEVNULL, stderr=stderr, env=environment
+            [*command, "--out", str(folder), *options],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            env=environment,
+            preexec_fn=_hear_interrupts,
         )
+
+
+def _hear_interrupts() -> None:
+    """A shell without job control starts background commands deaf to SIGINT, and their children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.mark.slow
