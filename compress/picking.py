@@ -52,8 +52,8 @@ def hypervolume(candidates: Sequence[Candidate], question: Question, target: str
     )  # fmt: skip
 
 
-def line(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
-    """The candidates in the order in which they would be taken for a pick.
+def ranking(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """What a pick is taken from, the first choice first.
 
     A pick is from the front. Where what it is picked for is no objective (``smallest`` of a search for quality and
     latency), the front says nothing about it: then it is from the feasible candidates that are not beaten in quality,
@@ -67,26 +67,42 @@ def line(which: str, candidates: Sequence[Candidate], question: Question, target
     return selecting.ranked(which, members, target, higher_is_better=question.higher_is_better)
 
 
+def line(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """The candidates that may be read for a pick, in order, each standing in when those before it are refuted.
+
+    First what the pick is taken from. Where that is less than may be read, the front is drawn anew without it, for
+    what is refuted has no claim to dominate; and without the other precisions of its networks, which share its fate.
+    """
+    order = ranking(which, candidates, question, target)[:MOST_READ]
+    while len(order) < MOST_READ:
+        trials, ids = {one.trial for one in order} - {None}, {one.id for one in order}
+        left = [one for one in candidates if one.id not in ids and one.trial not in trials]
+        choice = next(iter(ranking(which, left, question, target)), None)
+        if choice is None:
+            break
+        order.append(choice)
+    return order
+
+
 def choose(
     which: str, candidates: Sequence[Candidate], question: Question, target: str
 ) -> tuple[Pick | None, Candidate | None]:
     """The pick, and the candidate that has to be read on test before more can be said (None: nothing is open)."""
-    members = line(which, candidates, question, target)
     refuted: list[str] = []
-    last: Candidate | None = None
-    for candidate in members[:MOST_READ]:
-        last = candidate
+    order = line(which, candidates, question, target)
+    for candidate in order:
         test = candidate.measured[target].quality.test
         verdict = verdict_of(candidate, question, target)
         if test is None or verdict.verdict != selecting.REFUTED:
-            tied = selecting.tied_with(candidate, members, target, which)
+            left = [one for one in candidates if one.id not in refuted]
+            tied = selecting.tied_with(candidate, ranking(which, left, question, target), target, which)
             read = len(refuted) + (test is not None)
             pick = Pick(candidate.id, verdict.verdict, read, tuple(refuted), verdict.needed, tied)
             return pick, candidate if test is None else None
         refuted.append(candidate.id)
-    if last is None:
+    if not order:
         return None, None
-    return Pick(last.id, selecting.REFUTED, len(refuted), tuple(refuted[:-1])), None
+    return Pick(order[-1].id, selecting.REFUTED, len(refuted), tuple(refuted[:-1])), None
 
 
 def verdict_of(candidate: Candidate, question: Question, target: str) -> selecting.Verdict:

@@ -152,3 +152,13 @@ def test_reading_ends_and_numbers_agree(candidate: Make, rows: list[Any], which:
         assert pick.read == len(pick.refuted) + 1 <= picking.MOST_READ
         assert pick.id not in pick.refuted
         assert len(set(pick.refuted)) == len(pick.refuted)
+
+
+def test_past_the_front_what_it_dominated_is_read_but_not_the_refuted_network_in_another_precision(
+    candidate: Make,
+) -> None:
+    best = replace(candidate("0001-fp32", 0.001, 0.3), trial=1)
+    sibling = replace(candidate("0001-int8", 0.002, 0.35), trial=1)
+    other = replace(candidate("0002-fp32", 0.003, 0.5), trial=2)
+    order = picking.line("fastest", [best, sibling, other], question(candidate), "fake")
+    assert [one.id for one in order] == ["0001-fp32", "0002-fp32"]

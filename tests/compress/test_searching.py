@@ -387,7 +387,7 @@ def test_a_finalist_that_cannot_be_timed_again_keeps_its_number(
     slow = finished.pick("fastest").id
 
     def measure_on(context: Any, target: Any, paths: Any, *rest: Any) -> Any:
-        if any(slow in str(path) for path in paths):
+        if any(Path(path).parent.name == slow for path in paths):
             raise MeasurementError("fake: it hung")
         return real(context, target, paths, *rest)
 
