@@ -79,14 +79,6 @@ def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
     )
 
 
-def ratio_of(info: Mapping[str, Any], zero: Mapping[str, Any] | None = None) -> float:
-    """The paired latency ratio, or the instructions relative to ``zero``'s."""
-    if info.get("latency") is not None:
-        return float(info["latency"]["ratio"])
-    base = (zero or {}).get("instructions")
-    return float(info["instructions"]) / float(base) if base and info.get("instructions") else float("nan")
-
-
 def _as_json(measurement: Measurement) -> dict[str, Any]:
     data = to_json(replace(measurement, path=Path(measurement.path.name)))
     data["path"] = measurement.path.name

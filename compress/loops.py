@@ -41,7 +41,6 @@ class Limits:
     trials: int | None
     deadline: float | None
     reserve: float
-    keep: str = "all"
 
 
 class OutOfTime(BaseException):

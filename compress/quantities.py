@@ -16,8 +16,6 @@ from targets.errors import ConstraintError
 OBJECTIVES = ("quality", "latency", "size", "memory", "instructions")
 QUANTITIES = ("quality", "quality_drop", "latency", "size", "memory", "instructions")
 """What a constraint may limit."""
-COSTS = ("latency", "instructions")
-"""Quantities that say how fast a candidate is."""
 
 _BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KB": 1e3, "KiB": 1024.0, "MiB": 1024.0**2}
 _UNITS: dict[str, dict[str, float]] = {

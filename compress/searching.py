@@ -259,9 +259,9 @@ def _finish(run: Run, cache: Cache, report: dict[str, Any], keep: str, progress:
 def _limits(wanted: _Wanted, start: float) -> Limits:
     seconds = parse_duration(wanted.time)
     if seconds is None:
-        return Limits(wanted.trials, None, 0.0, wanted.keep)
+        return Limits(wanted.trials, None, 0.0)
     reserve = min(60.0, max(5.0, 0.12 * seconds))
-    return Limits(wanted.trials, start + seconds - reserve, reserve, wanted.keep)
+    return Limits(wanted.trials, start + seconds - reserve, reserve)
 
 
 def _final_seconds(limits: Limits, count: int) -> float:

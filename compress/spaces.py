@@ -6,7 +6,7 @@ whole network, a skew along a measured sensitivity scan, and small deltas per gr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, TypeAlias
 
 from compress.configs import CALIBRATIONS, SCHEMES, Config, FinetuneSettings, PrecisionSettings, PruneSettings
@@ -142,15 +142,6 @@ class SearchSpace:
                 float_share=float(values.get("float_share", 0.0)),
             ),
         )
-
-    def with_precisions(self, schemes: tuple[str, ...]) -> SearchSpace:
-        """The same space with only those precisions in it that the target runs."""
-        if not isinstance(self.precision, Choice):
-            return self
-        kept = tuple(value for value in self.precision.values if value in schemes)
-        if not kept:
-            raise SpaceError(f"precision {self.precision.values}: the target runs only {', '.join(schemes)}")
-        return replace(self, precision=Choice(*kept))
 
     def schemes(self) -> tuple[str, ...]:
         """The precisions in the space, in its order."""

@@ -127,10 +127,6 @@ def test_the_middle_of_a_logarithmic_domain_is_the_geometric_mean() -> None:
     assert middle(0.25) == 0.25
 
 
-def test_schemes_and_what_is_left_of_them_on_a_target() -> None:
-    space = SearchSpace()
-    assert space.schemes() == ("fp32", "int8", "mixed", "int8-dynamic")
-    assert space.with_precisions(("fp32", "int8")).schemes() == ("fp32", "int8")
+def test_the_schemes_are_the_precisions_in_the_space() -> None:
+    assert SearchSpace().schemes() == ("fp32", "int8", "mixed", "int8-dynamic")
     assert SearchSpace(precision="int8").schemes() == ("int8",)
-    with pytest.raises(SpaceError, match="runs only bf16"):
-        space.with_precisions(("bf16",))
