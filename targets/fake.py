@@ -19,7 +19,7 @@ from targets import costs
 from targets.errors import ModelError
 from targets.measuring import latency
 from targets.settings import Setting
-from targets.target import Capabilities, Measurement, Protocol, Samples, Target
+from targets.target import Capabilities, Measurement, Protocol, Samples, Target, Watch
 
 Cost = Callable[[Path], float] | Mapping[str, float]
 Fault = BaseException | type[BaseException] | Callable[[], object]
@@ -31,6 +31,7 @@ class FakeTarget(Target):
 
     settings: ClassVar[Mapping[str, Setting]] = {}
     deterministic = True
+    probed = False
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class FakeTarget(Target):
         inputs: Mapping[str, np.ndarray] | None = None,  # noqa: ARG002  costs do not depend on values
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         protocol: Protocol | None = None,
+        watch: Watch | None = None,  # noqa: ARG002  there is nothing to wait for
     ) -> list[Measurement]:
         """Costs of ``models`` as measurements against the first of them."""
         paths = [Path(model) for model in models]

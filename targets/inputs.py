@@ -58,9 +58,7 @@ def make_feeds(
 
 def _shape(item: Input, shapes: Shapes) -> tuple[int, ...]:
     asked = tuple(shapes.get(item.name, ()))
-    if asked and (
-        len(asked) != len(item.shape) or any(b is not None and a != b for a, b in zip(asked, item.shape, strict=True))
-    ):
+    if asked and (len(asked) != len(item.shape) or any(b is not None and a != b for a, b in zip(asked, item.shape))):
         raise ModelError(f"shape {asked} for input {item.name!r} does not fit the model's {show(item.shape)}")
     return asked or tuple(1 if axis is None else axis for axis in item.shape)
 
@@ -96,9 +94,7 @@ def cast(item: Input, array: np.ndarray) -> np.ndarray:
         if not np.can_cast(array.dtype, wanted, "same_kind"):
             raise ModelError(f"input {item.name!r} takes {wanted}, was given {array.dtype}")
         array = array.astype(wanted)
-    fits = array.ndim == len(item.shape) and all(
-        b is None or a == b for a, b in zip(array.shape[1:], item.shape[1:], strict=True)
-    )
+    fits = array.ndim == len(item.shape) and all(b is None or a == b for a, b in zip(array.shape[1:], item.shape[1:]))
     if not fits:
         raise ModelError(f"input {item.name!r} takes shape {show(item.shape)}, was given {show(array.shape)}")
     return np.ascontiguousarray(array)
@@ -165,9 +161,9 @@ def join(parts: Sequence[Sequence[np.ndarray]], counts: Sequence[int]) -> list[n
         return list(parts[0])
     for outputs in parts[0:1]:
         for index, output in enumerate(outputs):
-            if output.ndim == 0 or any(len(part[index]) != n for part, n in zip(parts, counts, strict=True)):
+            if output.ndim == 0 or any(len(part[index]) != n for part, n in zip(parts, counts)):
                 raise ModelError(
                     f"output {index} has shape {show(output.shape)}: its first axis is not the batch, "
                     "so more than one batch cannot be joined"
                 )
-    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+    return [np.concatenate(column) for column in zip(*parts)]

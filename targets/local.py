@@ -19,9 +19,9 @@ import numpy as np
 from targets import environment, measuring
 from targets.errors import MeasurementError, ModelError, TargetError, TargetUnavailable
 from targets.inputs import check_shapes, join, sample_count
-from targets.process import WorkerProcess
+from targets.process import Heard, Launch, WorkerProcess, local_launch
 from targets.settings import Setting, canonical, check
-from targets.target import Measurement, Protocol, Samples, Target
+from targets.target import Estimate, Layer, Measurement, Protocol, Samples, Target, Watch
 
 _PIECE = 32_000_000
 """Bytes of input sent to a worker at once when scoring."""
@@ -78,15 +78,17 @@ class LocalTarget(Target):
         inputs: Mapping[str, np.ndarray] | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         protocol: Protocol | None = None,
+        watch: Watch | None = None,
     ) -> list[Measurement]:
-        """Measure ``models`` against ``models[0]`` in ``protocol.processes`` fresh processes (see ``Target``)."""
+        """Measure ``models`` against ``models[0]`` in fresh processes, as ``protocol`` asks (see ``Target``)."""
         protocol = protocol or Protocol()
         paths = [Path(model) for model in models]
         _check_request(paths, protocol)
         sizes = check_shapes(shapes or {})
         arrays = {name: _first_samples(array) for name, array in (inputs or {}).items()}
         answers: list[list[dict[str, Any]]] = []
-        for number in range(protocol.processes):
+        while not _enough(answers, protocol):
+            number = len(answers)
             request = {
                 "operation": "measure",
                 "models": [str(path.absolute()) for path in paths],
@@ -96,11 +98,19 @@ class LocalTarget(Target):
                 "seed": number,
             }
             with self._worker() as worker:
-                answers.append(self._asked(worker, request, arrays).header["models"])
+                heard = self._heard(watch, number + 1, max(protocol.processes, number + 1))
+                answers.append(self._asked(worker, request, arrays, heard).header["models"])
         return [
             _measurement(path, self.name, [answer[index] for answer in answers], protocol)
             for index, path in enumerate(paths)
         ]
+
+    def audit(self, model: Path) -> tuple[Layer, ...] | None:
+        """The products of the graph that is really executed; None where the runtime does not show it."""
+        header = {"operation": "audit", "model": str(Path(model).absolute())}
+        with self._lock:
+            found = self._ask_scorer(header).header["layers"]
+        return None if found is None else tuple(Layer(**one) for one in found)
 
     def run(self, model: Path, inputs: Mapping[str, np.ndarray], *, batch: int = 64) -> list[np.ndarray]:
         """Outputs for all samples, in a process that is kept for the next call (see ``Target``)."""
@@ -124,14 +134,24 @@ class LocalTarget(Target):
                 self._scorer.close()
                 self._scorer = None
 
+    def _heard(self, watch: Watch | None, process: int, processes: int) -> Heard:
+        def heard(header: Mapping[str, Any]) -> None:
+            # Workers speak before every block; only now and then with something to show.
+            if watch is not None and ("ratios" in header or header["stage"] != "timing"):
+                ratios = tuple((value, low, high) for value, low, high in header.get("ratios", ()))
+                watch(Estimate(self.name, header["stage"], process, processes, ratios))
+
+        return heard
+
+    def launch(self) -> Launch:
+        """How a worker is started."""
+        return local_launch(int(self.values.get("threads", 1)))
+
     def _worker(self) -> WorkerProcess:
-        return WorkerProcess(
-            self.runtime,
-            self.values,
-            threads=int(self.values.get("threads", 1)),
-            patience=self.patience,
-            memory_limit=self.memory_limit,
-        )
+        setup = {
+            "runtime": self.runtime, "settings": dict(self.values), "threads": int(self.values.get("threads", 1)),
+        }  # fmt: skip
+        return WorkerProcess(setup, self.launch(), patience=self.patience, memory_limit=self.memory_limit)
 
     def _ask_scorer(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Any:
         if self._scorer is None or not self._scorer.alive:
@@ -140,10 +160,14 @@ class LocalTarget(Target):
         return self._asked(self._scorer, header, arrays)
 
     def _asked(
-        self, worker: WorkerProcess, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+        self,
+        worker: WorkerProcess,
+        header: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        heard: Heard = lambda _: None,
     ) -> Any:
         try:
-            return worker.ask(header, arrays)
+            return worker.ask(header, arrays, heard)
         except TargetUnavailable as error:
             remedy = f"; install it with: {self.install}" if self.install else ""
             raise TargetUnavailable(f"target {self.base!r}: its runtime is missing ({error}){remedy}") from None
@@ -157,6 +181,16 @@ def load_order(count: int, process: int) -> list[int]:
     if process >= 2:
         random.Random(process // 2).shuffle(order)
     return order[::-1] if process % 2 else order
+
+
+def _enough(answers: Sequence[Sequence[dict[str, Any]]], protocol: Protocol) -> bool:
+    """Whether the processes asked for are through, and every ratio is as narrow as asked or no more may be added."""
+    if len(answers) < protocol.processes:
+        return False
+    if len(answers) >= max(protocol.processes, protocol.most):
+        return True
+    samples = [[_samples(answer[index]["samples"]) for answer in answers] for index in range(len(answers[0]))]
+    return all(measuring.ratio(one).half_width <= protocol.width for one in samples)
 
 
 def _check_request(paths: Sequence[Path], protocol: Protocol) -> None:

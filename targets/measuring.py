@@ -30,6 +30,8 @@ KEPT_RUNS = 300
 """Single run times kept per model and process."""
 _FEWEST = 5
 """Clean rounds needed before the contaminated ones are left out."""
+_TELL = 0.25
+"""Seconds between two estimates."""
 _FEWEST_ROUNDS = 3
 """Rounds taken even when the time is spent."""
 
@@ -65,10 +67,12 @@ def sample(
     seed: int = 0,
     report: Callable[[str], None] = lambda _: None,
     disturbed: Callable[[], None] = lambda: None,
+    estimated: Callable[[list[Interval]], None] = lambda _: None,
 ) -> list[Samples]:
     """Time ``calls`` against ``calls[0]`` until every ratio is settled or the time is spent.
 
-    ``report`` is called before every block, ``disturbed`` after a contaminated round (to move elsewhere).
+    ``report`` is called before every block, ``disturbed`` after a contaminated round (to move elsewhere),
+    ``estimated`` some times a second with the ratios so far.
     """
     shuffler = random.Random(seed)
     series = [_Series(call) for call in calls]
@@ -78,7 +82,7 @@ def sample(
     collecting = gc.isenabled()
     gc.disable()
     try:
-        start = clock.now()
+        start = told = clock.now()
         while not _enough(series, protocol, (clock.now() - start) / 1e9):
             order = list(series)
             shuffler.shuffle(order)
@@ -87,6 +91,9 @@ def sample(
                 _block(one, clock)
             if min(one.shares[-1] for one in series) < CLEAN:
                 disturbed()
+            if clock.now() - told >= _TELL * 1e9:
+                told = clock.now()
+                estimated([pooled_interval([_clean_ratios(one, series[0])]) for one in series])
     finally:
         if collecting:
             gc.enable()
@@ -129,21 +136,20 @@ def _enough(series: Sequence[_Series], protocol: Protocol, spent: float) -> bool
         return False
     if spent >= protocol.seconds:
         return True
-    pairs = [(one.blocks, series[0].blocks, _shares(one, series[0])) for one in series]
-    clean = min(sum(share >= CLEAN for share in shares) for _, _, shares in pairs)
+    clean = min(sum(share >= CLEAN for share in _shares(one, series[0])) for one in series)
     # A contaminated round is made up for by another one, but on a busy machine not for ever.
     if clean < protocol.rounds and done < 2 * protocol.rounds:
         return False
-    return all(pooled_interval([_ratios(*pair)]).half_width <= protocol.width for pair in pairs)
+    return all(pooled_interval([_clean_ratios(one, series[0])]).half_width <= protocol.width for one in series)
 
 
 def _shares(one: _Series, reference: _Series) -> list[float]:
-    return [min(pair) for pair in zip(one.shares, reference.shares, strict=True)]
+    return [min(pair) for pair in zip(one.shares, reference.shares)]
 
 
 def _samples(one: _Series, reference: _Series) -> Samples:
     shares = _shares(one, reference)
-    clean = [times for times, share in zip(one.runs, one.shares, strict=True) if share >= CLEAN]
+    clean = [times for times, share in zip(one.runs, one.shares) if share >= CLEAN]
     runs = [time for times in (clean if len(clean) >= _FEWEST else one.runs) for time in times]
     step = max(1, -(-len(runs) // KEPT_RUNS))
     return Samples(
@@ -155,9 +161,13 @@ def _samples(one: _Series, reference: _Series) -> Samples:
     )
 
 
+def _clean_ratios(one: _Series, reference: _Series) -> list[float]:
+    return _ratios(one.blocks, reference.blocks, _shares(one, reference))
+
+
 def _ratios(blocks: Sequence[float], reference: Sequence[float], shares: Sequence[float]) -> list[float]:
     """Per-round ratios of the clean rounds, or of all where too few are clean."""
-    rounds = list(zip(blocks, reference, shares or [1.0] * len(blocks), strict=True))
+    rounds = list(zip(blocks, reference, shares or [1.0] * len(blocks)))
     clean = [a / b for a, b, share in rounds if share >= CLEAN]
     return clean if len(clean) >= min(_FEWEST, len(rounds)) else [a / b for a, b, _ in rounds]
 

@@ -158,7 +158,7 @@ class OpenvinoSession(Session):
             raise ModelError(f"{self._path}: cannot be run with {said}: {explain(str(error))}") from None
 
     def _compile(self, model: Any, shapes: Shapes) -> Any:
-        asked = {item.name: list(shape) for item, shape in zip(self.inputs, shapes, strict=True)}
+        asked = {item.name: list(shape) for item, shape in zip(self.inputs, shapes)}
         try:
             if any(None in item.shape for item in self.inputs):
                 model.reshape(asked)

@@ -75,13 +75,16 @@ class Decoder:
 
 
 def _decode(head: bytes, body: memoryview) -> Message:
-    document = json.loads(head)
     arrays: dict[str, np.ndarray] = {}
     start = 0
-    for name, size in document["arrays"]:
-        arrays[name] = np.lib.format.read_array(io.BytesIO(body[start : start + size]), allow_pickle=False)
-        start += size
-    return Message(document["header"], arrays)
+    try:
+        document = json.loads(head)
+        for name, size in document["arrays"]:
+            arrays[name] = np.lib.format.read_array(io.BytesIO(body[start : start + size]), allow_pickle=False)
+            start += size
+        return Message(dict(document["header"]), arrays)
+    except (ValueError, KeyError, TypeError) as error:
+        raise BrokenFrame(f"a frame that does not hold together ({type(error).__name__})") from None
 
 
 def write(stream: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:

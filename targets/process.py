@@ -12,12 +12,18 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
 from targets import errors, memory, pipes
+
+Explain = Callable[[int, str, str], "errors.CompressError | None"]
+"""(exit status or minus the signal, what it was doing, its last words) -> a better error than ours, if there is one."""
+Heard = Callable[[Mapping[str, Any]], None]
+"""Told of every message that is not yet the reply: its ``stage``, and what else it says."""
 
 _TICK = 0.05
 """Seconds between two looks at the worker's memory."""
@@ -30,35 +36,59 @@ def default_memory_limit() -> int | None:
     return None if free is None else int(0.9 * free)
 
 
-class WorkerProcess:
-    """One ``targets.worker``. Use from one thread at a time; it ends when this process does.
+@dataclass(frozen=True)
+class Launch:
+    """How a worker is started: a command that its SETUP is appended to (one JSON argument), and its environment."""
 
-    ``patience`` is how many seconds of silence mean that it hangs: a worker speaks up before every step.
+    command: tuple[str, ...]
+    environment: Mapping[str, str]
+    explain: Explain = lambda status, stage, words: None  # noqa: ARG005  nothing better to say
+
+
+def local_launch(threads: int) -> Launch:
+    """A worker on this machine, with this interpreter."""
+    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
+    # Read by numpy alone, which only makes inputs: no idle pool of its own beside the runtime's.
+    environment["OPENBLAS_NUM_THREADS"] = "1"
+    root = Path(__file__).resolve().parent.parent
+    # Installed packages are found anyway; a checkout is not, since -P leaves out the folder we were started in.
+    if root.name not in ("site-packages", "dist-packages"):
+        known = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else str(root)
+    # The option came with 3.11; where a device has an older one, the bundle is all that is on the path.
+    safe = ("-P",) if sys.version_info >= (3, 11) else ()
+    return Launch((sys.executable, *safe, "-m", "targets.worker"), environment)
+
+
+class WorkerProcess:
+    """A process that speaks frames (``pipes.py``). Use from one thread at a time; it ends when this process does.
+
+    ``setup`` is handed to it as JSON. ``patience`` is how many seconds of silence mean that it hangs: a worker
+    speaks up before every step.
     """
 
     def __init__(
         self,
-        runtime: str,
-        settings: Mapping[str, Any],
+        setup: Mapping[str, Any],
+        launch: Launch,
         *,
-        threads: int = 1,
         patience: float = 120.0,
         memory_limit: int | None = None,
     ) -> None:
         self._patience = patience
         self._limit = memory_limit if memory_limit is not None else default_memory_limit()
         self._stage = "starting"
+        self._explain = launch.explain
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         theirs, self._lifeline = os.pipe()
-        setup = {"lifeline": theirs, "runtime": runtime, "settings": dict(settings), "threads": threads}
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "targets.worker", json.dumps(setup)],
+                [*launch.command, json.dumps({"lifeline": theirs, **setup})],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 pass_fds=(theirs,),
-                env=_environment(threads),
+                env=dict(launch.environment),
             )
         finally:
             os.close(theirs)
@@ -79,14 +109,23 @@ class WorkerProcess:
         """Whether it can be asked."""
         return self._process.poll() is None
 
-    def ask(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> pipes.Message:
-        """Send a request and wait for its reply.
+    def ask(
+        self,
+        header: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        heard: Heard = lambda _: None,
+    ) -> pipes.Message:
+        """Send a request and wait for its reply; ``heard`` is told of what it says meanwhile.
 
-        Raises what the worker raised, by name; MeasurementError when it crashed or hangs; TransientError when
-        it used too much memory. After any of the latter, and after an interruption, the worker is gone.
+        Raises what the worker raised, by name; MeasurementError when it crashed, hangs or answers with garbage;
+        TransientError when it used too much memory. After any of the latter, and after an interruption, the worker
+        is gone.
         """
         try:
-            reply = self._exchange(pipes.encode(header, arrays))
+            reply = self._exchange(pipes.encode(header, arrays), heard)
+        except pipes.BrokenFrame as error:
+            self.close()
+            raise errors.MeasurementError(f"answered with garbage while {self._stage}: {error}") from None
         except BaseException:
             self.close()
             raise
@@ -95,7 +134,7 @@ class WorkerProcess:
             raise kind(reply.header["message"])
         return reply
 
-    def _exchange(self, chunks: list[bytes]) -> pipes.Message:
+    def _exchange(self, chunks: list[bytes], heard: Heard) -> pipes.Message:
         pending = [memoryview(chunk) for chunk in chunks]
         spoke = time.monotonic()
         while True:
@@ -112,6 +151,7 @@ class WorkerProcess:
                     if "stage" not in message.header:
                         return message
                     self._stage = message.header["stage"]
+                    heard(message.header)
             elif time.monotonic() - spoke > self._patience:
                 raise errors.MeasurementError(f"hung: no answer in {self._patience:g} s while {self._stage}")
 
@@ -137,7 +177,11 @@ class WorkerProcess:
     def _ended(self) -> errors.CompressError:
         """How the worker died, in words."""
         code = self._process.wait()
-        said = self._last_words()
+        words = self._last_words()
+        better = self._explain(code, self._stage, words)
+        if better is not None:
+            return better
+        said = f": {words}" if words else ""
         if code == -signal.SIGKILL:
             return errors.TransientError(
                 f"killed by SIGKILL while {self._stage}: most likely the system was out of memory"
@@ -150,7 +194,7 @@ class WorkerProcess:
         self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, self._errors.tell() - 4000))
         lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        return f": {lines[-1].strip()[:300]}" if lines else ""
+        return lines[-1].strip()[:300] if lines else ""
 
     def close(self) -> None:
         """End the worker now; harmless when it is gone."""
@@ -175,15 +219,3 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _environment(threads: int) -> dict[str, str]:
-    environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
-    # Read by numpy alone, which only makes inputs: no idle pool of its own beside the runtime's.
-    environment["OPENBLAS_NUM_THREADS"] = "1"
-    root = Path(__file__).resolve().parent.parent
-    # Installed packages are found anyway; a checkout is not, since -P leaves out the folder we were started in.
-    if root.name not in ("site-packages", "dist-packages"):
-        known = environment.get("PYTHONPATH")
-        environment["PYTHONPATH"] = f"{root}{os.pathsep}{known}" if known else str(root)
-    return environment

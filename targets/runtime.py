@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from targets.target import Layer
+
 
 @dataclass(frozen=True)
 class Input:
@@ -43,6 +45,10 @@ class Runtime(abc.ABC):
     @abc.abstractmethod
     def load(self, path: Path) -> Session:
         """Load a file; raises ModelError if it cannot be."""
+
+    def audit(self, path: Path) -> list[Layer] | None:  # noqa: ARG002  for those that can
+        """The products of the graph that is executed for a file; None where the runtime does not show it."""
+        return None
 
     def facts(self) -> dict[str, Any]:
         """What only the loaded library can say (versions, limits), as JSON."""

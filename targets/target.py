@@ -10,7 +10,7 @@ Units: seconds, bytes, plain counts.
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,22 @@ class Capabilities:
     reduce_range: bool = False
     """7-bit weights: needed where u8s8 saturates (x86 without VNNI)."""
     channel_step: int = 1
-    """Latency falls only when a width crosses a multiple of this."""
+    """Cost falls only when a width crosses a multiple of this (fp32). Declared here, measured by ``probing.py``."""
+    int8_step: int = 1
+    """The same in int8."""
     opset: int = 23
     """Highest ONNX opset the runtime accepts."""
     ir_version: int = 11
     """Highest ONNX IR version the runtime accepts."""
+    lacks: tuple[str, ...] = ()
+    """Operators (``Op`` or ``domain:Op``) the runtime is known not to have."""
 
 
 @dataclass(frozen=True)
 class Protocol:
     """How carefully to measure."""
 
-    width: float = 0.02
+    width: float = 0.01
     """Stop when the 95 % interval of every ratio is within ± this share."""
     seconds: float = 4.0
     """Give up narrowing after this much measuring, per process."""
@@ -53,7 +57,40 @@ class Protocol:
     warmup: float = 0.2
     """Seconds every model is warmed up."""
     processes: int = 1
-    """Fresh processes; the order of loading is turned over between them."""
+    """Fresh processes at least; the order of loading is turned over between them."""
+    most: int = 1
+    """Fresh processes at most: more than ``processes`` while an interval is wider than asked."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a measurement under way has found so far; what ``watch`` is told."""
+
+    target: str
+    stage: str
+    """What it is doing, in words."""
+    process: int = 1
+    """Which fresh process this is, from 1."""
+    processes: int = 1
+    """How many there will be at least."""
+    ratios: tuple[tuple[float, float, float], ...] = ()
+    """Per model, in order: paired ratio to the first and its 95 % interval (value, low, high), in this process."""
+
+
+Watch = Callable[[Estimate], None]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One product (convolution, matrix product, recurrence) of the graph that a runtime really executes."""
+
+    name: str
+    operator: str
+    """The runtime's own name of the kernel or operator."""
+    integer: bool
+    """Whether it computes in integers."""
+    why: str = ""
+    """Where not: the reason in words, as far as it can be seen."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +158,10 @@ class Target(abc.ABC):
     """Cost is counted (``instructions``), not timed."""
     deterministic: bool = False
     """Same file, same cost, bit for bit: searches on it are reproducible."""
+    remote: bool = False
+    """Runs elsewhere or emulated: quality may be too slow to score there, so scoring looks at the time it takes."""
+    probed: bool = True
+    """Whether its steps and int8 format are found out by measuring (``probing.py``); else they are as declared."""
 
     @abc.abstractmethod
     def capabilities(self) -> Capabilities:
@@ -138,11 +179,12 @@ class Target(abc.ABC):
         inputs: Mapping[str, np.ndarray] | None = None,
         shapes: Mapping[str, tuple[int, ...]] | None = None,
         protocol: Protocol | None = None,
+        watch: Watch | None = None,
     ) -> list[Measurement]:
         """Measure ``models`` against ``models[0]``, in order, at batch 1.
 
         ``inputs`` are arrays by input name; missing ones are made up (seeded), dynamic axes being 1 or
-        what ``shapes`` says.
+        what ``shapes`` says. ``watch`` is told, some times a second, how far it is.
 
         Raises ``ModelError`` if a file is not a model, ``MeasurementError`` if the runtime refuses,
         crashes or hangs.
@@ -154,6 +196,13 @@ class Target(abc.ABC):
 
         Raises as ``measure`` does.
         """
+
+    def audit(self, model: Path) -> tuple[Layer, ...] | None:  # noqa: ARG002  for those who can
+        """The products of the graph that is really executed; None where the runtime does not show it.
+
+        Raises as ``measure`` does.
+        """
+        return None
 
     def close(self) -> None:  # noqa: B027  not abstract: most targets have nothing to let go of
         """Let go of processes and connections."""

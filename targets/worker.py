@@ -22,19 +22,21 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Callable
 
 import numpy as np
 
 from targets import cpus, errors, inputs, measuring, memory, pipes
+from targets.intervals import Interval
 from targets.runtime import Runtime, Session
 from targets.target import Protocol, Samples
 
-Report = Callable[[str], None]
+Report = Callable[..., None]
+"""Of a stage, in words, and what else there is to say (JSON)."""
 Reply = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
@@ -59,8 +61,8 @@ def main() -> None:
     _end_with_parent(setup["lifeline"])
     requests, replies = _claim_pipes()
 
-    def report(stage: str) -> None:
-        pipes.write(replies, {"stage": stage})
+    def report(stage: str, **more: Any) -> None:
+        pipes.write(replies, {"stage": stage, **more})
 
     service = _Service(setup, report)
     with suppress(BrokenPipeError):
@@ -105,7 +107,12 @@ class _Service:
     def answer(self, message: pipes.Message) -> Reply:
         """The reply to a request; an error is a reply too."""
         try:
-            operation = {"measure": self._measure, "run": self._run, "facts": self._facts}[message.header["operation"]]
+            operation = {
+                "measure": self._measure,
+                "run": self._run,
+                "facts": self._facts,
+                "audit": self._audit,
+            }[message.header["operation"]]
             return operation(message)
         except errors.CompressError as error:
             return _failure(type(error).__name__, str(error))
@@ -122,6 +129,9 @@ class _Service:
         self._doing = stage
         self._report(stage)
 
+    def _tell(self, ratios: Sequence[Interval]) -> None:
+        self._report("timing", ratios=[[one.value, one.low, one.high] for one in ratios])
+
     def _get_runtime(self) -> Runtime:
         if self._runtime is None:
             self._stage("loading the runtime")
@@ -132,6 +142,13 @@ class _Service:
 
     def _facts(self, _: pipes.Message) -> Reply:
         return {"facts": self._get_runtime().facts()}, {}
+
+    def _audit(self, message: pipes.Message) -> Reply:
+        path = Path(message.header["model"])
+        _existing(path)
+        self._stage(f"auditing {path}")
+        found = self._get_runtime().audit(path)
+        return {"layers": None if found is None else [asdict(one) for one in found]}, {}
 
     def _run(self, message: pipes.Message) -> Reply:
         runtime = self._get_runtime()
@@ -174,8 +191,9 @@ class _Service:
             seed=header["seed"],
             report=self._stage,
             disturbed=lambda: _move(self._cpus, threads),
+            estimated=self._tell,
         )
-        return {"models": [_described(*pair) for pair in zip(models, taken, strict=True)]}, {}
+        return {"models": [_described(*pair) for pair in zip(models, taken)]}, {}
 
     def _load(self, runtime: Runtime, path: Path, given: Mapping[str, np.ndarray], shapes: inputs.Shapes) -> _Loaded:
         _existing(path)
@@ -200,7 +218,7 @@ def _existing(path: Path) -> os.stat_result:
     try:
         status = path.stat()
     except OSError as error:
-        missing = isinstance(error, FileNotFoundError | NotADirectoryError)
+        missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
         raise errors.ModelError(f"{path}: {'no such file' if missing else one_line(error)}") from None
     if not stat.S_ISREG(status.st_mode):
         raise errors.ModelError(f"{path}: not a file; give the path of one .onnx file")
