@@ -64,7 +64,7 @@ class FakeTarget(Target):
         self._step = channel_step
         self._noise = noise
         self._seed = seed
-        self._capabilities = capabilities or Capabilities(channel_step=channel_step)
+        self._capabilities = capabilities or Capabilities(channel_step=channel_step, int8_step=channel_step)
 
     def capabilities(self) -> Capabilities:
         """As given, or the defaults with this target's channel step."""

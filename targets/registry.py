@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
@@ -21,10 +22,11 @@ DEFAULT = "ort-cpu"
 _BUILT_IN = {
     "ort-cpu": "targets.ort_cpu:OrtCpu",
     "openvino-cpu": "targets.openvino_cpu:OpenvinoCpu",
+    "ncnn-cpu": "targets.ncnn_cpu:NcnnCpu",
+    "ssh": "targets.ssh:Ssh",
+    "arm-emulated": "targets.arm_emulated:ArmEmulated",
     "fake": "targets.fake:FakeTarget",
 }
-_PLANNED = ("ncnn-cpu", "ssh", "arm-emulated")
-"""Names of the documentation that are not in this version."""
 
 
 def parse(spec: str) -> tuple[str, dict[str, str]]:
@@ -75,6 +77,21 @@ def available() -> list[dict[str, Any]]:
     return rows
 
 
+def install(name: str, say: Callable[[str], None]) -> str:
+    """Bring what pip alone cannot; returns where it is. ``say`` is told how far it is.
+
+    Raises TargetUnavailable saying what is missing, TargetError for a target that comes with pip.
+    """
+    name, _ = parse(name)
+    cls = _load(name)
+    bring = getattr(cls, "bring", None)
+    if bring is not None:
+        return str(bring(say))
+    if not _missing(cls):
+        raise TargetError(f"target {name!r} is there, nothing to install")
+    raise TargetError(f"target {name!r} comes with pip; run: {_install(name, cls)}")
+
+
 def _known() -> dict[str, str]:
     """Name -> ``module:class``."""
     return {**_BUILT_IN, **{point.name: point.value for point in metadata.entry_points(group=GROUP)}}
@@ -82,8 +99,6 @@ def _known() -> dict[str, str]:
 
 def _load(name: str) -> Any:
     known = _known()
-    if name in _PLANNED and name not in known:
-        raise TargetUnavailable(f"target {name!r} is not in this version; there are {', '.join(sorted(known))}")
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)
         hint = f", did you mean {close[0]!r}?" if close else ""
@@ -98,7 +113,7 @@ def _load(name: str) -> Any:
 
 
 def _missing(cls: Any) -> str | None:
-    """The first module the target's runtime needs that is not installed."""
+    """The first thing the target's runtime needs that is not installed: a module, or what the class itself finds."""
     for module in getattr(cls, "requires", ()):
         try:
             found = importlib.util.find_spec(module) is not None
@@ -106,7 +121,8 @@ def _missing(cls: Any) -> str | None:
             found = False
         if not found:
             return str(module)
-    return None
+    look = getattr(cls, "missing", None)
+    return look() if look else None
 
 
 def _install(name: str, cls: Any) -> str:

@@ -7,13 +7,14 @@ native library does (crash, hang, eat the memory) happens there and costs one ca
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from targets.errors import MeasurementError
 from targets.target import Layer
 
 
@@ -46,9 +47,16 @@ class Runtime(abc.ABC):
     def load(self, path: Path) -> Session:
         """Load a file; raises ModelError if it cannot be."""
 
+    def prepare(self, path: Path) -> None:  # noqa: B027  most have nothing to do
+        """Convert a file, where that is done once before it ships: no part of the time that loading takes."""
+
     def audit(self, path: Path) -> list[Layer] | None:  # noqa: ARG002  for those that can
         """The products of the graph that is executed for a file; None where the runtime does not show it."""
         return None
+
+    def count(self, session: Session, feeds: dict[str, np.ndarray], report: Callable[[str], None]) -> int:  # noqa: ARG002
+        """Instructions of one inference, where cost is counted; ``report`` is told before every one, in words."""
+        raise MeasurementError("this runtime does not count instructions")
 
     def facts(self) -> dict[str, Any]:
         """What only the loaded library can say (versions, limits), as JSON."""

@@ -26,6 +26,8 @@ class Capabilities:
 
     precisions: tuple[str, ...] = ("fp32", "int8", "int8-dynamic", "mixed")
     """Schemes worth producing for this target."""
+    refuses: tuple[str, ...] = ()
+    """Schemes whose files do not run there at all."""
     int8_format: str = "u8s8"
     """Activation and weight types whose integer kernels run here: ``u8s8`` or ``s8s8``."""
     reduce_range: bool = False
@@ -60,6 +62,8 @@ class Protocol:
     """Fresh processes at least; the order of loading is turned over between them."""
     most: int = 1
     """Fresh processes at most: more than ``processes`` while an interval is wider than asked."""
+    total: float | None = None
+    """Start no further process once this many seconds have passed, however few there were; None: no limit."""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO, Callable
 
 import numpy as np
@@ -59,7 +60,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     setup = json.loads(sys.argv[1])
     _end_with_parent(setup["lifeline"])
-    requests, replies = _claim_pipes()
+    requests, replies = claim_pipes()
 
     def report(stage: str, **more: Any) -> None:
         pipes.write(replies, {"stage": stage, **more})
@@ -85,7 +86,8 @@ def _end_with_parent(descriptor: int) -> None:
     threading.Thread(target=wait, daemon=True, name="lifeline").start()
 
 
-def _claim_pipes() -> tuple[BinaryIO, BinaryIO]:
+def claim_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Descriptors 0 and 1 for the protocol alone: what prints goes to stderr from here on."""
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -109,6 +111,7 @@ class _Service:
         try:
             operation = {
                 "measure": self._measure,
+                "count": self._count,
                 "run": self._run,
                 "facts": self._facts,
                 "audit": self._audit,
@@ -145,7 +148,7 @@ class _Service:
 
     def _audit(self, message: pipes.Message) -> Reply:
         path = Path(message.header["model"])
-        _existing(path)
+        existing(path)
         self._stage(f"auditing {path}")
         found = self._get_runtime().audit(path)
         return {"layers": None if found is None else [asdict(one) for one in found]}, {}
@@ -159,7 +162,7 @@ class _Service:
         return {"outputs": len(outputs)}, {str(number): output for number, output in enumerate(outputs)}
 
     def _session(self, runtime: Runtime, path: Path) -> Session:
-        status = _existing(path)
+        status = existing(path)
         key = (str(path), status.st_mtime_ns, status.st_size)
         if self._kept is None or self._kept[0] != key:
             self._kept = None
@@ -195,8 +198,29 @@ class _Service:
         )
         return {"models": [_described(*pair) for pair in zip(models, taken)]}, {}
 
+    def _count(self, message: pipes.Message) -> Reply:
+        header, runtime = message.header, self._get_runtime()
+        seen: list[Any] = []
+        counts: list[int] = []
+        for path in map(Path, header["models"]):
+            existing(path)
+            self._stage(f"loading {path}")
+            memory.trim()
+            session = runtime.load(path)
+            feeds = inputs.make_feeds(session.inputs, message.arrays, header["shapes"], seed=0)
+            self._stage(f"running {path}")
+            counts.append(runtime.count(session, feeds, self._stage))
+            # Only what it takes is kept: every model is counted alone.
+            seen.append(SimpleNamespace(inputs=session.inputs))
+            del session
+        inputs.check_names(seen, message.arrays, "values")
+        inputs.check_names(seen, header["shapes"], "shape", errors.TargetError)
+        return {"counts": counts}, {}
+
     def _load(self, runtime: Runtime, path: Path, given: Mapping[str, np.ndarray], shapes: inputs.Shapes) -> _Loaded:
-        _existing(path)
+        existing(path)
+        self._stage(f"preparing {path}")
+        runtime.prepare(path)
         self._stage(f"loading {path}")
         memory.trim()
         before = memory.private()
@@ -214,7 +238,8 @@ class _Service:
         return _Loaded(session, feeds, loaded - start, done - ready, grown)
 
 
-def _existing(path: Path) -> os.stat_result:
+def existing(path: Path) -> os.stat_result:
+    """What the system says of a file; raises ModelError where there is none."""
     try:
         status = path.stat()
     except OSError as error:

@@ -43,7 +43,7 @@ def test_names_are_canonical(spec, name):
         ("ort-cpu:speed=1", "no setting 'speed'; it takes opt, spinning, threads"),
         ("fake:x=1", "takes no settings"),
         ("ort-cpuu", "did you mean 'ort-cpu'"),
-        ("zzz", "there are fake, openvino-cpu, ort-cpu"),
+        ("zzz", "there are arm-emulated, fake, ncnn-cpu, openvino-cpu, ort-cpu"),
     ],
 )
 def test_what_is_wrong_is_said(spec, said):
@@ -51,9 +51,20 @@ def test_what_is_wrong_is_said(spec, said):
         registry.get(spec)
 
 
-def test_a_target_of_the_documentation_is_said_to_be_missing():
-    with pytest.raises(TargetUnavailable, match="'ncnn-cpu' is not in this version"):
-        registry.get("ncnn-cpu")
+def test_what_a_class_finds_missing_is_said_with_the_command(monkeypatch, tmp_path):
+    monkeypatch.setenv("PARETOPRESS_ARM_ROOT", str(tmp_path / "none"))
+    with pytest.raises(TargetUnavailable, match=r"which is not installed; run: paretopress targets --install arm-"):
+        registry.get("arm-emulated")
+
+
+def test_what_pip_brings_is_not_installed_here(monkeypatch):
+    from targets.ort_cpu import OrtCpu
+
+    with pytest.raises(TargetError, match="'ort-cpu' is there, nothing to install"):
+        registry.install("ort-cpu", print)
+    monkeypatch.setattr(OrtCpu, "requires", ("no_such_module_here",))
+    with pytest.raises(TargetError, match="comes with pip; run: pip install onnxruntime"):
+        registry.install("ort-cpu", print)
 
 
 def test_a_target_is_given_back_as_it_is():

@@ -1,0 +1,441 @@
+"""ncnn on this machine: conformance, what its messages say, and that a converter ends with its worker.
+
+What needs ncnn itself is skipped where it is not installed. A stand-in for pnnx shows what happens when that hangs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import targets
+from targets import ncnn_converter, ncnn_cpu, registry
+from targets.errors import MeasurementError, ModelError, TargetError, TargetUnavailable, TransientError
+from targets.ncnn_converter import explain
+from targets.ncnn_cpu import Converter, NcnnCpu
+from targets.ncnn_network import Converted
+from targets.runtime import Input
+from targets.target import Target
+from targets.testing import QUICK, TargetConformance, reference_model, reference_output, samples
+
+onnx = pytest.importorskip("onnx")
+TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
+
+INSTALL = "pip install 'paretopress[ncnn]'"
+needs_ncnn = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("ncnn", "pnnx")),
+    reason=f"ncnn is not installed; run: {INSTALL}",
+)
+ROOT = Path(__file__).resolve().parents[2]
+FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+
+
+def graph_model(
+    path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: dict[str, Any] | None = None
+) -> Path:
+    """A graph of nodes; inputs and outputs are (name, type, shape)."""
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(*one) for one in inputs],
+        [helper.make_tensor_value_info(*one) for one in outputs],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
+    )
+    domains = {node.domain for node in nodes} - {""}
+    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
+    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
+    return path
+
+
+def node_model(path: Path, op: str, *, domain: str = "", dtype: int = FLOAT) -> Path:
+    """One node from x to y, both (n, 3)."""
+    ends = [("x", dtype, ["n", 3])], [("y", dtype, ["n", 3])]
+    return graph_model(path, [helper.make_node(op, ["x"], ["y"], domain=domain)], *ends)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def working_threads(pid: int) -> dict[str, int]:
+    """Nanoseconds every thread of a process has run."""
+    folder = Path(f"/proc/{pid}/task")
+    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir()}
+
+
+class _Conformance(TargetConformance):
+    @pytest.fixture(autouse=True)
+    def _crash(self, misbehaving: Callable[..., Target]) -> None:
+        self._misbehaving = misbehaving
+
+    def make_crashing(self) -> Target | None:
+        return self._misbehaving("segfault")
+
+    def thread_count(self, target: Target, model: Path) -> int | None:
+        """Threads of the scoring process that run while it scores; a helper that is late gets another chance."""
+        assert isinstance(target, NcnnCpu)
+        target.run(model, {"x": samples(512)}, batch=512)
+        assert target._scorer is not None
+        if not Path(f"/proc/{target._scorer.pid}/task").is_dir():
+            return None
+        before, count = working_threads(target._scorer.pid), 0
+        for _ in range(50):
+            target.run(model, {"x": samples(512)}, batch=512)
+            after = working_threads(target._scorer.pid)
+            count = sum(ran > before.get(task, 0) for task, ran in after.items())
+            if count >= self.asked_threads() > 1:
+                break
+        return count
+
+
+@needs_ncnn
+class TestOneThread(_Conformance):
+    def make(self) -> Target:
+        return NcnnCpu()
+
+
+@needs_ncnn
+class TestTwoThreads(_Conformance):
+    def make(self) -> Target:
+        return NcnnCpu(threads=2)
+
+    def asked_threads(self) -> int:
+        return 2
+
+
+@pytest.fixture
+def target() -> Iterator[NcnnCpu]:
+    made = NcnnCpu()
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        ("ncnn-cpu:threads=1,precision=fp32", "ncnn-cpu"),
+        ("ncnn-cpu:threads=2,precision=fp16", "ncnn-cpu:precision=fp16,threads=2"),
+    ],
+)
+def test_names_are_canonical(monkeypatch, spec, name):
+    monkeypatch.setattr(NcnnCpu, "requires", ())
+    assert registry.get(spec).name == name
+    with pytest.raises(TargetError, match="precision is one of fp32, fp16"):
+        registry.get("ncnn-cpu:precision=bf16")
+
+
+def test_where_it_is_missing_the_command_is_said(monkeypatch):
+    monkeypatch.setattr(NcnnCpu, "requires", ("no_such_module_here",))
+    with pytest.raises(TargetUnavailable) as caught:
+        targets.get("ncnn-cpu")
+    assert str(caught.value).endswith(f"run: {INSTALL}")
+    row = next(row for row in targets.available() if row["name"] == "ncnn-cpu")
+    assert (row["available"], row["install"]) == (False, INSTALL)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ncnn") is not None, reason="ncnn is installed")
+def test_a_worker_without_it_says_so_too(target, model):
+    with pytest.raises(TargetUnavailable) as caught:
+        target.measure([model], protocol=QUICK)
+    assert str(caught.value).endswith(INSTALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x\n\x1b[1;31mort CreateSession failed Node 'a' is odd\x1b[m\n", "pnnx cannot convert it: Node 'a' is odd"),
+        ("ort CreateSession failed /p/onnxruntime/core/x.cc:26 long", "pnnx crashed (SIGSEGV) converting it"),
+        ("input_shapes[0] expect [4,3]f32 but got [1,3]f32", "input_shapes[0] expect [4,3]f32 but got [1,3]f32"),
+        ("", "pnnx crashed (SIGSEGV) converting it"),
+    ],
+)
+def test_what_pnnx_prints_becomes_one_line(text, said):
+    assert said in explain(text, -signal.SIGSEGV)
+    assert len(explain(f"ort CreateSession failed {'word ' * 1000}", 1)) <= 300
+
+
+@needs_ncnn
+@pytest.mark.parametrize(
+    ("op", "options", "said"),
+    [
+        ("Frobnicate", {}, "operator Frobnicate (opset 17) is not supported by ncnn"),
+        ("Frobnicate", {"domain": "my.domain"}, "operator my.domain:Frobnicate is not supported by ncnn"),
+        ("Relu", {"dtype": TensorProto.FLOAT16}, "input 'x' has type float16; ncnn takes float32, int32, int64"),
+        ("Identity", {"dtype": INT64}, "output 'y' has type int64; ncnn gives float32 only"),
+        ("Identity", {}, "pnnx crashed"),
+    ],
+)
+def test_what_is_not_supported_is_named_on_one_line(target, tmp_path, op, options, said):
+    path = node_model(tmp_path / "m.onnx", op, **options)
+    with pytest.raises(ModelError) as caught:
+        target.run(path, {"x": np.zeros((1, 3), np.float32)})
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 200 + len(str(path))
+    assert "\n" not in str(caught.value)
+
+
+@needs_ncnn
+def test_an_operator_that_pnnx_passes_on_is_named(target, tmp_path):
+    path = graph_model(
+        tmp_path / "m.onnx",
+        [helper.make_node("Det", ["x"], ["y"])],
+        [("x", FLOAT, ["n", 3, 3])],
+        [("y", FLOAT, ["n"])],
+    )
+    with pytest.raises(ModelError, match="operator Det is not supported by ncnn"):
+        target.run(path, {"x": normal(1, 3, 3)})
+
+
+@needs_ncnn
+def test_quantized_files_are_refused_by_name(target, tmp_path):
+    scale = {"s": np.float32(0.1), "z": np.uint8(128)}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node("Relu", ["d"], ["y"]),
+    ]
+    path = graph_model(tmp_path / "m.onnx", nodes, [("x", FLOAT, ["n", 3])], [("y", FLOAT, ["n", 3])], scale)
+    with pytest.raises(ModelError, match=r"DequantizeLinear, QuantizeLinear are not supported by ncnn; .* fp32 one"):
+        target.measure([path], protocol=QUICK)
+
+
+@needs_ncnn
+def test_several_inputs_and_outputs_keep_their_order(target, tmp_path):
+    weights = {"wa": normal(3, 5), "wb": normal(4, 5, seed=1)}
+    nodes = [
+        helper.make_node("MatMul", ["a", "wa"], ["ha"]),
+        helper.make_node("MatMul", ["b", "wb"], ["hb"]),
+        helper.make_node("Sub", ["ha", "hb"], ["y"]),
+        helper.make_node("Sigmoid", ["hb"], ["z"]),
+    ]
+    ends = [("a", FLOAT, ["n", 3]), ("b", FLOAT, ["n", 4])], [("z", FLOAT, ["n", 5]), ("y", FLOAT, ["n", 5])]
+    path = graph_model(tmp_path / "m.onnx", nodes, *ends, weights)
+    a, b = normal(7, 3, seed=2), normal(7, 4, seed=3)
+    z, y = target.run(path, {"b": b, "a": a}, batch=3)
+    np.testing.assert_allclose(y, a @ weights["wa"] - b @ weights["wb"], atol=1e-5)
+    np.testing.assert_allclose(z, 1 / (1 + np.exp(-(b @ weights["wb"]))), atol=1e-5)
+
+
+@needs_ncnn
+def test_integers_are_indices_or_refused(target, tmp_path):
+    table = normal(20, 8)
+    nodes = [helper.make_node("Gather", ["w", "i"], ["e"]), helper.make_node("Relu", ["e"], ["y"])]
+    path = graph_model(tmp_path / "e.onnx", nodes, [("i", INT64, ["n", 7])], [("y", FLOAT, ["n", 7, 8])], {"w": table})
+    indices = np.random.default_rng(0).integers(0, 20, (5, 7))
+    (y,) = target.run(path, {"i": indices})
+    np.testing.assert_array_equal(y, np.maximum(table[indices], 0))
+    nodes = [helper.make_node("Cast", ["i"], ["f"], to=FLOAT), helper.make_node("Relu", ["f"], ["y"])]
+    path = graph_model(tmp_path / "c.onnx", nodes, [("i", INT64, ["n", 7])], [("y", FLOAT, ["n", 7])])
+    with pytest.raises(ModelError, match=r"Tensor\.to is not supported"):
+        target.run(path, {"i": indices})
+
+
+@needs_ncnn
+def test_a_static_batch_inside_the_graph_works(target, tmp_path):
+    """The batch stands in a reshape: only all four samples at once make sense."""
+    weights = {"s": np.array([4, 24]), "w": normal(24, 5)}
+    nodes = [helper.make_node("Reshape", ["x", "s"], ["r"]), helper.make_node("MatMul", ["r", "w"], ["y"])]
+    path = graph_model(tmp_path / "m.onnx", nodes, [("x", FLOAT, [4, 3, 8])], [("y", FLOAT, [4, 5])], weights)
+    x = normal(6, 3, 8, seed=1)
+    (y,) = target.run(path, {"x": x})
+    np.testing.assert_allclose(y, x.reshape(6, 24) @ weights["w"], atol=1e-4)
+
+
+@needs_ncnn
+def test_other_dynamic_axes_get_the_shape_they_are_run_with(target, tmp_path):
+    """A 3x3 window does not fit on a dynamic axis of 1: nothing is converted until a shape is known."""
+    path = graph_model(
+        tmp_path / "m.onnx",
+        [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3])],
+        [("x", FLOAT, ["n", 1, "h", "w"])],
+        [("y", FLOAT, ["n", 1, "i", "j"])],
+    )
+    x = np.arange(64, dtype=np.float32).reshape(4, 1, 4, 4)
+    for size in (4, 3):
+        (y,) = target.run(path, {"x": x[:, :, :size, :size]})
+        assert y.shape == (4, 1, size - 2, size - 2)
+        np.testing.assert_array_equal(y[:, 0, 0, 0], x[:, 0, 2, 2])
+    (measured,) = target.measure([path], shapes={"x": (1, 1, 8, 8)}, protocol=QUICK)
+    assert measured.latency is not None
+    with pytest.raises(ModelError, match=r"m\.onnx"):
+        target.measure([path], protocol=QUICK)
+
+
+@needs_ncnn
+def test_a_graph_that_is_converted_wrongly_is_refused(target, tmp_path):
+    """The mean over one axis, given as an input, is dropped by pnnx 20261020, without a word."""
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["x", "k"], ["c"]),
+            helper.make_node("Reshape", ["c", "s"], ["r"]),
+            helper.make_node("ReduceMean", ["r", "a"], ["m"], keepdims=0),
+            helper.make_node("MatMul", ["m", "w"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", FLOAT, ["n", 3, 4, 4])],
+        [helper.make_tensor_value_info("y", FLOAT, ["n", 5])],
+        [
+            numpy_helper.from_array(value, name)
+            for name, value in {
+                "k": normal(8, 3, 1, 1), "s": np.array([0, 16, 8]), "a": np.array([1]), "w": normal(8, 5),
+            }.items()
+        ],
+    )  # fmt: skip
+    path = tmp_path / "m.onnx"
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    path.write_bytes(model.SerializeToString())
+    x = normal(3, 3, 4, 4)
+    ort = targets.get("ort-cpu")
+    (expected,) = ort.run(path, {"x": x})
+    ort.close()
+    try:
+        (y,) = target.run(path, {"x": x})
+    except ModelError as error:
+        assert "converted by pnnx it computes something else" in str(error)  # noqa: PT017  a later pnnx may do it right
+    else:
+        np.testing.assert_allclose(y, expected, atol=1e-4)
+
+
+class Stuck:
+    """A network that answers zeros, whatever it was converted from."""
+
+    def __init__(self, *_: object) -> None:
+        self.shape = (1, 5)
+
+    def run(self, _: object) -> list[np.ndarray]:
+        return [np.zeros(self.shape, np.float32)]
+
+
+def test_other_values_than_onnx_runtimes_are_refused(monkeypatch, model):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(ncnn_converter, "Network", Stuck)
+    converted = Converted("", "", ("float32",), ("scores",), (0,), (0,), ((1, 5),))
+    inputs = [Input("x", "float32", (None, 3, 8, 8))]
+    with pytest.raises(ModelError, match=r"output 'scores' is off by .* where its largest value is"):
+        ncnn_converter.check(model, inputs, [[1, 3, 8, 8]], converted, "fp32")
+
+
+@needs_ncnn
+def test_weights_in_a_file_of_their_own_are_found(target, tmp_path):
+    path = reference_model(tmp_path / "m.onnx")
+    model = onnx.load(str(path))
+    onnx.save(model, str(path), save_as_external_data=True, location="m.data", size_threshold=0)
+    assert (tmp_path / "m.data").stat().st_size > 0
+    (y,) = target.run(path, {"x": samples(3)})
+    np.testing.assert_allclose(y, reference_output(samples(3)), atol=1e-4)
+
+
+@needs_ncnn
+def test_half_precision_is_another_arithmetic(model):
+    made = NcnnCpu(precision="fp16")
+    x = samples(16)
+    try:
+        error = np.abs(made.run(model, {"x": x})[0] - reference_output(x)).max()
+    finally:
+        made.close()
+    assert 1e-5 < error < 0.02
+
+
+@needs_ncnn
+def test_it_says_its_versions_and_what_it_can(target):
+    described, facts = target.describe(), target.facts()
+    assert described["packages"]["ncnn"] == facts["version"]
+    assert described["packages"]["pnnx"] == facts["pnnx"]
+    assert target.capabilities().precisions == ("fp32",)
+    assert "ncnn" not in sys.modules
+    assert "pnnx" not in sys.modules
+
+
+@needs_ncnn
+def test_nothing_is_left_beside_the_model_or_behind(target, tmp_path, monkeypatch, model):
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
+    (tmp_path / "scratch").mkdir()
+    before = sorted(tmp_path.iterdir())
+    target.measure([model, reference_model(tmp_path / "other.onnx")], protocol=QUICK)
+    assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "other.onnx"])
+    assert gone(lambda: not list((tmp_path / "scratch").iterdir()))
+
+
+def gone(true: Callable[[], bool], seconds: float = 30.0) -> bool:
+    """Whether something becomes true in time."""
+    deadline = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """A shell script instead of pnnx, for every process that is started from here."""
+    (folder / "fakes" / "pnnx").mkdir(parents=True)
+    (folder / "fakes" / "pnnx" / "__init__.py").write_text("")
+    program = folder / "fakes" / "pnnx" / "pnnx"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", f"{folder / 'fakes'}{os.pathsep}{ROOT}")
+    (folder / "scratch").mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder / "scratch"))
+    monkeypatch.setattr("tempfile.tempdir", str(folder / "scratch"))
+
+
+SETTINGS = {"threads": 1, "precision": "fp32"}
+
+
+@pytest.mark.parametrize(
+    ("script", "error", "said"),
+    [
+        ("exec sleep 600", MeasurementError, "pnnx did not convert it within 0.3 s"),
+        ("kill -9 $$", TransientError, "pnnx was killed converting it"),
+        ("kill -11 $$", ModelError, r"pnnx crashed \(SIGSEGV\)"),
+        ("echo no; exit 3", ModelError, "pnnx ended with status 3"),
+        ("exit 0", ModelError, "pnnx ended with status 0"),
+    ],
+)
+def test_a_conversion_that_fails_is_told_and_leaves_nothing(tmp_path, monkeypatch, model, script, error, said):
+    pretend(tmp_path, monkeypatch, script)
+    monkeypatch.setattr(ncnn_cpu, "_SECONDS", 0.3 if "sleep" in script else 60.0)
+    converter = Converter(model, None, SETTINGS)
+    with pytest.raises(error, match=said) as caught:
+        converter.answer()
+    converter.close()
+    assert str(model) in str(caught.value)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    # A killed process that nobody has waited for yet is none.
+    status = Path(f"/proc/{pid}/stat")
+    return not status.exists() or status.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+def test_a_converter_does_not_outlive_a_worker_that_is_killed(tmp_path, monkeypatch, model):
+    note = tmp_path / "pid"
+    pretend(tmp_path, monkeypatch, f"echo $$ > {note}.part; mv {note}.part {note}; exec sleep 600")
+    code = (
+        "import pathlib, sys; from targets.ncnn_cpu import Converter;"
+        f"Converter(pathlib.Path(sys.argv[1]), None, {SETTINGS!r}).answer()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(model)]) as worker:
+        assert gone(note.exists)
+        pid = int(note.read_text())
+        assert alive(pid)
+        assert list((tmp_path / "scratch").iterdir())
+        worker.kill()
+    assert gone(lambda: not alive(pid))
+    assert gone(lambda: not list((tmp_path / "scratch").iterdir()))
