@@ -92,6 +92,8 @@ class PrecisionSettings:
     calibration: str = "minmax"
     float_share: float = 0.0
     """For ``mixed``: share of the quantizable layers that stay in float, most sensitive first."""
+    format: str = ""
+    """Types of activations and weights, as the target's kernels want them: ``u8s8`` or ``s8s8``; not searched."""
 
     def __post_init__(self) -> None:
         _one_of("precision", self.scheme, SCHEMES)

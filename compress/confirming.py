@@ -95,13 +95,13 @@ def _read_test(context: Context, target: Target, candidate: Candidate) -> None:
         return
     path = context.baseline_path if candidate.id == context.baseline.id else context.run.path(candidate.id)
     dynamic = candidate.config["precision"]["scheme"] == "int8-dynamic"
-    quality, drop, found = scoring.score(context, target, path, test, dynamic=dynamic)
+    quality, drop, found = scoring.score(context, target, path, test, "test", dynamic=dynamic)
     labels = test.labels.numpy()
-    slices = metrics.slice_scores(context.metric, found, labels, context.task.slices) if context.task.slices else {}
-    reference = scoring.outputs(
-        context.cache, target, context.describe[target.name], context.baseline_path, test, context.names
-    )
-    counted = metrics.disagreements(context.metric, reference, found, labels)
+    slices = {}
+    if context.task.slices:
+        slices = metrics.slice_scores(context.metric, found.outputs, labels, context.task.slices)
+    reference = context.scorer.outputs(target, context.baseline_path, test, "test", there=not found.on_host)
+    counted = metrics.disagreements(context.metric, reference.outputs, found.outputs, labels)
     if counted is not None:
         context.run.record.append("fact", name=f"disagreements|{target.name}|{candidate.id}", value=list(counted))
     current = context.run.state.candidates[candidate.id]
@@ -110,6 +110,7 @@ def _read_test(context: Context, target: Target, candidate: Candidate) -> None:
         measured,
         quality=QualitySplits(measured.quality.val, quality, slices),
         quality_drop=DropSplits(measured.quality_drop.val, drop),
+        scored_on_host={**measured.scored_on_host, **({} if found.check is None else {"test": found.check})},
     )
     context.run.record.append("candidate", candidate=current.on(target.name, updated))
 

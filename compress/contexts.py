@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,18 @@ if TYPE_CHECKING:
 
     from compress.caching import Cache
     from compress.data import Split, Stream
+    from compress.exporting import Limits
     from compress.finetuning import Objective, Teacher
     from compress.metrics import Metric
+    from compress.precisions import Variant
     from compress.pruning import Groups
     from compress.results import Candidate
     from compress.runs import Run
+    from compress.scoring import Scorer
     from compress.spaces import SearchSpace
     from compress.tasks import Task
     from compress.training_modes import TrainingMode
-    from targets.target import Target
+    from targets.target import Capabilities, Target
 
 Say = Callable[[str], None]
 
@@ -62,7 +65,13 @@ class Context:
     calibration_digest: str
     step: int
     """Widths are multiples of this: good for all targets."""
-    schemes: tuple[str, ...]
+    abilities: Mapping[str, Capabilities]
+    """Target's name -> what it can do, as measured."""
+    variants: tuple[Variant, ...]
+    """The files every network is written as."""
+    limits: Limits
+    """What every target's runtime accepts."""
+    scorer: Scorer
     training: Training | None
     """None where the model is an ONNX file."""
     describe: dict[str, Any]

@@ -15,7 +15,8 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,32 @@ import torch
 from torch import Tensor, nn
 
 from compress.results import Parity
-from targets.errors import ExportError, ParityError, RequestError
+from targets.errors import ExportError, ParityError, RequestError, TargetError
+from targets.target import Capabilities
 
-VERSION = 1
+VERSION = 2
+_OLDEST_OPSET = 18
+"""The exporter writes nothing older; what must be is converted afterwards."""
 _LARGEST_BATCH = 1024
 """A graph must hold for batches of this size at least."""
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest output (at least of 1)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The highest opset and IR version a file may have: what the exporter gives, or less where a runtime is old."""
+
+    opset: int = 20
+    ir_version: int = 10
+
+
+def limits_of(capabilities: Iterable[Capabilities]) -> Limits:
+    """What all of these targets accept."""
+    limits = Limits()
+    for one in capabilities:
+        limits = Limits(min(limits.opset, one.opset), min(limits.ir_version, one.ir_version))
+    return limits
 
 
 def export(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path: str | Path) -> Parity:
@@ -62,8 +82,9 @@ def as_tuple(inputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
 
 
-def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
+def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None = None) -> onnx.ModelProto:
     """The raw exported graph of ``module`` in eval mode, batch dynamic, weights under their own names."""
+    opset = max(_OLDEST_OPSET, (limits or Limits()).opset)
     batch = torch.export.Dim("batch")
     with _quiet():
         try:
@@ -76,6 +97,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> onnx.ModelProto:
                 external_data=False,
                 optimize=False,
                 verbose=False,
+                opset_version=opset,
             )
         except Exception as error:
             raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: {_cause(error)}") from error
@@ -96,8 +118,8 @@ def _check_batch(program: Any, name: str) -> None:
             )
 
 
-def bind(template: onnx.ModelProto, state: Mapping[str, Tensor]) -> onnx.ModelProto:
-    """``template`` with the weights of ``state``, folded, simplified and stripped of local paths."""
+def bind(template: onnx.ModelProto, state: Mapping[str, Tensor], limits: Limits | None = None) -> onnx.ModelProto:
+    """``template`` with the weights of ``state``, folded, simplified, within limits and stripped of local paths."""
     from onnxscript import optimizer
 
     model = copy.deepcopy(template)
@@ -108,7 +130,30 @@ def bind(template: onnx.ModelProto, state: Mapping[str, Tensor]) -> onnx.ModelPr
             initializer.CopyFrom(onnx.numpy_helper.from_array(array, initializer.name))
     with _quiet():
         model = optimizer.optimize(model)
-    return clean(model)
+    return clean(suit(model, limits or Limits()))
+
+
+def suit(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
+    """The model within the limits of a runtime, in place where nothing but the IR version is above them.
+
+    Raises TargetError where it needs operators that came later.
+    """
+    model.ir_version = min(model.ir_version, limits.ir_version)
+    version = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    if version <= limits.opset:
+        return model
+    from onnx import version_converter
+
+    try:
+        converted = version_converter.convert_version(model, limits.opset)
+        onnx.checker.check_model(converted)
+    except Exception as error:
+        raise TargetError(
+            f"the network needs opset {version}, the target's runtime knows up to {limits.opset}, and it cannot be "
+            f"converted ({_cause(error)}); install a newer runtime there"
+        ) from error
+    converted.ir_version = min(converted.ir_version, limits.ir_version)
+    return converted
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compress import latencies, scoring
 from compress.contexts import Context, Say
-from compress.results import Candidate, DropSplits, Measured, QualitySplits
+from compress.results import Candidate, Measured
 from targets.errors import StageError
 from targets.target import Target
 
@@ -17,7 +17,7 @@ def catch_up(context: Context, say: Say) -> list[str]:
     problems: list[str] = []
     for target in context.targets:
         for candidate in context.run.available():
-            if target.name in candidate.measured:
+            if target.name in candidate.measured or _refused(context, target, candidate):
                 continue
             say(f"measure {candidate.id} on {target.name}")
             try:
@@ -33,8 +33,10 @@ def _measured(context: Context, target: Target, candidate: Candidate) -> Measure
     path = context.run.path(candidate.id)
     [info] = latencies.measure_on(context, target, [path])
     dynamic = candidate.config["precision"]["scheme"] == "int8-dynamic"
-    quality, drop, _ = scoring.score(context, target, path, context.val, dynamic=dynamic)
-    return Measured(
-        QualitySplits(quality), DropSplits(drop), latencies.latency_result(info),
-        info.get("memory"), info.get("instructions"),
-    )  # fmt: skip
+    quality, drop, found = scoring.score(context, target, path, context.val, "val", dynamic=dynamic)
+    return latencies.measured(info, quality, drop, found.check)
+
+
+def _refused(context: Context, target: Target, candidate: Candidate) -> bool:
+    """Whether the target does not run candidates of that precision."""
+    return candidate.config["precision"]["scheme"] in context.abilities[target.name].refuses

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,23 @@ import numpy as np
 from compress.caching import Cache
 from compress.contexts import Context
 from compress.graphs import structure_hash
-from compress.results import LatencyResult
+from compress.results import (
+    DeviceCheck,
+    Drop,
+    DropSplits,
+    IntegerShare,
+    LatencyResult,
+    Measured,
+    Quality,
+    QualitySplits,
+)
 from compress.serialization import to_json
+from targets.errors import StageError
 from targets.target import Measurement, Protocol, Target
 
-VERSION = 1
+VERSION = 2
 SEARCHING = Protocol(width=0.02, seconds=2.5, processes=1)
-FINAL = Protocol(width=0.01, seconds=6.0, processes=5)
+FINAL = Protocol(width=0.01, seconds=6.0, processes=5, most=8)
 
 
 def measure(
@@ -54,7 +65,8 @@ def measure(
         with cache.timed("measure"):
             found = target.measure([baseline, *missing.values()], inputs=inputs, protocol=protocol)
         for structure, measurement in zip(missing, found[1:], strict=True):
-            cache.put("measure", VERSION, keys[structure], _as_json(measurement))
+            integer = _audited(target, missing[structure])
+            cache.put("measure", VERSION, keys[structure], _as_json(measurement, integer))
     results = []
     for structure in structures:
         artifact = cache.get("measure", VERSION, keys[structure])
@@ -79,7 +91,38 @@ def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
     )
 
 
-def _as_json(measurement: Measurement) -> dict[str, Any]:
+def integer_share(info: Mapping[str, Any]) -> IntegerShare | None:
+    """What the audit in a ``measure`` result says, None where the runtime does not show what it executes."""
+    data = info.get("integer")
+    return None if data is None else IntegerShare(data["integer"], data["layers"], tuple(data["why"]))
+
+
+def measured(info: Mapping[str, Any], quality: Quality, drop: Drop, check: DeviceCheck | None) -> Measured:
+    """A ``measure`` result and a score on val, put together."""
+    return Measured(
+        QualitySplits(quality),
+        DropSplits(drop),
+        latency_result(info),
+        info.get("memory"),
+        info.get("instructions"),
+        scored_on_host={} if check is None else {"val": check},
+        integer=integer_share(info),
+    )
+
+
+def _as_json(measurement: Measurement, integer: IntegerShare | None) -> dict[str, Any]:
     data = to_json(replace(measurement, path=Path(measurement.path.name)))
-    data["path"] = measurement.path.name
-    return dict(data)
+    return {**data, "path": measurement.path.name, "integer": to_json(integer)}
+
+
+def _audited(target: Target, path: Path) -> IntegerShare | None:
+    try:
+        layers = target.audit(path)
+    except StageError:
+        return None  # it was measured: what it shows of itself is an extra
+    if layers is None:
+        return None
+    reasons = Counter(layer.why for layer in layers if not layer.integer and layer.why)
+    return IntegerShare(
+        sum(layer.integer for layer in layers), len(layers), tuple(why for why, _ in reasons.most_common())
+    )

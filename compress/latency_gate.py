@@ -18,8 +18,9 @@ from compress.contexts import Context, Training
 from compress.pruning import Pruned
 from compress.quantities import Constraint
 from compress.results import Candidate
+from compress.serialization import to_json
 
-VERSION = 1
+VERSION = 2
 KNOWN = ("latency", "size", "instructions")
 """Quantities that are known before training."""
 
@@ -44,9 +45,10 @@ def gate(
     hard = tuple(c for c in constraints if c.quantity in KNOWN)
     if not hard:
         return None
-    paths = _provisional(context, training, pruned, template, left)
+    files = _provisional(context, training, pruned, template, left)
     known: dict[str, Any] = {}
     for target in context.targets:
+        paths = [path for path, able in files.items() if target.name in able]
         found = latencies.measure_on(context, target, paths)
         rows = [_known(path, info, context.baseline, target.name) for path, info in zip(paths, found, strict=True)]
         excess = [max(violation(row, constraint, context.baseline) for constraint in hard) for row in rows]
@@ -71,23 +73,30 @@ def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidat
 
 def _provisional(
     context: Context, training: Training, pruned: Pruned, template: onnx.ModelProto, left: Mapping[str, int]
-) -> list[Path]:
-    """Files of the untrained network, in the precisions that decide about its latency."""
-    schemes = [scheme for scheme in context.schemes if scheme in ("fp32", "int8")] or ["fp32"]
+) -> dict[Path, tuple[str, ...]]:
+    """Files of the untrained network, in the precisions that decide about its cost, and who runs them."""
+    int8 = [variant for variant in context.variants if variant.scheme == "int8"]
 
     def compute(folder: Path) -> dict[str, Any]:
-        path = folder / "fp32.onnx"
-        onnx.save(exporting.bind(template, pruned.module.state_dict()), path)
-        if "int8" in schemes and quantizing.layers(path):
+        path, ranges = folder / "fp32.onnx", folder / "ranges.json"
+        onnx.save(exporting.bind(template, pruned.module.state_dict(), context.limits), path)
+        if int8 and quantizing.layers(path):
             few = {name: x[: quantizing.BATCH] for name, x in context.calibration.items()}
-            quantizing.collect_ranges(path, few, "minmax", folder / "ranges.json")
-            capabilities = context.targets[0].capabilities()
-            quantizing.quantize_static(path, folder / "int8.onnx", folder / "ranges.json", "minmax", capabilities)
+            quantizing.collect_ranges(path, few, "minmax", ranges)
+            for variant in int8:
+                made = folder / f"{variant.name}.onnx"
+                quantizing.quantize_static(path, made, ranges, "minmax", variant.capabilities)
+                onnx.save(exporting.suit(onnx.load(made), context.limits), made)
         return {}
 
-    inputs = {"baseline": training.digest, "widths": dict(left), "schemes": schemes}
+    formats = {variant.name: [variant.format, variant.capabilities.reduce_range] for variant in int8}
+    inputs = {"baseline": training.digest, "widths": dict(left), "int8": formats, "limits": to_json(context.limits)}
     folder = context.cache.stage("gate", VERSION, inputs, compute).folder
-    return [folder / f"{scheme}.onnx" for scheme in schemes if (folder / f"{scheme}.onnx").exists()]
+    files = {folder / f"{variant.name}.onnx": variant.targets for variant in int8}
+    # Where no float file is asked for, nothing but an int8 one may save the config.
+    if not files or any(variant.scheme in ("fp32", "int8-dynamic") for variant in context.variants):
+        files[folder / "fp32.onnx"] = tuple(target.name for target in context.targets)
+    return {path: able for path, able in files.items() if path.exists()}
 
 
 def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from compress.records import Trial
 from compress.results import Candidate
 from compress.runs import Run, link
 from compress.sampling import GP_MOST, GP_SHARE, grid_params, propose, strong_params
-from targets.errors import CompressError, TransientError
+from targets.errors import CompressError, MeasurementError
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -190,7 +190,8 @@ class Loop:
 
     def _failed(self, trial: Trial, stage: str, error: Exception, seconds: float) -> None:
         cause = str(error) if isinstance(error, CompressError) else describe(error)
-        transient = isinstance(error, (TransientError, MemoryError)) or "out of memory" in cause.lower()
+        # What a runtime or a device did once it need not do again; the stages before it are kept.
+        transient = isinstance(error, (MeasurementError, MemoryError)) or "out of memory" in cause.lower()
         self.fruitless += 1
         self.run_.record.append(
             "failed", trial=trial.number, stage=stage, cause=cause, transient=transient, seconds=round(seconds, 3)
@@ -240,7 +241,8 @@ class Loop:
 def _summaries(number: int, candidates: Sequence[Candidate], target: str, seconds: float) -> list[str]:
     parts = []
     for candidate in candidates:
-        measured = candidate.measured[target]
+        # The first target's figures; where that does not run it, another's.
+        measured = candidate.measured.get(target) or next(iter(candidate.measured.values()))
         speed = f"{measured.latency.ratio:.2f}x" if measured.latency else f"{measured.instructions} instructions"
         parts.append(f"{candidate.config['precision']['scheme']} {measured.quality.val.value:.4g} at {speed}")
     return [f"trial {number}: {'; '.join(parts)} ({format_duration(seconds)})"]

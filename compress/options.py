@@ -7,15 +7,10 @@ from typing import TYPE_CHECKING, Any
 from compress.durations import parse_duration
 from compress.sampling import SAMPLERS, check_sampler
 from compress.selecting import PICKS
-from targets.errors import RequestError, TargetError
+from targets.errors import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from optuna.samplers import BaseSampler
-
-    from compress.spaces import SearchSpace
-    from targets.target import Target
 
 KEEPS = ("all", "front")
 """Which artifacts a run keeps."""
@@ -49,15 +44,6 @@ def check_options(
     if keep not in KEEPS:
         raise RequestError(f"keep {keep!r}: use {' or '.join(repr(name) for name in KEEPS)}")
     resolve_device(device)
-
-
-def shared_precisions(places: Sequence[Target], space: SearchSpace) -> tuple[str, ...]:
-    """The precisions of the space that all targets run; raises TargetError where there are none."""
-    wanted, capable = space.schemes(), [place.capabilities() for place in places]
-    found = tuple(scheme for scheme in wanted if all(scheme in one.precisions for one in capable))
-    if not found:
-        raise TargetError(f"{', '.join(p.name for p in places)} run none of the precisions {', '.join(wanted)}")
-    return found
 
 
 def _is_whole(value: Any) -> bool:

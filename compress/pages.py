@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress import formatting, outcomes, rows
+from compress import formatting, outcomes, rows, target_notes
 from compress.figures import front_figures
 from compress.rows import Candidate, PickRow, Report
 
@@ -136,6 +136,7 @@ def _target(report: Report, target: str) -> View:
         "picks": [_pick(report, target, PickRow("baseline", rows.baseline(report)))]
         + [_pick(report, target, row) for row in picks],
         "refutations": outcomes.refutations(report, target),
+        "notes": target_notes.notes(report, target),
         "slices": _slices(report, target, [rows.baseline(report), *read]),
         "candidates": [_candidate(report, target, candidate) for candidate in rows.measured_on(report, target)],
     }

@@ -71,11 +71,23 @@ def _asked(
 
 
 def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
-    """Target -> the precisions of the space that all targets run, and the step of its widths."""
-    from compress.options import shared_precisions
+    """Target -> the precisions of the space it gains by, its int8 format, the step of its widths, its limits."""
+    from compress.precisions import offered
+    from targets.probing import probed
 
-    schemes = list(shared_precisions(places, space))
-    return {place.name: {"precisions": schemes, "channel_step": place.capabilities().channel_step} for place in places}
+    abilities = {place.name: probed(place) for place in places}
+    schemes = offered(space.schemes(), abilities)
+    return {
+        name: {
+            "precisions": [scheme for scheme in schemes if scheme in one.precisions],
+            "int8_format": one.int8_format,
+            "channel_step": one.channel_step,
+            "int8_step": one.int8_step,
+            "opset": one.opset,
+            "ir_version": one.ir_version,
+        }
+        for name, one in abilities.items()
+    }
 
 
 def _of_file(space: SearchSpace) -> dict[str, Any]:
@@ -115,7 +127,10 @@ def print_plan(found: dict[str, Any], console: Console) -> None:
     for text in found["warnings"]:
         say(f"warning: {text}")
     for name, target in found["targets"].items():
-        say(f"target {name}: {', '.join(target['precisions'])}; widths in steps of {target['channel_step']}")
+        say(
+            f"target {name}: {', '.join(target['precisions']) or 'nothing of what is searched'}; int8 as "
+            f"{target['int8_format']}; widths in steps of {target['channel_step']}, in int8 {target['int8_step']}"
+        )
     for name, channels, members in found["prunable"]:
         others = ", ".join(member for member in members if member != name) or "nothing else"
         say(f"prunable: {name}, {channels} channels (with {others})")

@@ -12,19 +12,31 @@ import numpy as np
 import onnx
 import torch
 
-from compress import baselines, data, exporting, finetuning, graphs, latencies, metrics, profiling, pruning, scoring
+from compress import (
+    baselines,
+    data,
+    exporting,
+    finetuning,
+    graphs,
+    latencies,
+    metrics,
+    precisions,
+    profiling,
+    pruning,
+    scoring,
+)
 from compress.caching import Cache
 from compress.configs import FinetuneSettings
 from compress.contexts import Context, Say, Training
-from compress.options import shared_precisions
 from compress.quantizing import has_matmul, layers
-from compress.results import Candidate, Drop, DropSplits, Measured, Parity, QualitySplits
+from compress.results import Candidate, Drop, Measured, Parity
 from compress.runs import Run, same_task
-from compress.serialization import file_hash, stable_hash
+from compress.serialization import file_hash, from_json, stable_hash, to_json
 from compress.tasks import Task, TaskIdentity
 from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device
 from targets.errors import RunError, TaskError
-from targets.target import Target
+from targets.probing import probed
+from targets.target import Capabilities, Target
 
 _CALIBRATION = 256
 _EXAMPLES = 4
@@ -63,6 +75,7 @@ class _Setting:
     metric: metrics.Metric
     path: Path
     """``baseline/model.onnx``."""
+    limits: exporting.Limits
 
     @property
     def example(self) -> tuple[torch.Tensor, ...]:
@@ -125,7 +138,10 @@ def prepare(
     metric = metrics.get(task.metric)
     describe = {target.name: target.describe() for target in places}
     path = run.folder / "baseline" / "model.onnx"
-    setting = _Setting(task, run, cache, tuple(places), describe, splits, metric, path)
+    say("probe")
+    abilities = _abilities(run, cache, places)
+    limits = exporting.limits_of(abilities.values())
+    setting = _Setting(task, run, cache, tuple(places), describe, splits, metric, path, limits)
     say("baseline")
     module, template = _baseline_model(setting)
     graph = graphs.structure_hash(path)
@@ -135,14 +151,14 @@ def prepare(
     names = [node.name for node in exporting.open_session(path).get_inputs()]
     if len(names) != len(splits.val.inputs):
         raise TaskError(f"val gives {len(splits.val.inputs)} inputs, the model takes {len(names)} ({', '.join(names)})")
-    baseline = _baseline_candidate(setting, names, module)
-    schemes, step = _abilities(setting)
+    scorer = scoring.Scorer(cache, run, describe, names)
+    baseline = _baseline_candidate(setting, names, module, scorer)
     training = None
     if module is not None and template is not None:
         training = _training(setting, module, template, device, say)
     say("profile")
     calibration = _calibration(setting, names)
-    profile = profiling.make_profile(cache, training, path, calibration, places[0].capabilities())
+    profile = profiling.make_profile(cache, training, path, calibration, abilities[places[0].name])
     return Context(
         task=task,
         run=run,
@@ -160,8 +176,11 @@ def prepare(
         profile=profile,
         calibration=calibration,
         calibration_digest=profiling.digest(calibration),
-        step=step,
-        schemes=schemes,
+        step=precisions.channel_step(run.request.space.schemes(), abilities),
+        abilities=abilities,
+        variants=_variants(setting, abilities),
+        limits=setting.limits,
+        scorer=scorer,
         training=training,
         describe=describe,
     )
@@ -179,21 +198,21 @@ def _baseline_model(setting: _Setting) -> tuple[torch.nn.Module | None, onnx.Mod
         model = graphs.load_model(task.onnx_path)
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            _save(model, path)  # external data is taken in
+            _save(exporting.suit(model, setting.limits), path)  # external data is taken in
         _remember_architecture(setting)
         return None, None
     module = _module(setting)
 
     def compute(folder: Path) -> dict[str, Any]:
-        onnx.save(exporting.trace(module, setting.example), folder / "template.onnx")
+        onnx.save(exporting.trace(module, setting.example, setting.limits), folder / "template.onnx")
         return {}
 
-    inputs = {"baseline": baselines.state_hash(module)}
+    inputs = {"baseline": baselines.state_hash(module), "limits": to_json(setting.limits)}
     artifact = setting.cache.stage("export", exporting.VERSION, inputs, compute)
     template = onnx.load(artifact.folder / "template.onnx")
     if not path.exists():
         temporary = path.with_name(".model.onnx")
-        onnx.save(exporting.bind(template, module.state_dict()), temporary)
+        onnx.save(exporting.bind(template, module.state_dict(), setting.limits), temporary)
         exporting.check_parity(temporary, module, setting.example)
         temporary.replace(path)
     return module, template
@@ -231,18 +250,30 @@ def _calibration(setting: _Setting, names: list[str]) -> dict[str, np.ndarray]:
     return {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
 
 
-def _abilities(setting: _Setting) -> tuple[tuple[str, ...], int]:
-    """(precisions that every target runs and the model has layers for, channel step good for all targets)."""
-    capabilities = [target.capabilities() for target in setting.places]
-    able = list(shared_precisions(setting.places, setting.run.request.space))
+def _abilities(run: Run, cache: Cache, places: Sequence[Target]) -> dict[str, Capabilities]:
+    """Target -> what it can do: measured once, and the same for the whole run."""
+    known: dict[str, Any] = dict(run.state.facts.get("abilities", {}))
+    for target in places:
+        if target.name not in known:
+            with cache.timed("probe"):
+                known[target.name] = to_json(probed(target))
+            run.record.append("fact", name="abilities", value=known)
+    return {target.name: from_json(Capabilities, known[target.name]) for target in places}
+
+
+def _variants(setting: _Setting, abilities: precisions.Abilities) -> tuple[precisions.Variant, ...]:
+    """The files of every network, without those that the model has no layers for."""
+    found = precisions.variants(setting.run.request.space.schemes(), abilities)
     if not layers(setting.path):
-        able = [s for s in able if s == "fp32"]
+        found = tuple(variant for variant in found if variant.scheme == "fp32")
     if not has_matmul(setting.path):
-        able = [s for s in able if s != "int8-dynamic"]
-    return tuple(able), int(np.lcm.reduce([c.channel_step for c in capabilities]))
+        found = tuple(variant for variant in found if variant.scheme != "int8-dynamic")
+    return found
 
 
-def _baseline_candidate(setting: _Setting, names: list[str], module: torch.nn.Module | None) -> Candidate:
+def _baseline_candidate(
+    setting: _Setting, names: list[str], module: torch.nn.Module | None, scorer: scoring.Scorer
+) -> Candidate:
     """The baseline measured and scored on every target; what the record has already is not done again."""
     run, path = setting.run, setting.path
     known = run.state.candidates.get("baseline")
@@ -256,7 +287,7 @@ def _baseline_candidate(setting: _Setting, names: list[str], module: torch.nn.Mo
     measured = dict(known.measured) if known else {}
     for target in setting.places:
         if target.name not in measured:
-            measured[target.name] = _baseline_on(setting, names, target)
+            measured[target.name] = _baseline_on(setting, names, target, scorer)
     candidate = Candidate(
         id="baseline",
         path="baseline/model.onnx",
@@ -272,11 +303,13 @@ def _baseline_candidate(setting: _Setting, names: list[str], module: torch.nn.Mo
     return candidate
 
 
-def _baseline_on(setting: _Setting, names: list[str], target: Target) -> Measured:
+def _baseline_on(setting: _Setting, names: list[str], target: Target, scorer: scoring.Scorer) -> Measured:
     """The baseline on one target; of a network against itself nothing is uncertain."""
     cache, splits, metric = setting.cache, setting.splits, setting.metric
     described = setting.describe[target.name]
-    found = scoring.outputs(cache, target, described, setting.path, splits.val, names)
+    scorer.decide(target, setting.path, {"val": splits.val, **({"test": splits.test} if splits.test else {})})
+    scored = scorer.outputs(target, setting.path, splits.val, "val")
+    found = scored.outputs
     shape = found[0].shape if isinstance(found, tuple) else found.shape
     own_outputs = metric.name == "agreement" and splits.val.labels.dim() > 1  # labels are what the original says
     if metric.loss == "cross_entropy" and len(shape) == 2 and not own_outputs:
@@ -284,14 +317,9 @@ def _baseline_on(setting: _Setting, names: list[str], target: Target) -> Measure
     quality = metrics.score(metric, found, splits.val.labels.numpy(), setting.run.request.seed)
     sample = {name: array[:1] for name, array in splits.val.arrays(names).items()}
     info = latencies.measure(cache, target, described, setting.path, [setting.path], sample)[0]
-    latency = latencies.latency_result(info)
-    return Measured(
-        QualitySplits(quality),
-        DropSplits(Drop(0.0, 0.0, 0.0)),
-        None if latency is None else replace(latency, ratio=1.0, low=1.0, high=1.0),
-        info.get("memory"),
-        info.get("instructions"),
-    )
+    measured = latencies.measured(info, quality, Drop(0.0, 0.0, 0.0), scored.check)
+    latency = measured.latency
+    return replace(measured, latency=None if latency is None else replace(latency, ratio=1.0, low=1.0, high=1.0))
 
 
 def _training(setting: _Setting, module: torch.nn.Module, template: onnx.ModelProto, device: str, say: Say) -> Training:

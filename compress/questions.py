@@ -39,4 +39,5 @@ def problem_of(run: Run) -> Problem:
         targets_of(run),
         baseline,
         request.higher_is_better,
+        {name: can["refuses"] for name, can in run.state.facts.get("abilities", {}).items()},
     )

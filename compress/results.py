@@ -60,6 +60,28 @@ class LatencyResult:
 
 
 @dataclass(frozen=True)
+class DeviceCheck:
+    """How outputs computed on this machine agree with the device's, on ``n`` examples.
+
+    ``agreement``: share of equal decisions; ``max_abs``: largest difference of an output.
+    """
+
+    n: int
+    agreement: float
+    max_abs: float
+
+
+@dataclass(frozen=True)
+class IntegerShare:
+    """How many of a file's products (convolutions, matrix products, recurrences) run in integer kernels."""
+
+    integer: int
+    layers: int
+    why: tuple[str, ...] = ()
+    """Why the others do not, the most frequent reason first."""
+
+
+@dataclass(frozen=True)
 class Measured:
     """All that one target says of one candidate."""
 
@@ -69,6 +91,10 @@ class Measured:
     memory: int | None = None
     instructions: int | None = None
     feasible: bool = True
+    scored_on_host: dict[str, DeviceCheck] = field(default_factory=dict)
+    """Splits that this machine scored in the device's place, with how the device agreed."""
+    integer: IntegerShare | None = None
+    """None where the runtime does not show what it executes."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from compress import quantities, selecting
@@ -47,6 +47,12 @@ class Problem:
     targets: tuple[str, ...]
     baseline: Candidate
     higher_is_better: bool
+    refuses: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Target -> precisions that do not run there."""
+
+    def is_known_on(self, target: str, candidate: Candidate) -> bool:
+        """Whether there is nothing more to find out about a candidate on ``target``."""
+        return target in candidate.measured or candidate.config["precision"]["scheme"] in self.refuses.get(target, ())
 
 
 def check_sampler(sampler: str | BaseSampler | None) -> str:
@@ -223,7 +229,7 @@ def _frozen(problem: Problem, trial: Trial, candidates: Mapping[str, Candidate])
         return [
             _told(problem, trial, candidates[name], first=i == 0)
             for i, name in enumerate(trial.candidates)
-            if all(target in candidates[name].measured for target in problem.targets)
+            if all(problem.is_known_on(target, candidates[name]) for target in problem.targets)
         ]
     if trial.state == "gated" and all(target in trial.known for target in problem.targets):
         return [_told_gated(problem, trial)]
@@ -231,6 +237,9 @@ def _frozen(problem: Problem, trial: Trial, candidates: Mapping[str, Candidate])
 
 
 def _told(problem: Problem, trial: Trial, candidate: Candidate, *, first: bool) -> optuna.trial.FrozenTrial:
+    """A candidate. On a target that does not run it nothing is gained: there the baseline would stay."""
+    zero = problem.baseline
+    candidate = replace(candidate, measured={t: candidate.measured.get(t, zero.measured[t]) for t in problem.targets})
     values: list[float] = []
     for objective in problem.objectives:
         if objective == "quality":

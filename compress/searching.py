@@ -20,7 +20,8 @@ from compress.durations import parse_duration
 from compress.late_targets import catch_up
 from compress.latencies import FINAL
 from compress.loops import Limits, Loop
-from compress.options import check_options, sampler_name, shared_precisions
+from compress.options import check_options, sampler_name
+from compress.precisions import offered, steps_in_words
 from compress.progress import Progress, Silent
 from compress.questions import question_of
 from compress.records import Record
@@ -77,7 +78,7 @@ def search(
     before = runs.read_request(folder)
     request = _request(wanted, before, places, command)
     places = places or [targets_package.get(name) for name in request.targets]
-    shared_precisions(places, request.space)
+    offered(request.space.schemes(), {place.name: place.capabilities() for place in places})
     splits = preparing.read_splits(task)
     preparing.check_identity(
         before.task if before else None, preparing.identity(task, splits, metrics.get(task.metric)), folder
@@ -212,6 +213,7 @@ def _search(
     finally:
         # Also when interrupted: everything finished so far is in the report.
         report = reporting.write_report(run)
+        context.scorer.close()
         progress.close()
     _finish(run, cache, report, wanted.keep, progress)
     return result
@@ -230,7 +232,8 @@ def _opening(context: Context) -> str:
         parts.append(f"{quality.metric} {quality.value:.4g} on val (n = {quality.n}), {speed} on {name}")
     held_out = f"test n = {len(context.test)}" if context.test is not None else "no test split"
     limits = ", ".join(context.run.request.constraints)
-    return f"baseline: {'; '.join(parts)}, {context.baseline.size} B; {held_out}; wanted: {limits}"
+    steps = steps_in_words([variant.scheme for variant in context.variants], context.abilities)
+    return f"baseline: {'; '.join(parts)}, {context.baseline.size} B; {held_out}; {steps}; wanted: {limits}"
 
 
 def _forget(folder: Path, existed: bool) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -13,6 +11,10 @@ from typing import Any, TypeVar
 
 import cattrs
 from cattrs.strategies import configure_tagged_union
+
+from targets.documents import file_hash as file_hash
+from targets.documents import finite as finite
+from targets.documents import write_text as write_text
 
 T = TypeVar("T")
 
@@ -100,36 +102,6 @@ def stable_hash(value: Any) -> str:
     return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def write_json(path: Path, value: Any) -> None:
     """``write_text`` of indented JSON; NaN and infinities become null, since JSON has none."""
     write_text(path, json.dumps(finite(to_json(value)), indent=1, allow_nan=False) + "\n")
-
-
-def finite(value: Any) -> Any:
-    """The same JSON with NaN and infinities replaced by None."""
-    if isinstance(value, float):
-        return value if value == value and abs(value) != float("inf") else None
-    if isinstance(value, dict):
-        return {str(k): finite(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(v) for v in value]
-    return value

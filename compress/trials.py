@@ -52,7 +52,8 @@ def evaluate(
     say("quantize")
     files, skipped = make_files(context, source.path, config)
     if not source.widths and config.finetune.epochs == 0:
-        files.pop("fp32", None)  # that is the baseline itself
+        # In float that is the baseline itself.
+        files = {variant: path for variant, path in files.items() if variant.scheme != "fp32"}
     say("measure")
     return Finished(tuple(make_candidates(context, number, config, source, files)), tuple(skipped))
 
@@ -114,10 +115,10 @@ def _template(context: Context, training: Training, pruned: Pruned, left: Mappin
         return training.template
 
     def compute(folder: Path) -> dict[str, Any]:
-        onnx.save(exporting.trace(pruned.module, training.example), folder / "template.onnx")
+        onnx.save(exporting.trace(pruned.module, training.example, context.limits), folder / "template.onnx")
         return {}
 
-    inputs = {"graph": context.baseline_structure, "widths": dict(left)}
+    inputs = {"graph": context.baseline_structure, "widths": dict(left), "limits": to_json(context.limits)}
     return onnx.load(context.cache.stage("export", exporting.VERSION, inputs, compute).folder / "template.onnx")
 
 
@@ -188,16 +189,19 @@ def _bound(
     def compute(folder: Path) -> dict[str, Any]:
         path = folder / "model.onnx"
         example = context.val.first(8)
-        onnx.save(exporting.bind(template, pruned.module.state_dict()), path)
+        onnx.save(exporting.bind(template, pruned.module.state_dict(), context.limits), path)
         try:
             exporting.check_parity(path, pruned.module, example)
             return {"traced": False}
         except ParityError as error:
             print(f"exporting anew: {error}", file=sys.stderr)
-        onnx.save(exporting.bind(exporting.trace(pruned.module, example), pruned.module.state_dict()), path)
+        traced = exporting.trace(pruned.module, example, context.limits)
+        onnx.save(exporting.bind(traced, pruned.module.state_dict(), context.limits), path)
         exporting.check_parity(path, pruned.module, example)
         return {"traced": True}
 
     digest = file_hash(weights)[:16] if weights else training.digest
-    inputs = {"graph": context.baseline_structure, "widths": dict(left), "weights": digest}
+    inputs = {
+        "graph": context.baseline_structure, "widths": dict(left), "weights": digest, "limits": to_json(context.limits),
+    }  # fmt: skip
     return context.cache.stage("export", exporting.VERSION, inputs, compute).folder / "model.onnx"

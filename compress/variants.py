@@ -13,7 +13,8 @@ from torch import nn
 from compress import exporting, latencies, metrics, quantizing, scoring
 from compress.configs import Config
 from compress.contexts import Context
-from compress.results import Candidate, DropSplits, Measured, Parity, QualitySplits
+from compress.precisions import Variant
+from compress.results import Candidate, Measured, Parity
 from compress.runs import link
 from compress.serialization import file_hash, to_json, write_json
 from targets.errors import QuantizeError
@@ -34,27 +35,28 @@ class Source:
     """None where the model is an ONNX file."""
 
 
-def make_files(context: Context, path: Path, config: Config) -> tuple[dict[str, Path], list[tuple[str, str]]]:
-    """Scheme -> file for every precision of the space that works, and (scheme, cause) for those that do not."""
-    files: dict[str, Path] = {}
+def make_files(context: Context, path: Path, config: Config) -> tuple[dict[Variant, Path], list[tuple[str, str]]]:
+    """Variant -> file for every one that works, and (variant's name, cause) for those that do not."""
+    files: dict[Variant, Path] = {}
     skipped: list[tuple[str, str]] = []
-    for scheme in context.schemes:
+    for variant in context.variants:
         try:
-            files[scheme] = path if scheme == "fp32" else _quantized(context, path, scheme, config)
+            files[variant] = path if variant.scheme == "fp32" else _quantized(context, path, variant, config)
         except QuantizeError as error:
-            skipped.append((scheme, str(error)))
+            skipped.append((variant.name, str(error)))
     return files, skipped
 
 
 def make_candidates(
-    context: Context, number: int, config: Config, source: Source, files: Mapping[str, Path]
+    context: Context, number: int, config: Config, source: Source, files: Mapping[Variant, Path]
 ) -> list[Candidate]:
-    """Measure and score every file on every target, and put it into its folder."""
+    """Measure and score every file on every target that runs it, and put it into its folder."""
     measured = _measured(context, files)
     candidates = []
-    for scheme, path in files.items():
-        identifier = f"{number:04d}-{scheme}"
-        settings = replace(config, precision=replace(config.precision, scheme=scheme))
+    for variant, path in files.items():
+        identifier = f"{number:04d}-{variant.name}"
+        precision = replace(config.precision, scheme=variant.scheme, format=variant.format)
+        settings = replace(config, precision=precision)
         candidate = Candidate(
             id=identifier,
             path=f"candidates/{identifier}/model.onnx",
@@ -62,8 +64,8 @@ def make_candidates(
             size=path.stat().st_size,
             parameters=source.parameters,
             macs=source.macs,
-            parity=_parity(context, path, source),
-            measured=measured[scheme],
+            parity=_parity(context, variant, path, source),
+            measured=measured[variant],
             trial=number,
             sha256=file_hash(path),
         )
@@ -72,9 +74,9 @@ def make_candidates(
     return candidates
 
 
-def _quantized(context: Context, path: Path, scheme: str, config: Config) -> Path:
-    """The file in one precision. With several targets the format is the first one's."""
-    capabilities = context.targets[0].capabilities()
+def _quantized(context: Context, path: Path, variant: Variant, config: Config) -> Path:
+    """The file in one precision and format."""
+    scheme, capabilities = variant.scheme, variant.capabilities
     method = config.precision.calibration
     keep: tuple[str, ...] = ()
     ranges = Path()
@@ -92,11 +94,14 @@ def _quantized(context: Context, path: Path, scheme: str, config: Config) -> Pat
             found = quantizing.quantize_static(
                 path, folder / "model.onnx", ranges, method, capabilities, keep_float=keep
             )
-        onnx.save(exporting.clean(onnx.load(found.path)), found.path)
+        onnx.save(exporting.suit(exporting.clean(onnx.load(found.path)), context.limits), found.path)
         return {"int8": list(found.int8), "kept": list(found.kept)}
 
     static = {} if scheme == "int8-dynamic" else {"method": method, "keep": list(keep)}
-    inputs = {"source": file_hash(path), "scheme": scheme, "format": to_json(capabilities), **static}
+    inputs = {
+        "source": file_hash(path), "scheme": scheme, "format": variant.format,
+        "reduce_range": capabilities.reduce_range, "limits": to_json(context.limits), **static,
+    }  # fmt: skip
     return context.cache.stage("quantize", quantizing.VERSION, inputs, compute).folder / "model.onnx"
 
 
@@ -111,32 +116,25 @@ def _ranges(context: Context, path: Path, method: str) -> Path:
     return context.cache.stage("quantize", quantizing.VERSION, inputs, compute).folder / "ranges.json"
 
 
-def _measured(context: Context, files: Mapping[str, Path]) -> dict[str, dict[str, Measured]]:
-    """Scheme -> target -> what was measured."""
-    measured: dict[str, dict[str, Measured]] = {scheme: {} for scheme in files}
-    for target in context.targets if files else ():
-        found = latencies.measure_on(context, target, list(files.values()))
-        for (scheme, path), info in zip(files.items(), found, strict=True):
-            quality, drop, _ = scoring.score(context, target, path, context.val, dynamic=scheme == "int8-dynamic")
-            measured[scheme][target.name] = Measured(
-                QualitySplits(quality),
-                DropSplits(drop),
-                latencies.latency_result(info),
-                info.get("memory"),
-                info.get("instructions"),
-            )
+def _measured(context: Context, files: Mapping[Variant, Path]) -> dict[Variant, dict[str, Measured]]:
+    """Variant -> target -> what was measured."""
+    measured: dict[Variant, dict[str, Measured]] = {variant: {} for variant in files}
+    for target in context.targets:
+        mine = {variant: path for variant, path in files.items() if target.name in variant.targets}
+        infos = latencies.measure_on(context, target, list(mine.values())) if mine else []
+        for (variant, path), info in zip(mine.items(), infos, strict=True):
+            dynamic = variant.scheme == "int8-dynamic"
+            quality, drop, found = scoring.score(context, target, path, context.val, "val", dynamic=dynamic)
+            measured[variant][target.name] = latencies.measured(info, quality, drop, found.check)
     return measured
 
 
-def _parity(context: Context, path: Path, source: Source) -> Parity:
+def _parity(context: Context, variant: Variant, path: Path, source: Source) -> Parity:
     """The file against the network it came from; where that is an ONNX file, against that on val."""
     if source.module is not None:
         return exporting.check_parity(path, source.module, context.val.first(8), enforce=False)
-    target = context.targets[0]
-    found, zero = (
-        scoring.outputs(context.cache, target, context.describe[target.name], p, context.val, context.names)
-        for p in (path, context.baseline_path)
-    )
+    target = next(t for t in context.targets if t.name in variant.targets)
+    found, zero = (context.scorer.outputs(target, p, context.val, "val").outputs for p in (path, context.baseline_path))
     a, b = (x[0] if isinstance(x, tuple) else x for x in (zero, found))
     classes = a.ndim >= 2 and a.shape[1] > 1
     agreement = float(metrics.get("agreement").function(b, a)) if classes else 1.0

@@ -33,11 +33,11 @@ _TRACED: dict[str, Any] = {}
 def _trace_once(trace: Callable[..., Any]) -> Callable[..., Any]:
     """Exporting takes most of a trial's time and does not depend on the weights: do each structure once."""
 
-    def traced(module: torch.nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
+    def traced(module: torch.nn.Module, example: tuple[torch.Tensor, ...], limits: Any = None) -> Any:
         shapes = [tuple(x.shape[1:]) for x in example] + [tuple(x.shape) for x in module.state_dict().values()]
-        key = f"{module}{shapes}"
+        key = f"{module}{shapes}{limits}"
         if key not in _TRACED:
-            _TRACED[key] = trace(module, example)
+            _TRACED[key] = trace(module, example, limits)
         return copy.deepcopy(_TRACED[key])
 
     return traced

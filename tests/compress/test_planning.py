@@ -48,7 +48,12 @@ def test_a_plan_says_what_is_prunable_what_is_searched_and_how_long_it_takes(
     assert json.loads(json.dumps(found)) == found
     assert [(name, channels) for name, channels, _ in found["prunable"]] == [("0", 16), ("3", 32), ("6", 32)]
     assert ["11", "output layer"] in found["kept"]
-    assert found["targets"] == {"fake": {"precisions": ["fp32", "int8", "mixed", "int8-dynamic"], "channel_step": 8}}
+    assert found["targets"] == {
+        "fake": {
+            "precisions": ["fp32", "int8", "mixed", "int8-dynamic"], "int8_format": "u8s8",
+            "channel_step": 8, "int8_step": 8, "opset": 23, "ir_version": 11,
+        }
+    }  # fmt: skip
     assert {"prune_ratio", "prune_delta.0", "epochs", "precision"} <= set(found["dimensions"])
     assert "l1" not in found["dimensions"], "fixed in the task file"
     assert found["parameters"] > 14_000
@@ -145,4 +150,4 @@ def test_a_plan_is_printed_for_people(asked: Callable[..., dict[str, Any]]) -> N
     assert "prunable: 0, 16 channels (with " in text
     assert "left alone: 11: output layer" in text
     assert "a trial with half of the channels: about " in text
-    assert "target fake: fp32, int8, mixed, int8-dynamic; widths in steps of 8" in text
+    assert "target fake: fp32, int8, mixed, int8-dynamic; int8 as u8s8; widths in steps of 8, in int8 8" in text

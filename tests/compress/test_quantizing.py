@@ -14,6 +14,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
+import targets
 from compress import graphs, quantize
 from compress.exporting import export, open_session
 from compress.quantizing import collect_ranges, has_matmul, layer_errors, layers, quantize_static, split_gemm
@@ -135,7 +136,8 @@ def test_the_format_is_the_targets(exported: Path, calibration: np.ndarray, digi
     assert _zero_points(signed.path) == {TensorProto.INT8: {0}}
     assert set(_zero_points(unsigned.path)) == {TensorProto.UINT8, TensorProto.INT8}
     assert _zero_points(unsigned.path)[TensorProto.INT8] == {0}, "weights are symmetric"
-    assert _agreement(exported, signed.path, digits) >= 0.97
+    # Before VNNI x86 saturates in either format.
+    assert _agreement(exported, signed.path, digits) >= 0.9
 
 
 def test_seven_bits_where_eight_would_saturate(exported: Path, calibration: np.ndarray, tmp_path: Path) -> None:
@@ -199,8 +201,9 @@ def test_what_int8_costs_each_layer_alone(tmp_path: Path) -> None:
     # Where the first hidden value is cut off by the ReLU only the small weights count.
     rows = ROWS[(ROWS @ onnx.numpy_helper.to_array(model.graph.initializer[0]))[:, 0] < 0]
     collect_ranges(tmp_path / "m.onnx", {"x": rows}, "minmax", tmp_path / "r.json")
-    found = layer_errors(tmp_path / "m.onnx", tmp_path / "r.json", "minmax", {"x": rows}, Capabilities(), tmp_path)
-    assert found[1] > 10 * found[0] > 0
+    able = targets.get("ort-cpu").capabilities()  # 7-bit weights where the CPU's products saturate
+    found = layer_errors(tmp_path / "m.onnx", tmp_path / "r.json", "minmax", {"x": rows}, able, tmp_path)
+    assert found[1] > 5 * found[0] > 0
 
 
 def test_several_inputs_by_their_names(tmp_path: Path) -> None:
@@ -301,7 +304,7 @@ def test_errors_are_still_logged(tmp_path: Path, caplog: pytest.LogCaptureFixtur
 def test_ranges_collected_once_serve_every_variant(exported: Path, calibration: np.ndarray, tmp_path: Path) -> None:
     name = open_session(exported).get_inputs()[0].name
     collect_ranges(exported, {name: calibration}, "minmax", tmp_path / "r.json")
-    direct = quantize(exported, tmp_path / "a.onnx", "int8", calibration)
+    direct = quantize(exported, tmp_path / "a.onnx", "int8", calibration, FakeTarget())
     found = quantize_static(exported, tmp_path / "b.onnx", tmp_path / "r.json", "minmax", Capabilities())
     assert _hash(found.path) == _hash(direct.path)
 

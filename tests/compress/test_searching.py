@@ -71,7 +71,7 @@ def test_the_report_has_the_keys_of_the_contract(finished: Result) -> None:
         assert set(candidate) - {"trial", "sha256"} == CANDIDATE
         assert set(candidate["parity"]) == {"max_abs", "agreement"}
         measured = candidate["measured"]["fake"]
-        assert set(measured) == MEASURED
+        assert set(measured) - {"scored_on_host", "integer"} == MEASURED
         assert set(measured["quality"]) == {"val", "test", "slices"}
         assert set(measured["quality"]["val"]) == {"metric", "value", "low", "high", "n"}
         assert set(measured["quality_drop"]) == {"val", "test"}
@@ -417,10 +417,10 @@ class _Replaced:
 def test_a_pick_that_cannot_be_read_on_test_stays_open(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     real = scoring.score
 
-    def score(context: Any, target: Any, path: Path, split: Any, **options: Any) -> Any:
-        if split is context.test and path != context.baseline_path:
+    def score(context: Any, target: Any, path: Path, split: Any, which: str, **options: Any) -> Any:
+        if which == "test" and path != context.baseline_path:
             raise MeasurementError("fake: the device is gone")
-        return real(context, target, path, split, **options)
+        return real(context, target, path, split, which, **options)
 
     monkeypatch.setattr(scoring, "score", score)
     report = search(trials=2).report
