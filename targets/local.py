@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -83,11 +84,12 @@ class LocalTarget(Target):
         """Measure ``models`` against ``models[0]`` in fresh processes, as ``protocol`` asks (see ``Target``)."""
         protocol = protocol or Protocol()
         paths = [Path(model) for model in models]
-        _check_request(paths, protocol)
+        check_request(paths, protocol)
         sizes = check_shapes(shapes or {})
-        arrays = {name: _first_samples(array) for name, array in (inputs or {}).items()}
+        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
         answers: list[list[dict[str, Any]]] = []
-        while not _enough(answers, protocol):
+        start = time.monotonic()
+        while not _enough(answers, protocol, time.monotonic() - start):
             number = len(answers)
             request = {
                 "operation": "measure",
@@ -121,7 +123,7 @@ class LocalTarget(Target):
         parts: list[list[np.ndarray]] = []
         counts: list[int] = []
         with self._lock:
-            for piece in _pieces(arrays, batch):
+            for piece in pieces(arrays, batch):
                 reply = self._ask_scorer(header, piece)
                 parts.append([reply.arrays[str(number)] for number in range(reply.header["outputs"])])
                 counts.append(len(next(iter(piece.values()))))
@@ -153,11 +155,16 @@ class LocalTarget(Target):
         }  # fmt: skip
         return WorkerProcess(setup, self.launch(), patience=self.patience, memory_limit=self.memory_limit)
 
-    def _ask_scorer(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> Any:
+    def _ask_scorer(
+        self,
+        header: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        heard: Heard = lambda _: None,
+    ) -> Any:
         if self._scorer is None or not self._scorer.alive:
             self.close()
             self._scorer = self._worker()
-        return self._asked(self._scorer, header, arrays)
+        return self._asked(self._scorer, header, arrays, heard)
 
     def _asked(
         self,
@@ -183,8 +190,10 @@ def load_order(count: int, process: int) -> list[int]:
     return order[::-1] if process % 2 else order
 
 
-def _enough(answers: Sequence[Sequence[dict[str, Any]]], protocol: Protocol) -> bool:
+def _enough(answers: Sequence[Sequence[dict[str, Any]]], protocol: Protocol, spent: float) -> bool:
     """Whether the processes asked for are through, and every ratio is as narrow as asked or no more may be added."""
+    if answers and protocol.total is not None and spent >= protocol.total:
+        return True
     if len(answers) < protocol.processes:
         return False
     if len(answers) >= max(protocol.processes, protocol.most):
@@ -193,14 +202,15 @@ def _enough(answers: Sequence[Sequence[dict[str, Any]]], protocol: Protocol) -> 
     return all(measuring.ratio(one).half_width <= protocol.width for one in samples)
 
 
-def _check_request(paths: Sequence[Path], protocol: Protocol) -> None:
+def check_request(paths: Sequence[Path], protocol: Protocol) -> None:
+    """Raise an error for what cannot be measured, or not so."""
     if not paths:
         raise ModelError("no model to measure")
     if protocol.processes < 1 or protocol.rounds < 1 or min(protocol.seconds, protocol.block, protocol.width) <= 0:
         raise TargetError(f"{protocol}: processes and rounds must be at least 1, seconds, block and width above 0")
 
 
-def _first_samples(array: np.ndarray) -> np.ndarray:
+def first_samples(array: np.ndarray) -> np.ndarray:
     """Enough samples for any static batch that is likely, without sending a whole data set."""
     array = np.asarray(array)
     return array[:64] if array.ndim else array
@@ -227,7 +237,8 @@ def _samples(document: Mapping[str, Any]) -> Samples:
     return Samples(**known)
 
 
-def _pieces(arrays: Mapping[str, np.ndarray], batch: int) -> list[dict[str, np.ndarray]]:
+def pieces(arrays: Mapping[str, np.ndarray], batch: int) -> list[dict[str, np.ndarray]]:
+    """The samples in parts of bounded size, a multiple of ``batch`` each."""
     count = sample_count(arrays)
     each = sum(array.nbytes for array in arrays.values()) / max(count, 1)
     step = batch * max(1, int(_PIECE / max(each * batch, 1)))

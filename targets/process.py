@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -43,6 +44,8 @@ class Launch:
     command: tuple[str, ...]
     environment: Mapping[str, str]
     explain: Explain = lambda status, stage, words: None  # noqa: ARG005  nothing better to say
+    remote: bool = False
+    """A shell elsewhere reads the command (``ssh``): SETUP is quoted, and Ctrl-C, which reaches our group, is ours."""
 
 
 def local_launch(threads: int) -> Launch:
@@ -75,20 +78,22 @@ class WorkerProcess:
         patience: float = 120.0,
         memory_limit: int | None = None,
     ) -> None:
-        self._patience = patience
+        self.patience = patience
         self._limit = memory_limit if memory_limit is not None else default_memory_limit()
         self._stage = "starting"
         self._explain = launch.explain
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  closed in close()
         theirs, self._lifeline = os.pipe()
+        said = json.dumps({"lifeline": theirs, **setup})
         try:
             self._process = subprocess.Popen(
-                [*launch.command, json.dumps({"lifeline": theirs, **setup})],
+                [*launch.command, shlex.quote(said) if launch.remote else said],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 pass_fds=(theirs,),
                 env=dict(launch.environment),
+                start_new_session=launch.remote,
             )
         finally:
             os.close(theirs)
@@ -117,10 +122,12 @@ class WorkerProcess:
     ) -> pipes.Message:
         """Send a request and wait for its reply; ``heard`` is told of what it says meanwhile.
 
+        ``doing`` in ``header`` says what it is, in words, until the worker speaks.
         Raises what the worker raised, by name; MeasurementError when it crashed, hangs or answers with garbage;
         TransientError when it used too much memory. After any of the latter, and after an interruption, the worker
         is gone.
         """
+        self._stage = str(header.get("doing", self._stage))
         try:
             reply = self._exchange(pipes.encode(header, arrays), heard)
         except pipes.BrokenFrame as error:
@@ -140,8 +147,8 @@ class WorkerProcess:
         while True:
             readable, writable, _ = select.select([self._stdout], [self._stdin] if pending else [], [], _TICK)
             self._check_memory()
-            if writable:
-                self._send(pending)
+            if writable and self._send(pending):
+                spoke = time.monotonic()  # What goes over a slow line is no silence.
             if readable:
                 data = os.read(self._stdout.fileno(), 1 << 20)
                 if not data:
@@ -152,19 +159,21 @@ class WorkerProcess:
                         return message
                     self._stage = message.header["stage"]
                     heard(message.header)
-            elif time.monotonic() - spoke > self._patience:
-                raise errors.MeasurementError(f"hung: no answer in {self._patience:g} s while {self._stage}")
+            elif time.monotonic() - spoke > self.patience:
+                raise errors.MeasurementError(f"hung: no answer in {self.patience:g} s while {self._stage}")
 
-    def _send(self, pending: list[memoryview]) -> None:
+    def _send(self, pending: list[memoryview]) -> bool:
+        """Write what the pipe takes now; whether it took something."""
         # A worker that died shows on its stdout, with a better explanation than a broken pipe.
         with suppress(BlockingIOError, BrokenPipeError):
             written = os.write(self._stdin.fileno(), pending[0])
             pending[0] = pending[0][written:]
             if not pending[0]:
                 pending.pop(0)
-            return
+            return True
         if not self.alive:
             pending.clear()
+        return False
 
     def _check_memory(self) -> None:
         used = memory.resident(self.pid)

@@ -1,0 +1,99 @@
+"""The one small file that is sent to a device: our own modules, as a zip that Python runs as it is.
+
+It holds what ``remote.py`` and the runtimes import, and nothing else: found by following the imports, so that a module
+that one of them comes to need is sent as well. The same sources give the same bytes; its name carries their hash.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import functools
+import hashlib
+import io
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from targets.boot import MARK
+from targets.remote import RUNTIMES
+
+OLDEST = (3, 9)
+"""The Python that what is sent needs at least."""
+_HERE = Path(__file__).resolve().parent
+_MAIN = "from targets.remote import main\n\nmain()\n"
+_OLD = "import sys;print('" + MARK + '{"python":%s}\' % list(sys.version_info[:3]))'
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """``name`` of the file, its bytes, and their SHA-256 in hex."""
+
+    name: str
+    data: bytes
+    sha256: str
+
+
+@functools.cache
+def make() -> Bundle:
+    """The runner."""
+    buffer = io.BytesIO()
+    # Not compressed: zlib's output differs between versions, and a device may lack it.
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(_entry("__main__.py"), _MAIN)
+        for module in modules():
+            archive.writestr(_entry(f"targets/{module}.py"), (_HERE / f"{module}.py").read_bytes())
+    data = buffer.getvalue()
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Bundle(f"runner-{sha256[:16]}.zip", data, sha256)
+
+
+def modules() -> tuple[str, ...]:
+    """Modules of this package that a device needs, sorted."""
+    places = [place.partition(":")[0].partition(".")[2] for place in RUNTIMES.values()]
+    waiting = ["__init__", "remote", "worker", *places]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            waiting += imported((_HERE / f"{name}.py").read_text(encoding="utf-8"))
+    return tuple(sorted(found))
+
+
+def imported(source: str) -> list[str]:
+    """Modules of this package that a source imports, wherever in it; for type checkers alone does not count."""
+    tree = ast.parse(source)
+    unseen = {
+        part
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+        for inner in node.body
+        for part in ast.walk(inner)
+    }
+    found: list[str] = []
+    for node in ast.walk(tree):
+        if node in unseen:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module == "targets":
+            found += [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("targets."):
+            found.append(str(node.module).split(".")[1])
+        elif isinstance(node, ast.Import):
+            found += [name.name.split(".")[1] for name in node.names if name.name.startswith("targets.")]
+    return found
+
+
+@functools.cache
+def boot_code() -> str:
+    """``boot.py`` as one line for ``python -c``; an interpreter that is too old only says which one it is."""
+    packed = base64.b64encode(zlib.compress((_HERE / "boot.py").read_bytes(), 9)).decode()
+    code = f'zlib.decompress(base64.b64decode("{packed}")).decode()'
+    return f"import sys,zlib,base64;exec({code} if sys.version_info>={OLDEST!r} else {_OLD!r})"
+
+
+def _entry(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.external_attr = 0o644 << 16
+    return entry
