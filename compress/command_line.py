@@ -124,22 +124,41 @@ def _searched(task: str, data: str | None, options: dict[str, Any]) -> tuple[dic
 
 @cli.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL.onnx...")
-@click.option("--target", "targets", multiple=True, help="Default ort-cpu. Repeatable.")
+@click.option("--target", "targets", multiple=True, help="As ort-cpu:threads=2. Repeatable.  [default: ort-cpu]")
+@click.option(
+    "--shape", "shapes", multiple=True, help="Of an input, as x=1,3,224,224; else open axes are 1. Repeatable."
+)
+@click.option("--data", help="An .npz with arrays named as the inputs; without it, seeded random ones.")
+@click.option("--precise", help="Go on until every ratio is known within this, as 0.5%.  [default: 1%]")
+@click.option("--time", "time", help="At most so long for each target, as 10s or 2min.  [default: 30s]")
+@click.option("--save", metavar="FILE", help="Write the result, with its raw samples.")
+@click.option("--compare", metavar="FILE", help="With a saved result: status 3 on a significant regression.")
 @_JSON
-def bench(models: tuple[str, ...], targets: tuple[str, ...], as_json: bool) -> None:
-    """Time models on a target; with several, paired ratios to the first."""
-    import targets as package
-    from targets import environment
+def bench(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Time models on a target; with several, paired ratios to the first.
 
-    entries: list[dict[str, Any]] = []
-    for target in targets or ("ort-cpu",):
-        entries += package.compare([Path(model) for model in models], target=target).to_json()
+    A ratio below 1 is faster. Models are run in turns in several fresh processes, at batch 1. Differences below 3 %
+    are called ties.
+
+    With --compare, ratios to the same first model are compared; a regression is significant where the intervals are
+    disjoint and the ratios more than 3 % apart. Exit status: 0 no regression, 3 a significant regression, 2 the
+    request was wrong.
+    """
+    from compress.benching import run_bench
+
+    benched = run_bench(models, **options)
     if as_json:
-        _print_json({"schema": 1, "environment": environment.describe(), "results": entries})
+        _print_json(benched.document)
     else:
-        from compress.tables import print_bench
+        from compress.bench_tables import print_bench
 
-        print_bench(entries, _console())
+        print_bench(benched.document, benched.changes, _console())
+    for text in benched.document["warnings"]:
+        click.echo(f"warning: {text}", err=True)
+    if benched.refused is not None:
+        raise benched.refused
+    if benched.worse:
+        raise SystemExit(UNSATISFIED)
 
 
 @cli.command()
@@ -226,11 +245,18 @@ def report(run: str, out: str | None, as_json: bool) -> None:
 
 
 @cli.command(name="targets")
+@click.option("--install", metavar="NAME", help="Bring what pip alone cannot, for arm-emulated.")
 @_JSON
-def list_targets(as_json: bool) -> None:
+def list_targets(install: str | None, as_json: bool) -> None:
     """List the targets: what is there, what is missing and how to install it."""
     import targets as package
 
+    if install is not None:
+        from targets import registry
+
+        folder = registry.install(install, lambda text: click.echo(text, err=True))
+        _print_json({"target": install, "folder": folder}) if as_json else click.echo(folder)
+        return
     rows = package.available()
     if as_json:
         _print_json(rows)
@@ -354,7 +380,7 @@ def _print_result(report: dict[str, Any], out: Path) -> None:
 
 
 def _print_json(document: Any) -> None:
-    from compress.serialization import finite
+    from targets.documents import finite
 
     click.echo(json.dumps(finite(document), indent=1, allow_nan=False))
 

@@ -1,4 +1,4 @@
-"""The tables of the command line: picks, front, bench, targets and recipes, for people to read.
+"""The tables of the command line: picks, front, targets and recipes, for people to read.
 
 They hold what the page holds, fit in 120 columns, and are plain text where stdout is not a terminal. Text from
 outside (ids, paths, descriptions) is never read as rich's markup.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compress import formatting, outcomes, rows
+from compress import formatting, outcomes, rows, target_notes
 from compress.rows import Candidate, PickRow, Report
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def print_picks(report: Report, console: Console) -> None:
         if rows.on(rows.baseline(report), target) is None:
             continue
         told = [*outcomes.refutations(report, target), *outcomes.ties(report, target)]
-        told += filter(None, [outcomes.weak_baseline(report, target)])
+        told += [*filter(None, [outcomes.weak_baseline(report, target)]), *target_notes.notes(report, target)]
         lines = [line.replace("`", "") for line in told]
         sentence = outcomes.outcome(report, target).replace("`", "")
         _show(console, sentence, "", picks_table(report, target), *lines, "")
@@ -186,45 +186,6 @@ def print_front(report: Report, console: Console, target: str | None = None) -> 
     for name in [target] if target is not None else rows.target_names(report):
         if rows.on(rows.baseline(report), name) is not None:
             _show(console, front_table(report, name), "")
-
-
-def bench_table(results: Sequence[Mapping[str, Any]], target: str) -> Table:
-    """The entries of ``bench`` on one target; a bar as long as the ratio, the longest of them filling it."""
-    entries = [entry for entry in results if entry["target"] == target]
-    counted = all(entry.get("p50") is None for entry in entries)
-    ratios = [_bench_ratio(entry, entries[0]) for entry in entries]
-    longest = max([1.0, *(ratio for ratio in ratios if ratio is not None)])
-    costs = [("instructions", ">")] if counted else [("p50", ">"), ("p95", ">"), ("first", ">")]
-    columns = [("model", "<"), *costs, ("ratio", ">"), ("", "<"), ("memory", ">"), ("size", ">")]
-    table = _table(columns + ([] if counted else [("runs", ">"), ("load", ">")]), title=f"on {target}")
-    for entry, ratio in zip(entries, ratios, strict=True):
-        interval = formatting.ratio_interval(entry.get("low"), entry.get("high"))
-        own = entry is entries[0]
-        timed = [formatting.seconds(entry.get(name)) for name in ("p50", "p95", "first")]
-        cells = [
-            str(entry["path"]),
-            *([formatting.count(entry.get("instructions"))] if counted else timed),
-            formatting.ratio(ratio) if own or counted else _bracketed(formatting.ratio(ratio), interval),
-            formatting.bar(ratio, longest),
-            formatting.size(entry.get("memory")),
-            formatting.size(entry["size"]),
-        ]
-        _add(table, cells if counted else [*cells, formatting.count(entry["runs"]), formatting.percent(entry["load"])])
-    return table
-
-
-def _bench_ratio(entry: Mapping[str, Any], first: Mapping[str, Any]) -> float | None:
-    """The paired ratio; where cost is counted, that of the counts."""
-    if entry.get("ratio") is not None:
-        return float(entry["ratio"])
-    ours, zero = entry.get("instructions"), first.get("instructions")
-    return ours / zero if ours is not None and zero else None
-
-
-def print_bench(results: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """``results`` of ``bench --json``: a table for each target, in the order given."""
-    for target in dict.fromkeys(entry["target"] for entry in results):
-        _show(console, bench_table(results, target), "")
 
 
 def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None:

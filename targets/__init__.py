@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from targets.packages import check_not_shadowed
 
 if TYPE_CHECKING:
+    from targets.benching import Bench, bench
     from targets.comparing import Comparison, Ratio, compare
     from targets.errors import (
         CompressError,
@@ -35,6 +36,7 @@ check_not_shadowed()
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
+    "Bench": "benching",
     "Capabilities": "target",
     "Comparison": "comparing",
     "CompressError": "errors",
@@ -54,11 +56,13 @@ _HOME = {
     "TargetUnavailable": "errors",
     "TransientError": "errors",
     "available": "registry",
+    "bench": "benching",
     "compare": "comparing",
     "get": "registry",
 }
 
 __all__ = [
+    "Bench",
     "Capabilities",
     "Comparison",
     "CompressError",
@@ -78,6 +82,7 @@ __all__ = [
     "TargetUnavailable",
     "TransientError",
     "available",
+    "bench",
     "compare",
     "get",
 ]

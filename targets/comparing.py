@@ -7,20 +7,43 @@ below 3 % is called a tie.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
-from targets.errors import ModelError
+from targets.errors import ModelError, RequestError
+from targets.measuring import CLEAN
 from targets.registry import DEFAULT, get
-from targets.target import Measurement, Protocol, Target
+from targets.target import Measurement, Protocol, Target, Watch
 
 TIE = 0.03
 """Differences below this share are not told apart."""
-CAREFUL = Protocol(seconds=1.2, processes=5)
+CAREFUL = Protocol(width=0.01, seconds=0.8, processes=5, most=12, total=30.0)
 """How ``compare`` measures unless told otherwise."""
+_MANY = 1000
+"""Processes at most where only the time is to decide."""
+
+
+def careful(width: float | None = None, seconds: float | None = None) -> Protocol:
+    """``CAREFUL``, but until every ratio is known within ± ``width`` (a share), or ``seconds`` are spent.
+
+    Raises RequestError for a width that is not between 0.1 % and 20 %, or no positive time.
+    """
+    protocol = CAREFUL
+    if width is not None:
+        if not 0.001 <= width <= 0.2:
+            raise RequestError(f"precision {100 * width:g} % is not allowed; it is between 0.1 % and 20 %")
+        protocol = replace(protocol, width=width)
+    if seconds is not None:
+        if not seconds > 0:
+            raise RequestError(f"time {seconds:g} s is not allowed; it must be more than nothing")
+        # Half a second of starting and loading, then warming up and timing: many short processes say more than few.
+        each = min(protocol.seconds, max(0.1, (seconds / protocol.processes - 0.5) / 2))
+        protocol = replace(protocol, seconds=each, warmup=min(protocol.warmup, each), most=_MANY, total=seconds)
+    return protocol
 
 
 @dataclass(frozen=True)
@@ -53,6 +76,10 @@ class Comparison:
         """Of the model at ``path`` (its file name is enough where that is unique) to the first model."""
         return _ratio(self._measurement(path), self.measurements[0])
 
+    def ratio_at(self, index: int) -> Ratio:
+        """Of the model at that place in the list, from 0; tells apart a file that is given twice."""
+        return _ratio(self.measurements[index], self.measurements[0])
+
     def tied(self, path: str | Path) -> bool:
         """Whether the model at ``path`` cannot be told from the first one."""
         return self.ratio(path).tied
@@ -82,16 +109,23 @@ def compare(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     protocol: Protocol | None = None,
     inputs: Mapping[str, np.ndarray] | None = None,
+    watch: Watch | None = None,
+    *,
+    width: float | None = None,
+    seconds: float | None = None,
 ) -> Comparison:
     """Measure ``models`` against the first of them, at batch 1, in several fresh processes.
 
-    ``shapes`` and ``inputs`` are by input name; what is missing is made up. Raises ModelError, TargetError or
-    MeasurementError.
+    ``shapes`` and ``inputs`` are by input name; what is missing is made up. It goes on until every ratio is known
+    within ± ``width`` (a share, 0.01 unless given) or ``seconds`` are spent (30); a ``protocol`` says all of that
+    itself. ``watch`` is called some times a second with a ``targets.target.Estimate``. Raises ModelError, TargetError,
+    MeasurementError, or RequestError for a width or time that is not allowed.
     """
+    protocol = protocol or careful(width, seconds)
     made = get(target)
     try:
         paths = [Path(model) for model in ([models] if isinstance(models, str | Path) else models)]
-        measured = made.measure(paths, inputs=inputs, shapes=shapes, protocol=protocol or CAREFUL)
+        measured = made.measure(paths, inputs=inputs, shapes=shapes, protocol=protocol, watch=watch)
     finally:
         if made is not target:
             made.close()
@@ -113,10 +147,28 @@ def entry(one: Measurement, reference: Measurement) -> dict[str, Any]:
         "runs": latency.runs if latency else 0,
         "load": latency.load if latency else 0.0,
         "first": one.first,
+        "load_s": one.load_seconds,
         "memory": one.memory,
         "instructions": one.instructions,
         "size": one.size,
+        "processes": len(one.samples),
+        "settled": one.settled,
+        "tied": one is not reference and ratio.tied,
+        "disturbed": disturbed(one),
+        "fastest": fastest(one),
     }
+
+
+def disturbed(one: Measurement) -> float:
+    """Share of the rounds in which something else held the CPU; they are left out and made up for."""
+    shares = [share for part in one.samples for share in part.cpu]
+    return sum(share < CLEAN for share in shares) / len(shares) if shares else 0.0
+
+
+def fastest(one: Measurement) -> list[float] | None:
+    """Seconds of the fastest run: the median over the processes, the smallest and the largest of them."""
+    found = [min(part.blocks) for part in one.samples if part.blocks]
+    return [median(found), min(found), max(found)] if found else None
 
 
 def _ratio(one: Measurement, reference: Measurement) -> Ratio:

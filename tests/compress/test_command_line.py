@@ -262,7 +262,7 @@ def test_a_run_in_progress_can_be_read(command: Command, run: Path, content: Con
     record.close()
 
 
-# -- targets, recipes, bench, check
+# -- targets, recipes, check
 
 
 def test_targets_and_recipes_are_listed(command: Command) -> None:
@@ -274,18 +274,6 @@ def test_targets_and_recipes_are_listed(command: Command) -> None:
     low, high = recipes["digits"]["expected"]["fastest_ratio"]
     assert f"{low:.2f}-{high:.2f}x" in " ".join(command("recipes").out.split())
     assert recipes["digits"]["description"]
-
-
-def test_bench_prints_paired_ratios(command: Command, run: Path) -> None:
-    models = [run / "baseline" / "model.onnx", run / "best" / "model.onnx"]
-    done = command("bench", *models, "--target", "fake", "--json")
-    assert done.status == 0
-    assert set(done.json) == {"schema", "environment", "results"}
-    first, second = done.json["results"]
-    assert [first["path"], second["path"]] == [str(model) for model in models]
-    assert first["ratio"] == 1.0
-    assert second["ratio"] < 1.0
-    assert "best/model.onnx" in command("bench", *models, "--target", "fake").out
 
 
 def test_check_compares_two_files(command: Command, run: Path, tmp_path: Path) -> None:

@@ -20,23 +20,6 @@ fixture: Any = importlib.util.module_from_spec(_SPEC)
 _SPEC.loader.exec_module(fixture)
 TARGET = fixture.TARGET
 
-ENTRY = {
-    "target": "ort-cpu",
-    "path": "base.onnx",
-    "p50": 512e-6,
-    "p95": 600e-6,
-    "ratio": 1.0,
-    "low": 1.0,
-    "high": 1.0,
-    "runs": 9000,
-    "load": 0.02,
-    "first": 0.004,
-    "memory": 2_100_000,
-    "instructions": None,
-    "size": 117_418,
-}
-SMALL = {**ENTRY, "path": "[red]small.onnx", "p50": 189e-6, "ratio": 0.37, "low": 0.36, "high": 0.38, "memory": None}
-
 
 def printed(show: Callable[[Console], None]) -> str:
     """What ``show`` writes where there is no terminal."""
@@ -94,25 +77,6 @@ def test_the_front_of_one_target_only() -> None:
     assert f"on {TARGET}" not in text
     assert "instructions" in text
     assert "6.49 M" in line(text, "baseline")
-
-
-def test_bench_shows_ratios_as_bars_and_paths_as_they_are() -> None:
-    text = printed(lambda console: tables.print_bench([ENTRY, SMALL], console))
-    row = line(text, "[red]small.onnx")
-    assert "0.37x [0.36\N{EN DASH}0.38]" in row
-    assert "189 µs" in row
-    assert 0 < row.count("█") < line(text, "base.onnx").count("█")
-    assert "[" not in line(text, "base.onnx")
-
-
-def test_bench_has_a_table_for_each_target_and_counts_where_nothing_is_timed() -> None:
-    nothing: dict[str, Any] = dict.fromkeys(("p50", "p95", "ratio", "low", "high", "first", "load"))
-    counted = {**ENTRY, **nothing, "target": "arm-emulated", "path": "arm.onnx", "instructions": 6_490_000}
-    lighter = {**counted, "path": "light.onnx", "instructions": 3_240_000}
-    text = printed(lambda console: tables.print_bench([ENTRY, counted, lighter], console))
-    assert text.index("on ort-cpu") < text.index("on arm-emulated")
-    assert "3.24 M" in line(text, "light.onnx")
-    assert "0.50x" in line(text, "light.onnx")
 
 
 def test_targets_name_the_command_that_brings_what_is_missing() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 
 import pytest
 
 import targets
-from targets.comparing import Ratio
-from targets.errors import ModelError
+from targets.comparing import CAREFUL, Ratio, careful, disturbed, fastest
+from targets.errors import ModelError, RequestError
 from targets.testing import QUICK, reference_model
 
 
@@ -44,8 +46,12 @@ def test_a_path_that_was_not_compared_is_refused(comparison):
 def test_entries_are_those_of_bench_json(comparison, paths):
     entries = json.loads(json.dumps(comparison.to_json()))
     assert [entry["path"] for entry in entries] == [str(path) for path in paths]
-    keys = "target path p50 p95 ratio low high runs load first memory instructions size"
-    assert list(entries[0]) == keys.split()
+    promised = "target path p50 p95 ratio low high runs load first memory instructions size"
+    ours = "load_s processes settled tied disturbed fastest"
+    assert set(entries[0]) == {*promised.split(), *ours.split()}
+    assert [entry["tied"] for entry in entries] == [False, False, True]
+    assert entries[1]["load_s"] == pytest.approx(1e-3)
+    assert entries[1]["fastest"] == [pytest.approx(53e-6)] * 3
     assert entries[1]["p50"] == pytest.approx(53e-6)
     assert entries[1]["size"] == paths[1].stat().st_size
 
@@ -131,3 +137,53 @@ def test_models_of_all_shapes_and_types_are_compared(tmp_path, paths):
 def test_careful_is_the_default(paths):
     fake = targets.FakeTarget()
     assert len(targets.compare(paths, target=fake).measurements[1].samples) == 5
+
+
+def test_careful_narrows_until_the_width_or_the_time_that_was_asked_for():
+    assert careful() == CAREFUL
+    assert careful(width=0.005) == replace(CAREFUL, width=0.005)
+    short, long = careful(seconds=2), careful(seconds=600)
+    assert (short.total, long.total) == (2, 600)
+    assert short.processes * (short.seconds + short.warmup) < 2
+    assert long.seconds == CAREFUL.seconds
+    assert long.most > CAREFUL.most
+    for wrong in ({"width": 0.0}, {"width": 0.5}, {"width": math.nan}, {"seconds": 0}, {"seconds": -1}):
+        with pytest.raises(RequestError, match="is not allowed"):
+            careful(**wrong)
+
+
+def test_compare_takes_a_width_and_a_time(paths):
+    asked = []
+
+    class Told(targets.FakeTarget):
+        def measure(self, models, **named):
+            asked.append(named["protocol"])
+            return super().measure(models, **named)
+
+    targets.compare(paths, Told(), width=0.02, seconds=60)
+    targets.compare(paths, Told(), protocol=QUICK)
+    assert asked == [careful(0.02, 60), QUICK]
+
+
+def test_no_process_is_started_once_the_total_is_spent(paths):
+    protocol = replace(QUICK, processes=3, most=5, width=1e-9, total=1e-6)
+    found = targets.compare(paths[:2], protocol=protocol)
+    assert len(found.measurements[1].samples) == 1
+    assert not found.measurements[1].settled
+
+
+def test_watch_hears_of_every_process(paths):
+    heard = []
+    targets.compare(paths[:2], protocol=replace(QUICK, processes=2), watch=heard.append)
+    assert {one.process for one in heard} == {1, 2}
+    assert {(one.target, one.processes) for one in heard} == {("ort-cpu", 2)}
+
+
+def test_disturbed_is_the_share_of_rounds_and_fastest_is_over_processes(comparison):
+    [part, *_] = comparison.measurements[0].samples
+    parts = [replace(part, cpu=(1.0, 0.5, 0.95, 0.1), blocks=(2.0, best, 3.0)) for best in (1.0, 1.5, 1.2)]
+    one = replace(comparison.measurements[0], samples=tuple(parts))
+    assert disturbed(one) == 0.5
+    assert fastest(one) == [1.2, 1.0, 1.5]
+    bare = replace(one, samples=())
+    assert (disturbed(bare), fastest(bare)) == (0.0, None)
