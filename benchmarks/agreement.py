@@ -1,0 +1,117 @@
+"""Do our ratios hold when somebody else measures? ``python benchmarks/agreement.py``.
+
+int8 / fp32 of ten networks as ``paretopress bench`` says it, beside what others find: on ONNX Runtime a plain timing
+loop (both models in one process, long blocks in turn, the minimum of each block, median of the blocks' ratios, three
+processes), on OpenVINO its own ``benchmark_app`` (its minimum, called in turn). They should agree within 5 %.
+Prints a table for people, then one JSON line for programs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from networks import Network, make_networks, quantized
+
+import targets
+from targets.registry import get
+
+LIMIT = 0.05
+_PROCESSES, _CALLS = 3, 3
+
+PLAIN = """
+import os, sys, time
+import numpy as np, onnxruntime as ort
+os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+def load(path):
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    shape = [1 if not isinstance(n, int) else n for n in session.get_inputs()[0].shape]
+    feed = {session.get_inputs()[0].name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    return lambda: session.run(None, feed)
+def block(call):
+    best, end = 9e9, time.perf_counter() + 0.15
+    while True:
+        start = time.perf_counter()
+        call()
+        stop = time.perf_counter()
+        best = min(best, stop - start)
+        if stop > end:
+            return best
+first, second = (load(path) for path in sys.argv[1:3])
+block(first), block(second)
+ratios = sorted(block(second) / block(first) for _ in range(15))
+print(ratios[7])
+"""
+
+
+def main() -> int:
+    """Status 0 where all agree."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--target", action="append", help="ort-cpu, openvino-cpu; default both where installed")
+    parser.add_argument("--only", action="append", help="a network's name; default all ten")
+    options = parser.parse_args()
+    there = {row["name"] for row in targets.available() if row["available"]}
+    rows: list[dict[str, Any]] = []
+    print("| network | target | bench | interval | other | off by |\n|---|---|--:|--:|--:|--:|")
+    for name in options.target or [name for name in ("ort-cpu", "openvino-cpu") if name in there]:
+        with tempfile.TemporaryDirectory() as folder:
+            for network in make_networks(Path(folder), options.only):
+                rows.append(_row(network, name))
+                print(_line(rows[-1]), flush=True)
+    worst = max(abs(row["off"]) for row in rows)
+    print(json.dumps({"benchmark": "agreement", "worst": worst, "passed": worst <= LIMIT, "rows": rows}))
+    return 0 if worst <= LIMIT else 1
+
+
+def _row(network: Network, target: str) -> dict[str, Any]:
+    int8 = quantized(network, target)
+    ours = targets.compare([network.path, int8], target=target).ratio(int8)
+    other = _plain(network.path, int8) if get(target).name.startswith("ort-cpu") else _benchmark_app(network, int8)
+    return {
+        "network": network.name, "target": target, "bench": ours.value, "low": ours.low, "high": ours.high,
+        "other": other, "off": ours.value / other - 1,
+    }  # fmt: skip
+
+
+def _line(row: dict[str, Any]) -> str:
+    return (
+        f"| {row['network']} | {row['target']} | {row['bench']:.3f} | {row['low']:.3f}-{row['high']:.3f} "
+        f"| {row['other']:.3f} | {100 * row['off']:+.1f} % |"
+    )
+
+
+def _plain(one: Path, other: Path) -> float:
+    """The loop that everybody writes, in processes of its own."""
+    command = [sys.executable, "-c", PLAIN, str(one), str(other)]
+    return median(
+        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(_PROCESSES)
+    )
+
+
+def _benchmark_app(network: Network, int8: Path) -> float:
+    """Minimum over several calls in turn; the program says milliseconds with two digits after the point."""
+    shape = ",".join(map(str, (1, *network.sample.shape[1:])))
+    found: dict[Path, list[float]] = {network.path: [], int8: []}
+    for _ in range(_CALLS):
+        for path, minima in found.items():
+            command = [
+                str(Path(sys.executable).with_name("benchmark_app")), "-m", str(path), "-d", "CPU", "-api", "sync",
+                "-hint", "none", "-nthreads", "1", "-nstreams", "1", "-infer_precision", "f32", "-t", "3",
+                "-shape", f"[{shape}]",
+            ]  # fmt: skip
+            said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+            minima.append(float(re.findall(r"Min:\s+([\d.]+) ms", said)[-1]))
+    return min(found[int8]) / min(found[network.path])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
