@@ -41,5 +41,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/.made
 	$(INSTALL) setuptools
-	$(INSTALL) --no-build-isolation -e '.[test]'
+	$(INSTALL) --no-build-isolation -e '.[test,openvino,ncnn]'
 	touch $@

@@ -24,6 +24,7 @@ from compress.results import (
     QualitySplits,
 )
 from compress.serialization import to_json
+from targets.comparing import disturbed
 from targets.errors import StageError
 from targets.target import Measurement, Protocol, Target
 
@@ -86,9 +87,10 @@ def measure_on(
 def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
     """The latency in a ``measure`` result, None where cost is counted."""
     data = info.get("latency")
-    return (
-        None if data is None else LatencyResult(**{k: data[k] for k in ("p50", "p95", "ratio", "low", "high", "runs")})
-    )
+    if data is None:
+        return None
+    named = {name: data[name] for name in ("p50", "p95", "ratio", "low", "high", "runs")}
+    return LatencyResult(**named, disturbed=info["disturbed"], settled=info["settled"])
 
 
 def integer_share(info: Mapping[str, Any]) -> IntegerShare | None:
@@ -112,7 +114,9 @@ def measured(info: Mapping[str, Any], quality: Quality, drop: Drop, check: Devic
 
 def _as_json(measurement: Measurement, integer: IntegerShare | None) -> dict[str, Any]:
     data = to_json(replace(measurement, path=Path(measurement.path.name)))
-    return {**data, "path": measurement.path.name, "integer": to_json(integer)}
+    return {
+        **data, "path": measurement.path.name, "integer": to_json(integer), "disturbed": disturbed(measurement),
+    }  # fmt: skip
 
 
 def _audited(target: Target, path: Path) -> IntegerShare | None:

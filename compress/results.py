@@ -57,6 +57,10 @@ class LatencyResult:
     low: float
     high: float
     runs: int
+    disturbed: float = 0.0
+    """Share of the rounds in which something else held the CPU; they are left out, unless most were."""
+    settled: bool = True
+    """Whether the interval came as narrow as asked before the time was spent."""
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,17 @@ from compress import formatting, rows
 from compress.rows import Candidate, Report
 from compress.selecting import SAME_LATENCY
 
+_BUSY = 0.25
+"""Share of disturbed rounds from which a measurement is said to have been disturbed."""
 _FEWEST = 2
 """Networks that must have been measured in both precisions before anything is said in general."""
 
 
 def notes(report: Report, target: str) -> list[str]:
     """A line for everything there is to say about ``target``."""
-    return [*_slower(report, target), *_integer(report, target), *_scored(report, target)]
+    return [
+        *_slower(report, target), *_integer(report, target), *_scored(report, target), *_disturbed(report, target),
+    ]  # fmt: skip
 
 
 def _slower(report: Report, target: str) -> list[str]:
@@ -84,4 +88,18 @@ def _scored(report: Report, target: str) -> list[str]:
     return [
         f"Quality on {splits} was computed on this machine from the same files, {target} being too slow for it; on "
         f"{checks[0][1]['n']} examples the device decided alike in {formatting.percent(worst)} or more."
+    ]
+
+
+def _disturbed(report: Report, target: str) -> list[str]:
+    """Measurements that other work on the machine got in the way of, where they are many."""
+    timed = [(rows.on(one, target) or {}).get("latency") for one in rows.measured_on(report, target)]
+    shares = [latency.get("disturbed", 0.0) for latency in timed if latency]
+    busy = [share for share in shares if share > _BUSY]
+    if len(busy) < _FEWEST or 4 * len(busy) < len(shares):
+        return []
+    return [
+        f"{len(busy)} of {len(shares)} measurements on {target} were disturbed: other work held the CPU in up to "
+        f"{formatting.percent(max(busy))} of their rounds, which were left out and made up for. Searched beside "
+        "nothing else, intervals are narrower."
     ]

@@ -143,8 +143,8 @@ def test_where_it_is_missing_the_command_is_said(monkeypatch):
     assert (row["available"], row["install"]) == (False, INSTALL)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ncnn") is not None, reason="ncnn is installed")
-def test_a_worker_without_it_says_so_too(target, model):
+def test_a_worker_without_it_says_so_too(target, model, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "runtimes" / "absent"), prepend=os.pathsep)
     with pytest.raises(TargetUnavailable) as caught:
         target.measure([model], protocol=QUICK)
     assert str(caught.value).endswith(INSTALL)
