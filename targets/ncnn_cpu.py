@@ -53,6 +53,7 @@ class NcnnCpu(LocalTarget):
     """ncnn on this machine's CPU."""
 
     base = "ncnn-cpu"
+    slow_to_load = True
     runtime = "targets.ncnn_cpu:NcnnRuntime"
     settings: ClassVar[Mapping[str, Setting]] = {
         "threads": Setting(1, least=1, help="threads of one inference"),

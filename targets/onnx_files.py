@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import mmap
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from targets.protobuf import fields
 
 _GRAPH = 7  # of ModelProto
 _NODE, _INITIALIZER, _INPUT = 1, 5, 11  # of GraphProto
@@ -74,11 +76,11 @@ def _facts(model: memoryview) -> FileFacts | None:
     kinds: Counter[int] = Counter()
     operators: Counter[str] = Counter()
     found = False
-    for number, graph in _fields(model):
+    for number, graph in fields(model):
         if number != _GRAPH or isinstance(graph, int):
             continue
         found = True
-        for field, value in _fields(graph):
+        for field, value in fields(graph):
             if isinstance(value, int):
                 continue
             if field == _NODE:
@@ -101,16 +103,16 @@ def _facts(model: memoryview) -> FileFacts | None:
 def _input(value: memoryview) -> FileInput:
     tensor = _nested(_nested(value, 2), 1)
     axes: list[int | str | None] = []
-    for number, axis in _fields(_nested(tensor, 2)):
+    for number, axis in fields(_nested(tensor, 2)):
         if number == 1 and not isinstance(axis, int):
-            sizes = dict(_fields(axis))
+            sizes = dict(fields(axis))
             size = sizes.get(1)
             axes.append(size if isinstance(size, int) and size > 0 else _text(axis, 2) or None)
     return FileInput(_text(value, 1), _number(tensor, 1) in _INTEGER_KINDS, tuple(axes))
 
 
 def _nested(message: memoryview, wanted: int) -> memoryview:
-    return next((v for n, v in _fields(message) if n == wanted and not isinstance(v, int)), message[:0])
+    return next((v for n, v in fields(message) if n == wanted and not isinstance(v, int)), message[:0])
 
 
 def _text(message: memoryview, wanted: int) -> str:
@@ -118,36 +120,4 @@ def _text(message: memoryview, wanted: int) -> str:
 
 
 def _number(message: memoryview, wanted: int) -> int:
-    return next((v for n, v in _fields(message) if n == wanted and isinstance(v, int)), 0)
-
-
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """(number, value) of every field; raises ValueError or IndexError for what is no protobuf message."""
-    position = 0
-    while position < len(message):
-        key, position = _varint(message, position)
-        number, kind = key >> 3, key & 7
-        if kind == 0:
-            value, position = _varint(message, position)
-            yield number, value
-            continue
-        size = {1: 8, 5: 4}.get(kind)
-        if kind == 2:
-            size, position = _varint(message, position)
-        if size is None or position + size > len(message):
-            raise ValueError(f"no protobuf message: field {number} of kind {kind}")
-        yield number, message[position : position + size]
-        position += size
-
-
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = message[position]
-        position += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, position
-        shift += 7
-        if shift > 63:
-            raise ValueError("no protobuf message: a number without end")
+    return next((v for n, v in fields(message) if n == wanted and isinstance(v, int)), 0)

@@ -22,13 +22,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from targets import environment
+from targets import environment, onnx_graph, openvino_audit
 from targets.errors import ModelError, TargetError
 from targets.inputs import show
 from targets.local import LocalTarget
 from targets.runtime import Input, Runtime, Session
 from targets.settings import Setting
-from targets.target import Capabilities
+from targets.target import Capabilities, Layer
 
 _DTYPES = {
     "f16": "float16", "f32": "float32", "f64": "float64", "boolean": "bool",
@@ -91,6 +91,11 @@ class OpenvinoRuntime(Runtime):
     def load(self, path: Path) -> Session:
         """Read a file and compile it for batch 1; raises ModelError with one line where it cannot be."""
         return OpenvinoSession(self, path)
+
+    def audit(self, path: Path) -> list[Layer] | None:
+        """The products of the graph that is compiled for a file; raises ModelError as loading and running do."""
+        session = OpenvinoSession(self, path)
+        return openvino_audit.layers(session.executed(), onnx_graph.read(path.read_bytes()))
 
     def facts(self) -> dict[str, Any]:
         """The version, with its build."""
@@ -156,6 +161,12 @@ class OpenvinoSession(Session):
         except Exception as error:
             said = ", ".join(f"{name} {show(array.shape)}" for name, array in feeds.items())
             raise ModelError(f"{self._path}: cannot be run with {said}: {explain(str(error))}") from None
+
+    def executed(self) -> Any:
+        """The graph as it was compiled for batch 1; raises ModelError where there is no such shape."""
+        shapes = tuple(tuple(1 if axis is None else axis for axis in item.shape) for item in self.inputs)
+        request = self._requests.get(shapes) or self._compile(self._runtime.read(self._path), shapes)
+        return request.get_compiled_model().get_runtime_model()
 
     def _compile(self, model: Any, shapes: Shapes) -> Any:
         asked = {item.name: list(shape) for item, shape in zip(self.inputs, shapes)}

@@ -10,19 +10,20 @@ That is switched off here, unless the user has said otherwise; it would also run
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from targets import environment
+from targets import environment, onnx_graph, ort_audit
 from targets.errors import ModelError
 from targets.inputs import show
 from targets.local import LocalTarget
 from targets.runtime import Input, Runtime, Session
 from targets.settings import Setting
-from targets.target import Capabilities
+from targets.target import Capabilities, Layer
 
 _LEVELS = {
     "all": "ORT_ENABLE_ALL",
@@ -98,13 +99,28 @@ class OrtRuntime(Runtime):
 
     def load(self, path: Path) -> Session:
         """Load a file; raises ModelError with one line where it cannot be."""
+        return OrtSession(self._session(path, self._options()), path)
+
+    def _session(self, path: Path, options: Any) -> Any:
         try:
-            session = self._onnxruntime.InferenceSession(str(path), self._options(), providers=["CPUExecutionProvider"])
+            return self._onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except MemoryError:
             raise
         except Exception as error:
             raise ModelError(f"{path}: {explain(str(error))}") from None
-        return OrtSession(session, path)
+
+    def audit(self, path: Path) -> list[Layer] | None:
+        """The products of the graph that a session of ours runs for a file; raises ModelError as ``load`` does."""
+        with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
+            written = Path(folder) / "optimized.onnx"
+            options = self._options()
+            options.optimized_model_filepath = str(written)
+            # The weights go to a file of their own: the graph is then small, however large the model.
+            options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
+            self._session(path, options)
+            optimized = onnx_graph.read(written.read_bytes())
+        fuses = self.settings["opt"] in ("all", "extended")
+        return ort_audit.layers(optimized, onnx_graph.read(path.read_bytes()), fuses=fuses)
 
     def facts(self) -> dict[str, Any]:
         """Version, highest opset and IR version: asked by offering too high ones and reading the refusal."""

@@ -94,7 +94,7 @@ class Layer:
     integer: bool
     """Whether it computes in integers."""
     why: str = ""
-    """Where not: the reason in words, as far as it can be seen."""
+    """Where not, or where the file says otherwise: the reason in words, as far as it can be seen."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +164,8 @@ class Target(abc.ABC):
     """Same file, same cost, bit for bit: searches on it are reproducible."""
     remote: bool = False
     """Runs elsewhere or emulated: quality may be too slow to score there, so scoring looks at the time it takes."""
+    slow_to_load: bool = False
+    """Loading a file takes long (it is converted, or emulated): probes make do with few."""
     probed: bool = True
     """Whether its steps and int8 format are found out by measuring (``probing.py``); else they are as declared."""
 

@@ -1,8 +1,10 @@
-"""Where everything is said to be installed, a test of a target that is skipped for want of it has failed."""
+"""For all tests: a cache of their own, and skips that are failures where everything is said to be installed."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Generator
 from typing import Any
 
@@ -10,6 +12,12 @@ import pytest
 
 _REASONS = ("apt-get install", "pip install", "targets --install")
 """A skip whose reason names a command says that something is missing."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What targets are found to do is kept in a folder that is gone afterwards."""
+    folder = os.environ["PARETOPRESS_CACHE"] = tempfile.mkdtemp(prefix="paretopress-cache-")
+    config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -180,6 +180,7 @@ def test_int8_in_qdq_form_computes_what_it_does_elsewhere(target, tmp_path, mode
         activation_type=quantization.QuantType.QUInt8,
         weight_type=quantization.QuantType.QInt8,
         per_channel=True,
+        reduce_range=target.capabilities().reduce_range,
     )
     x = samples(16)
     ort = targets.get("ort-cpu")
