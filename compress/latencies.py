@@ -30,7 +30,7 @@ from targets.target import Measurement, Protocol, Target
 
 VERSION = 2
 SEARCHING = Protocol(width=0.02, seconds=2.5, processes=1)
-FINAL = Protocol(width=0.01, seconds=6.0, processes=5, most=8)
+FINAL = Protocol(width=0.01, seconds=6.0, processes=5, most=8, total=60.0)
 
 
 def measure(

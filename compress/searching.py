@@ -32,7 +32,7 @@ from compress.spaces import SearchSpace
 from compress.tasks import Task
 from targets import environment
 from targets.errors import RequestError, RunError
-from targets.target import Target
+from targets.target import Protocol, Target
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -203,12 +203,12 @@ def _search(
     progress.note(_opening(context))
     for text in catch_up(context, progress.stage):
         progress.note(f"warning: {text}")
-    limits = _limits(wanted, start)
+    limits = _limits(wanted, start, len(places))
     used = sampler if sampler is not None and not isinstance(sampler, str) else run.request.sampler
     try:
         Loop(context, limits, used, deterministic, progress).run()
         progress.trial(-1, 0, None, None)
-        final = replace(FINAL, seconds=_final_seconds(limits, len(context.targets)))
+        final = _final_protocol(limits, len(context.targets))
         confirm(context, question_of(run), final, progress.stage)
     finally:
         # Also when interrupted: everything finished so far is in the report.
@@ -259,19 +259,21 @@ def _finish(run: Run, cache: Cache, report: dict[str, Any], keep: str, progress:
     reporting.write_report(run)
 
 
-def _limits(wanted: _Wanted, start: float) -> Limits:
+def _limits(wanted: _Wanted, start: float, count: int) -> Limits:
+    """What is kept for the confirmation grows with the targets it is made on."""
     seconds = parse_duration(wanted.time)
     if seconds is None:
         return Limits(wanted.trials, None, 0.0)
-    reserve = min(60.0, max(5.0, 0.12 * seconds))
+    reserve = min(60.0 * count, max(5.0, 0.12 * seconds * count), 0.4 * seconds)
     return Limits(wanted.trials, start + seconds - reserve, reserve)
 
 
-def _final_seconds(limits: Limits, count: int) -> float:
-    """Seconds a process of the confirmation may measure, so that all of them fit into what is kept for it."""
+def _final_protocol(limits: Limits, count: int) -> Protocol:
+    """How finalists are timed on each target, so that all of it fits into what is kept for it."""
     if limits.deadline is None:
-        return FINAL.seconds
-    return max(1.0, min(FINAL.seconds, 0.6 * limits.reserve / FINAL.processes / count))
+        return FINAL
+    each = 0.8 * limits.reserve / count
+    return replace(FINAL, seconds=max(1.0, min(FINAL.seconds, 0.7 * each / FINAL.processes)), total=each)
 
 
 def _module_maker(context: Context) -> Any:
