@@ -27,7 +27,7 @@ from compress.graphs import load_model, parse
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
-VERSION = 1
+VERSION = 2
 BATCH = 32
 _OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -169,7 +169,9 @@ def quantize_static(
                 nodes_to_quantize=list(only),
                 calibrate_method=kinds[method],
                 calibration_cache_path=ranges,
-                extra_options={"ActivationSymmetric": capabilities.int8_format == "s8s8", "WeightSymmetric": True},
+                # Asymmetric in either format: a ReLU then folds into the quantizer after it. With a zero point of 0 it
+                # stays an operator of its own, and s8s8 is slower than u8s8 on ARM, where it should be faster.
+                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
             )
         except Exception as error:
             raise QuantizeError(f"{source.name} cannot be quantized: {_line(error)}") from error

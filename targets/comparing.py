@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from targets.errors import ModelError, RequestError
-from targets.measuring import CLEAN
+from targets.measuring import clean_rounds
 from targets.registry import DEFAULT, get
 from targets.target import Measurement, Protocol, Target, Watch
 
@@ -160,9 +160,9 @@ def entry(one: Measurement, reference: Measurement) -> dict[str, Any]:
 
 
 def disturbed(one: Measurement) -> float:
-    """Share of the rounds in which something else held the CPU; they are left out and made up for."""
-    shares = [share for part in one.samples for share in part.cpu]
-    return sum(share < CLEAN for share in shares) / len(shares) if shares else 0.0
+    """Share of the rounds that something else held up or slowed; they are left out and made up for."""
+    clean = [good for part in one.samples for good in clean_rounds(part)]
+    return 1.0 - sum(clean) / len(clean) if clean else 0.0
 
 
 def fastest(one: Measurement) -> list[float] | None:

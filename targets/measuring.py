@@ -8,8 +8,10 @@ The fastest run of a short block is hardly touched by whatever else the machine 
 share its state (frequency, caches), so the quotient holds where absolute times do not. A model against itself,
 load 5 on two cores: 0.997-1.005; with medians inside the blocks 0.94-1.05, with means 0.77-1.27.
 
-A round in which something else held the CPU for more than a tenth of the time is kept in the raw samples, but
-left out of the statistics and made up for by another round.
+A round in which something else held the CPU for more than a tenth of the time, or in which a model ran more than a
+tenth slower than at its best (the other thread of the same core was busy, or the clock was low: CPU time does not show
+that, and it slows int8 and float by different factors), is kept in the raw samples, but left out of the statistics and
+made up for by another round.
 """
 
 from __future__ import annotations
@@ -26,12 +28,18 @@ from targets.target import Latency, Protocol, Samples
 
 CLEAN = 0.9
 """Share of a block's wall time that the thread must have been running."""
+SLOWED = 1.1
+"""Times a model's fastest block that a block may take. Sessions of one model differ by up to 4 %."""
 KEPT_RUNS = 300
 """Single run times kept per model and process."""
+_FEWEST_PROCESSES = 3
+"""Processes that must be left before slow ones are left out."""
 _FEWEST = 5
 """Clean rounds needed before the contaminated ones are left out."""
 _TELL = 0.25
 """Seconds between two estimates."""
+_MOST_ROUNDS = 3
+"""Times the rounds asked for that are taken at most for want of clean ones."""
 _FEWEST_ROUNDS = 3
 """Rounds taken even when the time is spent."""
 
@@ -136,9 +144,9 @@ def _enough(series: Sequence[_Series], protocol: Protocol, spent: float) -> bool
         return False
     if spent >= protocol.seconds:
         return True
-    clean = min(sum(share >= CLEAN for share in _shares(one, series[0])) for one in series)
+    clean = min(sum(_clean(one.blocks, series[0].blocks, _shares(one, series[0]))) for one in series)
     # A contaminated round is made up for by another one, but on a busy machine not for ever.
-    if clean < protocol.rounds and done < 2 * protocol.rounds:
+    if clean < protocol.rounds and done < _MOST_ROUNDS * protocol.rounds:
         return False
     return all(pooled_interval([_clean_ratios(one, series[0])]).half_width <= protocol.width for one in series)
 
@@ -149,7 +157,7 @@ def _shares(one: _Series, reference: _Series) -> list[float]:
 
 def _samples(one: _Series, reference: _Series) -> Samples:
     shares = _shares(one, reference)
-    clean = [times for times, share in zip(one.runs, one.shares) if share >= CLEAN]
+    clean = [times for times, good in zip(one.runs, _clean(one.blocks, one.blocks, one.shares)) if good]
     runs = [time for times in (clean if len(clean) >= _FEWEST else one.runs) for time in times]
     step = max(1, -(-len(runs) // KEPT_RUNS))
     return Samples(
@@ -167,20 +175,45 @@ def _clean_ratios(one: _Series, reference: _Series) -> list[float]:
 
 def _ratios(blocks: Sequence[float], reference: Sequence[float], shares: Sequence[float]) -> list[float]:
     """Per-round ratios of the clean rounds, or of all where too few are clean."""
-    rounds = list(zip(blocks, reference, shares or [1.0] * len(blocks)))
-    clean = [a / b for a, b, share in rounds if share >= CLEAN]
-    return clean if len(clean) >= min(_FEWEST, len(rounds)) else [a / b for a, b, _ in rounds]
+    ratios = [a / b for a, b in zip(blocks, reference)]
+    clean = [ratio for ratio, good in zip(ratios, _clean(blocks, reference, shares)) if good]
+    return clean if len(clean) >= min(_FEWEST, len(ratios)) else ratios
+
+
+def _clean(blocks: Sequence[float], reference: Sequence[float], shares: Sequence[float]) -> list[bool]:
+    """Which rounds nothing else got in the way of, as far as this process shows."""
+    best, zero = SLOWED * min(blocks, default=0), SLOWED * min(reference, default=0)
+    held = shares or [1.0] * len(blocks)
+    return [share >= CLEAN and a <= best and b <= zero for a, b, share in zip(blocks, reference, held)]
+
+
+def clean_rounds(samples: Samples) -> list[bool]:
+    """Which rounds of a model and its reference nothing else got in the way of."""
+    return _clean(samples.blocks, samples.reference, samples.cpu)
+
+
+def undisturbed(samples: Sequence[Samples]) -> list[Samples]:
+    """The processes in which both models came near their best; all, where those are too few to tell."""
+    best = [SLOWED * min((min(one) for one in series if one), default=0) for series in _both(samples)]
+    good = [
+        one for one in samples if one.blocks and min(one.blocks) <= best[0] and min(one.reference, default=0) <= best[1]
+    ]
+    return good if len(good) >= min(_FEWEST_PROCESSES, len(samples)) else list(samples)
+
+
+def _both(samples: Sequence[Samples]) -> tuple[list[Sequence[float]], list[Sequence[float]]]:
+    return [one.blocks for one in samples], [one.reference for one in samples]
 
 
 def ratio(samples: Sequence[Samples]) -> Interval:
-    """The paired ratio to the reference, over all processes."""
-    return pooled_interval([_ratios(one.blocks, one.reference, one.cpu) for one in samples])
+    """The paired ratio to the reference, over all processes that were not slowed from beginning to end."""
+    return pooled_interval([_ratios(one.blocks, one.reference, one.cpu) for one in undisturbed(samples)])
 
 
 def latency(samples: Sequence[Samples]) -> Latency:
     """All that is derived from one model's samples, one ``Samples`` a process."""
     interval = ratio(samples)
-    runs = [run for one in samples for run in one.runs]
+    runs = [run for one in undisturbed(samples) for run in one.runs]
     shares = [share for one in samples for share in one.cpu]
     p50 = median(runs)
     return Latency(

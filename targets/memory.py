@@ -19,6 +19,16 @@ def resident(pid: int | str = "self") -> int | None:
     return None if fields is None else fields[1] * _PAGE
 
 
+def family(pid: int) -> int | None:
+    """Resident set of a process and of those it has forked, in bytes; what they share counts for each."""
+    own = resident(pid)
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return own
+    return None if own is None else own + sum(resident(child) or 0 for child in children)
+
+
 def private(pid: int | str = "self") -> int | None:
     """Resident bytes that are not backed by a file: the process's own data, without the code it has touched."""
     fields = _statm(pid)

@@ -176,7 +176,7 @@ class WorkerProcess:
         return False
 
     def _check_memory(self) -> None:
-        used = memory.resident(self.pid)
+        used = memory.family(self.pid)
         if used is not None and self._limit is not None and used > self._limit:
             raise errors.TransientError(
                 f"used {used / 1e9:.2f} GB of memory, more than the limit of {self._limit / 1e9:.2f} GB, "

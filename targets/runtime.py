@@ -7,7 +7,7 @@ native library does (crash, hang, eat the memory) happens there and costs one ca
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,16 @@ class Runtime(abc.ABC):
         """The products of the graph that is executed for a file; None where the runtime does not show it."""
         return None
 
-    def count(self, session: Session, feeds: dict[str, np.ndarray], report: Callable[[str], None]) -> int:  # noqa: ARG002
-        """Instructions of one inference, where cost is counted; ``report`` is told before every one, in words."""
+    def count(
+        self,
+        path: Path,  # noqa: ARG002  for those that can
+        make_feeds: Callable[[Sequence[Input]], dict[str, np.ndarray]],  # noqa: ARG002
+        report: Callable[[str], None],  # noqa: ARG002
+    ) -> tuple[int, tuple[Input, ...]]:
+        """Instructions of one inference of a file, where cost is counted, and the file's inputs.
+
+        ``report`` is told before every step, in words. Raises ModelError as ``load`` and ``run`` do.
+        """
         raise MeasurementError("this runtime does not count instructions")
 
     def facts(self) -> dict[str, Any]:

@@ -199,22 +199,18 @@ class _Service:
         return {"models": [_described(*pair) for pair in zip(models, taken)]}, {}
 
     def _count(self, message: pipes.Message) -> Reply:
-        header, runtime = message.header, self._get_runtime()
-        seen: list[Any] = []
+        given, shapes = message.arrays, message.header["shapes"]
+        runtime = self._get_runtime()
         counts: list[int] = []
-        for path in map(Path, header["models"]):
+        seen: list[Any] = []
+        for path in map(Path, message.header["models"]):
             existing(path)
             self._stage(f"loading {path}")
-            memory.trim()
-            session = runtime.load(path)
-            feeds = inputs.make_feeds(session.inputs, message.arrays, header["shapes"], seed=0)
-            self._stage(f"running {path}")
-            counts.append(runtime.count(session, feeds, self._stage))
-            # Only what it takes is kept: every model is counted alone.
-            seen.append(SimpleNamespace(inputs=session.inputs))
-            del session
-        inputs.check_names(seen, message.arrays, "values")
-        inputs.check_names(seen, header["shapes"], "shape", errors.TargetError)
+            count, takes = runtime.count(path, lambda items: inputs.make_feeds(items, given, shapes, 0), self._stage)
+            counts.append(count)
+            seen.append(SimpleNamespace(inputs=takes))
+        inputs.check_names(seen, given, "values")
+        inputs.check_names(seen, shapes, "shape", errors.TargetError)
         return {"counts": counts}, {}
 
     def _load(self, runtime: Runtime, path: Path, given: Mapping[str, np.ndarray], shapes: inputs.Shapes) -> _Loaded:

@@ -133,7 +133,7 @@ def test_the_format_is_the_targets(exported: Path, calibration: np.ndarray, digi
     target = FakeTarget(capabilities=Capabilities(int8_format="s8s8"))
     signed = quantize(exported, tmp_path / "s.onnx", "int8", calibration, target)
     unsigned = quantize(exported, tmp_path / "u.onnx", "int8", calibration, FakeTarget())
-    assert _zero_points(signed.path) == {TensorProto.INT8: {0}}
+    assert set(_zero_points(signed.path)) == {TensorProto.INT8}
     assert set(_zero_points(unsigned.path)) == {TensorProto.UINT8, TensorProto.INT8}
     assert _zero_points(unsigned.path)[TensorProto.INT8] == {0}, "weights are symmetric"
     # Before VNNI x86 saturates in either format.

@@ -181,9 +181,12 @@ def test_watch_hears_of_every_process(paths):
 
 def test_disturbed_is_the_share_of_rounds_and_fastest_is_over_processes(comparison):
     [part, *_] = comparison.measurements[0].samples
-    parts = [replace(part, cpu=(1.0, 0.5, 0.95, 0.1), blocks=(2.0, best, 3.0)) for best in (1.0, 1.5, 1.2)]
+    parts = [
+        replace(part, cpu=(1.0, 0.5, 0.95, 1.0), blocks=(best, best, best, 2 * best), reference=(1.0,) * 4)
+        for best in (1.0, 1.5, 1.2)
+    ]
     one = replace(comparison.measurements[0], samples=tuple(parts))
-    assert disturbed(one) == 0.5
+    assert disturbed(one) == 0.5, "one round held up, one slowed, of four"
     assert fastest(one) == [1.2, 1.0, 1.5]
     bare = replace(one, samples=())
     assert (disturbed(bare), fastest(bare)) == (0.0, None)

@@ -1,0 +1,128 @@
+"""ONNX Runtime on an emulated ARM CPU: cost is the number of instructions one inference executes, never a time.
+
+``qemu-aarch64`` runs an ARM Python, with numpy and onnxruntime, as a program of this machine; a plugin counts what it
+executes. The count does not depend on what else the machine does: runs, processes and installations agree within
+0.1 %. It is no time either: an instruction may take one cycle or hundreds, so it ranks kernels of one kind well and
+says little where memory is what takes long.
+
+Which kernels run is the emulated CPU's choice, as on the board: with ``asimddp`` (Cortex-A76 and later) int8 products
+are computed four at a time, and without it they are widened first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from targets import arm_installation
+from targets.arm_installation import COMMAND, CPUS
+from targets.errors import CompressError, TargetUnavailable
+from targets.inputs import check_shapes
+from targets.local import LocalTarget, check_request, first_samples
+from targets.process import Launch
+from targets.settings import Setting
+from targets.target import Capabilities, Measurement, Protocol, Watch
+
+
+class ArmEmulated(LocalTarget):
+    """ONNX Runtime on an emulated ARM CPU; counts instructions."""
+
+    base = "arm-emulated"
+    runtime = "targets.counting:CountingRuntime"
+    settings: ClassVar[Mapping[str, Setting]] = {"cpu": Setting("cortex-a72", words=tuple(CPUS), help="emulated CPU")}
+    requires = ()
+    install = COMMAND
+    counted = True
+    slow_to_load = True
+    remote = True
+    patience = 600.0
+    """One inference is the longest silence; an emulated one takes some hundred times as long."""
+
+    @staticmethod
+    def missing() -> str | None:
+        """What has to be installed first, in words."""
+        return arm_installation.missing()
+
+    @staticmethod
+    def bring(say: arm_installation.Say) -> Path:
+        """Install what pip alone cannot bring; returns where it is. Raises TargetUnavailable."""
+        return arm_installation.install(say)
+
+    def capabilities(self) -> Capabilities:
+        """From the emulated CPU's features and the onnxruntime installed there.
+
+        ``channel_step`` is declared: the four floats of a NEON register.
+        """
+        facts = self.facts()
+        dot = "asimddp" in arm_installation.features(self._manifest(), self.values["cpu"])
+        return Capabilities(
+            int8_format="s8s8" if dot else "u8s8",
+            channel_step=4,
+            opset=facts["opset"],
+            ir_version=facts["ir_version"],
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """Emulator, CPU and all that the emulated system is made of; nothing of the machine it runs on."""
+        found = self._manifest()
+        wheels = sorted(found["wheels"])
+        return {
+            "target": self.name,
+            "settings": dict(self.values),
+            "packages": {name: version for name, version, *_ in (wheel.split("-") for wheel in wheels)},
+            "machine": {
+                "cpu": f"{self.values['cpu']} (emulated)",
+                "architecture": "aarch64",
+                "features": list(arm_installation.features(found, self.values["cpu"])),
+                "emulator": f"qemu {arm_installation.emulator_version()}",
+            },
+            "installation": arm_installation.identity(found),
+        }
+
+    def measure(
+        self,
+        models: Sequence[Path],
+        *,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        protocol: Protocol | None = None,
+        watch: Watch | None = None,
+    ) -> list[Measurement]:
+        """Count the instructions of one inference of each (see ``Target``), in a process that is kept."""
+        paths = [Path(model) for model in models]
+        check_request(paths, protocol or Protocol())
+        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
+        request = {
+            "operation": "count",
+            "models": [str(path.absolute()) for path in paths],
+            "shapes": check_shapes(shapes or {}),
+        }
+        with self._lock:
+            counts = self._ask_scorer(request, arrays, self._heard(watch, 1, 1)).header["counts"]
+        return [
+            Measurement(path, self.name, path.stat().st_size, instructions=count)
+            for path, count in zip(paths, counts, strict=True)
+        ]
+
+    def launch(self) -> Launch:
+        """The worker, in the emulator."""
+        self._manifest()
+        ran = arm_installation.command(arm_installation.place(), self.values["cpu"], "-m", "targets.worker")
+        return Launch(ran, arm_installation.guest_environment(), _explain)
+
+    def _manifest(self) -> dict[str, Any]:
+        lacking = arm_installation.missing()
+        found = arm_installation.manifest(arm_installation.place())
+        if lacking or found is None:
+            raise TargetUnavailable(f"target {self.base!r} needs {lacking}, which is not installed; run: {COMMAND}")
+        return found
+
+
+def _explain(_: int, __: str, words: str) -> CompressError | None:
+    """The emulator's refusals to start, which mean that the installation no longer fits it."""
+    if "plugin" in words.lower() and "qemu" in words.lower():
+        return TargetUnavailable(f"{words}; delete {arm_installation.place()}")
+    return None
