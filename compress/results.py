@@ -58,7 +58,7 @@ class LatencyResult:
     high: float
     runs: int
     disturbed: float = 0.0
-    """Share of the rounds in which something else held the CPU; they are left out, unless most were."""
+    """Share of the rounds that something else held up or slowed; they are left out, unless most were."""
     settled: bool = True
     """Whether the interval came as narrow as asked before the time was spent."""
 

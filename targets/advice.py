@@ -88,8 +88,8 @@ def _interval(bench: Bench, here: OnTarget) -> Iterator[str]:
     busy = max(disturbed(one) for one in measured)
     if busy > _BUSY:
         yield (
-            f"{name}: something else held the CPU in {100 * busy:.0f} % of the rounds (repeated where time allowed): "
-            "close other programs, or use an idle machine"
+            f"{name}: something else held up or slowed this CPU in {100 * busy:.0f} % of the rounds (repeated where "
+            "time allowed): close other programs, or use an idle machine"
         )
     if here.counted:
         return

@@ -136,7 +136,7 @@ def test_contention_is_said_with_its_share_and_then_time_is_no_cure(paths):
         return replace(one, settled=False, samples=tuple(replace(part, cpu=shares) for part in one.samples))
 
     contention, interval = quiet(benching.bench(paths[:1], [Staged(cost=COST, change=busy)]))
-    assert "something else held the CPU in 20 % of the rounds" in contention
+    assert "something else held up or slowed this CPU in 20 % of the rounds" in contention
     assert "close other programs" in contention
     assert "a quieter machine would help" in interval
 
