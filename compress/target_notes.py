@@ -99,7 +99,7 @@ def _disturbed(report: Report, target: str) -> list[str]:
     if len(busy) < _FEWEST or 4 * len(busy) < len(shares):
         return []
     return [
-        f"{len(busy)} of {len(shares)} measurements on {target} were disturbed: other work held up or slowed the CPU in "
-        f"up to {formatting.percent(max(busy))} of their rounds, which were left out and made up for. Searched beside "
-        "nothing else, intervals are narrower."
+        f"{len(busy)} of {len(shares)} measurements on {target} were disturbed: other work held up or slowed the CPU "
+        f"in up to {formatting.percent(max(busy))} of their rounds, which were left out and made up for. Searched "
+        "beside nothing else, intervals are narrower."
     ]
