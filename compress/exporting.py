@@ -86,6 +86,8 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None =
     """The raw exported graph of ``module`` in eval mode, batch dynamic, weights under their own names."""
     opset = max(_OLDEST_OPSET, (limits or Limits()).opset)
     batch = torch.export.Dim("batch")
+    # A network that was imported keeps the names of its file.
+    names = getattr(module, "meta", {})
     with _quiet():
         try:
             network = copy.deepcopy(module).to("cpu").eval()
@@ -98,6 +100,8 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None =
                 optimize=False,
                 verbose=False,
                 opset_version=opset,
+                input_names=names.get("input_names"),
+                output_names=names.get("output_names"),
             )
         except Exception as error:
             raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: {_cause(error)}") from error
@@ -203,12 +207,17 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
 
 
 def open_session(path: Path) -> Any:
-    """An ONNX Runtime session on one thread, for checks on this machine."""
+    """An ONNX Runtime session on one thread, for checks on this machine.
+
+    Without the extended optimizations: quantized layers are then computed in floats, as integer kernels that do not
+    saturate do, whatever this machine's CPU has.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -26,10 +26,12 @@ from compress.serialization import file_hash
 from targets.errors import MeasurementError
 from targets.target import Target
 
-VERSION = 1
+VERSION = 2
 BATCH = 64
-HOST = "ort-cpu"
-"""What scores in a device's place."""
+HOST = "ort-cpu:opt=basic"
+"""What scores in a device's place. Without the extended optimizations quantized layers are computed in floats, which
+is bit for bit what integer kernels give (seen against an emulated ARM core), but on x86 without VNNI, whose own
+integer kernels saturate: the same s8s8 file had an accuracy of 0.960 there and 0.980 on ARM."""
 CHECKED = 64
 """Examples that the device computes as well, where the host scores."""
 _AGREEMENT = 0.95

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -154,10 +156,13 @@ def _splits(monkeypatch: pytest.MonkeyPatch, patience: Mapping[str, float]) -> N
     monkeypatch.setattr(scoring, "_PATIENCE", dict(patience))
 
 
-def test_a_slow_device_is_scored_on_the_host_and_checked(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_device_is_scored_on_the_host_and_checked(
+    search: Search, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _splits(monkeypatch, {"val": 0.0, "test": 1e9})
     board = Board()
-    report = search(target=board, trials=1).report
+    # In int8 this machine's kernels, which stand for the board's, may saturate where the host's do not.
+    report = search(target=board, trials=2, space=replace(tiny.SPACE, precision="fp32")).report
     for candidate in report["candidates"]:
         checks = candidate["measured"]["board"]["scored_on_host"]
         assert set(checks) == {"val"}
