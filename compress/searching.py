@@ -195,11 +195,15 @@ def _search(
     for text in splits.warnings:
         progress.note(f"warning: {text}")
     run.record.append("fact", name="warnings", value=list(splits.warnings))
-    run.record.append("fact", name="targets", value={place.name: place.describe() for place in places})
+    run.record.append(
+        "fact", name="targets", value={place.name: {**place.describe(), "now": place.moment()} for place in places}
+    )
     deterministic = all(place.deterministic for place in places)
     context = preparing.prepare(task, run, cache, places, splits, device, progress.stage)
     run.record.append("fact", name="groups", value=[group.name for group in context.profile.groups.prunable])
     result = Result(run, _module_maker(context))
+    for text in run.state.facts["warnings"][len(splits.warnings) :]:
+        progress.note(f"warning: {text}")
     progress.note(_opening(context))
     for text in catch_up(context, progress.stage):
         progress.note(f"warning: {text}")

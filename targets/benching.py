@@ -150,7 +150,8 @@ def _on_target(
     except ModelError as error:
         raise ModelError(f"{error}{_shape_remedy(models, {*shapes, *(inputs or ())}, str(error))}") from None
     audits = tuple(_audit(target, one) for one in models)
-    return OnTarget(comparison, target.describe(), target.counted, audits, time.monotonic() - start)
+    described = {**target.describe(), "now": target.moment()}
+    return OnTarget(comparison, described, target.counted, audits, time.monotonic() - start)
 
 
 def _audit(target: Target, model: Model) -> tuple[Layer, ...] | None:

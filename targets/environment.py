@@ -60,12 +60,19 @@ def machine() -> dict[str, Any]:
 
 
 def moment() -> dict[str, Any]:
-    """Load averages and free memory, now."""
+    """Now: load averages, free memory, ``temperature`` (the hottest zone, degrees Celsius) and ``frequency`` (of the
+    first CPU, Hz); None where the system does not say.
+    """
     from targets import memory
 
+    zones = [_text(str(zone)).strip() for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
+    degrees = [int(zone) / 1000 for zone in zones if zone.lstrip("-").isdigit()]
+    frequency = _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").strip()
     return {
         "load": list(os.getloadavg()) if hasattr(os, "getloadavg") else None,
         "memory_available": memory.available(),
+        "temperature": max(degrees) if degrees else None,
+        "frequency": int(frequency) * 1000 if frequency.isdigit() else None,
     }
 
 

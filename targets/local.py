@@ -65,6 +65,10 @@ class LocalTarget(Target):
             "machine": environment.machine(),
         }
 
+    def moment(self) -> dict[str, Any]:
+        """Load, free memory, temperature and frequency, now."""
+        return environment.moment()
+
     def facts(self) -> dict[str, Any]:
         """What only the loaded runtime can say; asked of a worker once."""
         with self._lock:

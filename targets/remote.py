@@ -136,7 +136,7 @@ class _Runner:
                 "measure": self._measure,
                 "run": self._run,
                 "audit": self._audit,
-                "moment": lambda _: ({"moment": moment()}, {}),
+                "moment": lambda _: ({"moment": environment.moment()}, {}),
                 "end": self._let_go,
             }[message.header["operation"]]
             return operation(message)
@@ -195,20 +195,6 @@ def describe(target: LocalTarget) -> dict[str, Any]:
     found = target.describe()
     board = _text("/proc/device-tree/model") or _text("/sys/devices/virtual/dmi/id/product_name")
     return {**found, "machine": {**found["machine"], "board": board or None}}
-
-
-def moment() -> dict[str, Any]:
-    """What changes from minute to minute: load, free memory, ``temperature`` (the hottest zone, degrees Celsius) and
-    ``frequency`` (of the first CPU, Hz); None where the device does not say.
-    """
-    zones = [_text(str(zone)) for zone in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
-    degrees = [int(zone) / 1000 for zone in zones if zone.lstrip("-").isdigit()]
-    frequency = _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-    return {
-        **environment.moment(),
-        "temperature": max(degrees) if degrees else None,
-        "frequency": int(frequency) * 1000 if frequency.isdigit() else None,
-    }
 
 
 def _plain(measured: Measurement) -> dict[str, Any]:

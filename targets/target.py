@@ -203,6 +203,10 @@ class Target(abc.ABC):
         Raises as ``measure`` does.
         """
 
+    def moment(self) -> dict[str, Any]:
+        """What changes there from minute to minute (load, free memory, temperature), as JSON; no part of any key."""
+        return {}
+
     def audit(self, model: Path) -> tuple[Layer, ...] | None:  # noqa: ARG002  for those who can
         """The products of the graph that is really executed; None where the runtime does not show it.
 

@@ -85,7 +85,7 @@ def test_the_document_has_an_entry_for_every_model_on_every_target(paths):
         (target, str(path)) for target in ("one", "two") for path in paths
     ]
     assert [one["tied"] for one in document["results"][:3]] == [False, False, True]
-    assert document["targets"]["two"] == fakes[1].describe()
+    assert document["targets"]["two"] == {**fakes[1].describe(), "now": {}}
     assert "samples" not in document["results"][0]
     full = found.to_json(samples=True)["results"][1]
     assert len(full["samples"]) == CAREFUL.processes
