@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         TargetUnavailable,
         TransientError,
     )
-    from targets.fake import FakeTarget
+    from targets.fake import FakeClock, FakeTarget
     from targets.local import LocalTarget
     from targets.registry import available, get
     from targets.target import Capabilities, Latency, Measurement, Protocol, Samples, Target
@@ -40,6 +40,7 @@ _HOME = {
     "Capabilities": "target",
     "Comparison": "comparing",
     "CompressError": "errors",
+    "FakeClock": "fake",
     "FakeTarget": "fake",
     "Latency": "target",
     "LocalTarget": "local",
@@ -66,6 +67,7 @@ __all__ = [
     "Capabilities",
     "Comparison",
     "CompressError",
+    "FakeClock",
     "FakeTarget",
     "Latency",
     "LocalTarget",

@@ -9,8 +9,8 @@ import pytest
 
 from targets import costs
 from targets.errors import MeasurementError, ModelError, TransientError
-from targets.fake import FakeTarget
-from targets.target import Target
+from targets.fake import FakeClock, FakeTarget
+from targets.target import Protocol, Target
 from targets.testing import TargetConformance, reference_model
 
 
@@ -111,3 +111,30 @@ def test_counted_costs_have_no_latency(model):
     target = FakeTarget(instructions=True, cost={"model.onnx": 1e-6})
     (measured,) = target.measure([model])
     assert (measured.latency, measured.instructions) == (None, 1000)
+
+
+def test_a_given_clock_drives_the_real_loop(tmp_path):
+    """Time is the test's: rounds, estimates and the time that is spent follow from the costs alone."""
+    paths = [reference_model(tmp_path / name) for name in ("a.onnx", "b.onnx")]
+    clock, told = FakeClock(), []
+    target = FakeTarget(cost={"a.onnx": 1e-3, "b.onnx": 5e-4}, clock=clock, noise=0.2)
+    one, other = target.measure(paths, protocol=Protocol(width=0.05, seconds=60.0, rounds=20), watch=told.append)
+    assert other.latency is not None
+    assert other.latency.ratio == pytest.approx(0.5, rel=0.02)
+    assert other.settled
+    assert clock.now() > 20 * 2 * 0.02 * 1e9, "twenty rounds of two blocks, and the warming up"
+    assert told
+    assert told[-1].ratios[1][0] == pytest.approx(0.5, rel=0.05)
+    assert one.latency is not None
+    assert one.latency.ratio == 1.0
+
+
+def test_time_that_was_taken_from_it_shows_as_load(tmp_path):
+    class Held(FakeClock):
+        def advance(self, seconds, ran=None):
+            super().advance(2 * seconds, seconds if ran is None else ran)
+
+    target = FakeTarget(cost=lambda _: 1e-3, clock=Held())
+    (one,) = target.measure([reference_model(tmp_path / "a.onnx")], protocol=Protocol(seconds=1.0))
+    assert one.latency is not None
+    assert one.latency.load == pytest.approx(0.5)
