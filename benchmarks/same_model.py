@@ -54,7 +54,7 @@ def _options() -> argparse.Namespace:
 
 
 def _local(name: str) -> bool:
-    return name not in ("fake", "ssh")
+    return name not in ("fake", "ssh")  # a board's address has to be given
 
 
 def _pair(path: Path, folder: Path) -> tuple[Path, Path]:
@@ -101,7 +101,8 @@ def _busy_loop() -> Iterator[None]:
 def _spin() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    while True:
+    parent = os.getppid()
+    while os.getppid() == parent:  # it must not outlive a benchmark that is killed
         pass
 
 
