@@ -28,7 +28,7 @@ from targets.comparing import disturbed
 from targets.errors import StageError
 from targets.target import Measurement, Protocol, Target
 
-VERSION = 2
+VERSION = 3
 SEARCHING = Protocol(width=0.02, seconds=2.5, processes=1)
 FINAL = Protocol(width=0.01, seconds=6.0, processes=5, most=8, total=60.0)
 

@@ -29,7 +29,7 @@ from targets.errors import CompressError
 from targets.probe_models import write
 from targets.target import Capabilities, Measurement, Protocol, Target, Watch
 
-VERSION = 1
+VERSION = 2
 """Of the method: raise it when the same target would now be told something else."""
 WIDTHS = (8, 12, 15, 16, 17, 20, 24, 28, 31, 32, 33, 34, 36, 40, 44, 47, 48, 49, 52, 56, 60, 62, 64)
 """Channels that are timed."""

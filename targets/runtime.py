@@ -36,6 +36,14 @@ class Session(abc.ABC):
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """One inference; raises ModelError if the runtime refuses the feeds or the model."""
 
+    def timed(self, feeds: dict[str, np.ndarray]) -> Callable[[], float | None]:
+        """What is timed: one inference of ``feeds``, giving the seconds where the runtime itself says them."""
+
+        def once() -> None:
+            self.run(feeds)
+
+        return once
+
 
 class Runtime(abc.ABC):
     """A runtime with its settings; made once in a worker process, after the CPUs are pinned."""

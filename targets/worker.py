@@ -46,13 +46,10 @@ class _Loaded:
     """A session with what loading it took."""
 
     session: Session
-    feeds: dict[str, np.ndarray]
+    call: measuring.Call
     load_seconds: float
     first: float
     memory: int | None
-
-    def call(self) -> object:
-        return self.session.run(self.feeds)
 
 
 def main() -> None:
@@ -231,7 +228,7 @@ class _Service:
         memory.trim()
         after = memory.private()
         grown = None if before is None or after is None else max(0, after - before)
-        return _Loaded(session, feeds, loaded - start, done - ready, grown)
+        return _Loaded(session, session.timed(feeds), loaded - start, done - ready, grown)
 
 
 def existing(path: Path) -> os.stat_result:
