@@ -6,24 +6,26 @@ Cutting and permuting are then one operation, ``take``: for each axis, the old p
 groups are cut in one go, in original indices, so the result does not depend on an order of cutting, and a search
 that prunes one network a hundred times traces it once.
 
-What is changed: the tensors of the layers below and the attributes that say their width. Everything else (hooks,
-modes, ``requires_grad``, weight sharing) stays.
+What is changed: tensors, the attributes of torch's layers that say their width, and the numbers in the user's own
+modules that a group was found to need (``Knob``: the number of heads, a split size). Everything else (hooks, modes,
+``requires_grad``, weight sharing) stays. A ``nn.MultiheadAttention`` that is touched becomes a ``NarrowAttention``.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-Side = Literal["out", "in", "both"]
-"""Which end of a layer: ``both`` where in and out are the same channels (norms, depthwise convs, embeddings)."""
+Side = Literal["out", "in"]
+"""Whether a tensor makes (or carries) the channels, or reads them."""
 
 
 class Unsupported(Exception):
@@ -32,15 +34,31 @@ class Unsupported(Exception):
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a group's channels sit in one layer: position ``index[i]`` belongs to the group's channel ``root[i]``."""
+    """Where a group's channels sit in one tensor: position ``index[i]`` belongs to the group's channel ``root[i]``."""
 
-    layer: str
-    """Qualified name of a module, or of a parameter that belongs to no layer with channels."""
+    tensor: str
+    """Qualified name of a parameter or buffer."""
+    dim: int
     side: Side
     index: tuple[int, ...]
     root: tuple[int, ...]
-    dim: int = 0
-    """For a bare parameter: its dimension."""
+    grouped: bool = False
+    """Whether these are the input channels of a grouped convolution, held block by block in ``dim``."""
+
+    @property
+    def layer(self) -> str:
+        """Qualified name of the module that the tensor belongs to."""
+        return self.tensor.rpartition(".")[0]
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A whole number in a module of the user's that must change with a group's width."""
+
+    module: str
+    attribute: str
+    place: int | None = None
+    """Its place in the attribute, where that is a tuple."""
 
 
 @dataclass(frozen=True)
@@ -48,22 +66,33 @@ class Group:
     """One dependency group: channels that can only be cut together, in all its members at once."""
 
     name: str
-    """Qualified name of its root layer, the first one in module order whose output channels these are."""
+    """Of its root layer, the first one in module order whose output channels these are; with ``:heads`` and the like
+    where that layer's channels are divided into several groups."""
     channels: int
     multiple: int
     """Widths stay a multiple of this, each of ``multiple`` equal contiguous blocks losing the same number."""
     members: tuple[str, ...]
     """Names of the layers (and bare parameters) that change with it, the root first."""
     slots: tuple[Slot, ...] = field(default=(), repr=False)
+    unit: int = 1
+    """Positions of the root layer's width that one channel stands for: more than 1 for whole heads."""
+    knobs: tuple[Knob, ...] = ()
+    mixed: bool = False
+    """Whether something normalises or averages over the channels, so that removing is not the same as zeroing."""
 
     def owners(self) -> tuple[str, ...]:
         """The members whose own width this group is, not just their input's."""
-        return tuple(dict.fromkeys(slot.layer for slot in self.slots if slot.side != "in"))
+        return tuple(dict.fromkeys(owner_of(slot) for slot in self.slots if slot.side == "out"))
 
     def blocks(self) -> list[range]:
         """The channels, in the blocks that must lose the same number."""
         size = self.channels // self.multiple
         return [range(start, start + size) for start in range(0, self.channels, size)]
+
+    def step(self, asked: int) -> int:
+        """The step, in channels of the group, that keeps the layer's width a multiple of ``asked``; 1 if none does."""
+        own = asked // math.gcd(asked, self.unit)
+        return own if own < self.channels or self.unit == 1 else 1
 
 
 @dataclass(frozen=True)
@@ -75,82 +104,125 @@ class Groups:
     """(name of a layer, why its width stays), in module order."""
 
 
-Place = tuple[str, Side, int]
-"""Layer, side, dimension: a channel axis of the network."""
+Place = tuple[str, int, bool]
+"""Tensor, dimension, whether grouped: a channel axis of the network."""
+COMPUTED = "its weight is computed, not stored (weight norm, spectral norm, a mask)"
 
 
-def axes(layer: nn.Module) -> list[tuple[str, Side, int]]:
-    """(tensor's name, side, dimension) for each tensor of ``layer`` that has channels. Raises Unsupported."""
-    table: list[tuple[str, Side, int]]
-    if isinstance(layer, _ConvNd):
-        table = _conv_axes(layer)
-    elif isinstance(layer, nn.Linear):
-        table = [("weight", "out", 0), ("bias", "out", 0), ("weight", "in", 1)]
-    elif isinstance(layer, nn.Embedding):
-        table = [("weight", "both", 1)]
-    elif isinstance(layer, _NormBase | nn.GroupNorm):
-        table = [(name, "both", 0) for name in ("weight", "bias", "running_mean", "running_var")]
-    elif isinstance(layer, nn.LayerNorm) and len(layer.normalized_shape) == 1:
-        table = [("weight", "both", 0), ("bias", "both", 0)]
-    elif isinstance(layer, nn.PReLU):
-        table = [("weight", "both", 0)] if layer.num_parameters > 1 else []
-    else:
-        raise Unsupported(f"{type(layer).__name__} is not supported")
-    held = {**layer._parameters, **layer._buffers}
-    for name, _, _ in table:
-        if name not in held and getattr(layer, name, None) is not None:
-            raise Unsupported(f"its {name} is computed, not stored (weight norm, spectral norm, a mask)")
-    return [axis for axis in table if held.get(axis[0]) is not None]
+def owner_of(slot: Slot) -> str:
+    """The layer the slot's tensor belongs to; the tensor itself where it is a bare one."""
+    leaf = slot.tensor.rpartition(".")[2]
+    return slot.layer if slot.layer and leaf.startswith(("weight", "bias", "in_proj_", "running_")) else slot.tensor
 
 
-def _conv_axes(layer: _ConvNd) -> list[tuple[str, Side, int]]:
-    if is_depthwise(layer):
-        return [("weight", "both", 0), ("bias", "both", 0)]
-    transposed = isinstance(layer, _ConvTransposeNd)
-    if layer.groups > 1 and transposed:
-        raise Unsupported("a grouped transposed convolution is not supported")
-    return [("weight", "out", int(transposed)), ("bias", "out", 0), ("weight", "in", 1 - int(transposed))]
+def side_of(layer: nn.Module, leaf: str, dim: int) -> Side:
+    """Whether the dimension of a layer's tensor of that name reads channels or makes them."""
+    if isinstance(layer, _ConvNd) and leaf == "weight" and not is_depthwise(layer):
+        return "in" if dim == (0 if isinstance(layer, _ConvTransposeNd) else 1) else "out"
+    reads = isinstance(layer, nn.Linear | nn.RNNBase | nn.RNNCellBase) or leaf.endswith("_proj_weight")
+    return "in" if reads and dim == 1 else "out"
 
 
 def is_depthwise(layer: nn.Module) -> bool:
-    """Whether each channel of the convolution ``layer`` is filtered on its own, one filter each."""
-    return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels == layer.out_channels
+    """Whether each input channel of the convolution ``layer`` is filtered on its own."""
+    return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels
 
 
-def width(layer: nn.Module | Tensor, side: Side, dim: int = 0) -> int:
-    """How many channels ``layer`` has on ``side``. Raises Unsupported."""
-    if isinstance(layer, Tensor):
-        return layer.shape[dim]
-    if isinstance(layer, _ConvNd):
-        return layer.in_channels if side == "in" else layer.out_channels
-    if isinstance(layer, nn.Linear):
-        return layer.in_features if side == "in" else layer.out_features
-    if isinstance(layer, nn.LayerNorm):
-        return int(layer.normalized_shape[-1])
-    for attribute in ("num_features", "num_channels", "embedding_dim", "num_parameters"):
-        if hasattr(layer, attribute):
-            return int(getattr(layer, attribute))
-    raise Unsupported(f"{type(layer).__name__} is not supported")
+def refusal(layer: nn.Module, leaf: str) -> str | None:
+    """Why a tensor of that name in ``layer`` cannot be cut, as far as the layer's kind tells."""
+    if isinstance(layer, nn.Module) and type(layer).__name__ == "ParametrizationList":
+        return COMPUTED
+    if isinstance(layer, _ConvNd | nn.Linear | _NormBase | nn.Embedding) and leaf not in (
+        "weight", "bias", "running_mean", "running_var",
+    ):  # fmt: skip
+        return COMPUTED
+    if isinstance(layer, nn.LayerNorm | nn.RMSNorm) and len(layer.normalized_shape) != 1:
+        return f"{type(layer).__name__} over several dimensions is not supported"
+    if isinstance(layer, nn.Bilinear):
+        return "Bilinear is not supported"
+    return None
 
 
-def member(module: nn.Module, name: str) -> nn.Module | nn.Parameter:
-    """The layer or bare parameter of that qualified name."""
+def tensor_named(module: nn.Module, name: str) -> Tensor:
+    """The parameter or buffer of that qualified name. Raises Unsupported."""
     parent, _, leaf = name.rpartition(".")
-    found = getattr(module.get_submodule(parent), leaf) if name else module
-    if not isinstance(found, nn.Module | nn.Parameter):
-        raise Unsupported(f"{name!r} is neither a layer nor a parameter")
+    found = getattr(module.get_submodule(parent), leaf)
+    if not isinstance(found, Tensor):
+        raise Unsupported(f"{name!r} is neither a parameter nor a buffer")
     return found
 
 
-def cut(module: nn.Module, removed: Iterable[tuple[Group, Sequence[int]]]) -> None:
-    """Remove channels (of each group, in the network's original indices) from ``module``, in place."""
+def size(module: nn.Module, place: Place) -> int:
+    """Number of channels along ``place``."""
+    name, dim, grouped = place
+    if grouped:
+        layer = module.get_submodule(name.rpartition(".")[0])
+        if not isinstance(layer, _ConvNd):
+            raise Unsupported(f"{name!r} is not the weight of a convolution layer: a grouped one cannot be cut")
+        return layer.in_channels
+    return tensor_named(module, name).shape[dim]
+
+
+def positions(removed: Iterable[tuple[Group, Sequence[int]]]) -> dict[Place, set[int]]:
+    """Where the given channels of the groups sit."""
     gone: dict[Place, set[int]] = defaultdict(set)
     for group, channels in removed:
         chosen = set(channels)
         for slot in group.slots:
-            place: Place = (slot.layer, slot.side, slot.dim)
-            gone[place].update(i for i, root in zip(slot.index, slot.root, strict=True) if root in chosen)
-    take(module, {place: [i for i in range(_size(module, place)) if i not in out] for place, out in gone.items()})
+            gone[slot.tensor, slot.dim, slot.grouped].update(
+                i for i, root in zip(slot.index, slot.root, strict=True) if root in chosen
+            )
+    return gone
+
+
+def cut(module: nn.Module, removed: Iterable[tuple[Group, Sequence[int]]]) -> None:
+    """Remove channels (of each group, in the network's original indices) from ``module``, in place."""
+    removed = list(removed)
+    gone = positions(removed)
+    take(module, {place: [i for i in range(size(module, place)) if i not in out] for place, out in gone.items()})
+    for group, channels in removed:
+        for knob in group.knobs:
+            turn(module, knob, group.channels - len(channels), group.channels)
+
+
+def zero(module: nn.Module, removed: Iterable[tuple[Group, Sequence[int]]]) -> None:
+    """Make the given channels nothing, in place: neither made nor read; what ``cut`` must agree with."""
+    with torch.no_grad():
+        for (name, dim, grouped), gone in positions(removed).items():
+            tensor = tensor_named(module, name)
+            if name.endswith("running_var"):
+                continue
+            if not grouped:
+                tensor.index_fill_(dim, torch.tensor(sorted(gone), dtype=torch.long, device=tensor.device), 0.0)
+                continue
+            inner = tensor.shape[1]
+            rows = tensor.shape[0] // (size(module, (name, dim, True)) // inner)
+            for i in gone:
+                tensor[i // inner * rows : (i // inner + 1) * rows, i % inner] = 0.0
+
+
+def duplicate(module: nn.Module, twins: Iterable[tuple[Group, Mapping[int, int]]]) -> None:
+    """Make channels copies of others of their group ({copy: original}) that are read by nothing, in place.
+
+    Means, variances and the like over the channels are then the same with or without the copies, if each original
+    has equally many: what ``cut`` must agree with where something normalises over the channels.
+    """
+    twins = list(twins)
+    with torch.no_grad():
+        for group, copies in twins:
+            for slot in group.slots:
+                if slot.side == "in":
+                    continue
+                held: dict[int, list[int]] = defaultdict(list)
+                for i, root in sorted(zip(slot.index, slot.root, strict=True)):
+                    held[root].append(i)
+                to = [i for twin in copies for i in held[twin]]
+                of = [i for original in copies.values() for i in held[original]]
+                tensor = tensor_named(module, slot.tensor)
+                picked = tensor.index_select(slot.dim, torch.tensor(of, dtype=torch.long, device=tensor.device))
+                tensor.index_copy_(slot.dim, torch.tensor(to, dtype=torch.long, device=tensor.device), picked)
+    read = [(replace(g, slots=tuple(s for s in g.slots if s.side == "in")), tuple(c)) for g, c in twins]
+    zero(module, read)
 
 
 def permute(module: nn.Module, orders: Iterable[tuple[Group, Sequence[int]]], *, root_only: bool = False) -> None:
@@ -161,47 +233,61 @@ def permute(module: nn.Module, orders: Iterable[tuple[Group, Sequence[int]]], *,
     """
     moves: dict[Place, list[int]] = {}
     for group, order in orders:
-        for slot in group.slots[: 1 if root_only else None]:
-            place: Place = (slot.layer, slot.side, slot.dim)
-            move = moves.setdefault(place, list(range(_size(module, place))))
+        root = owner_of(group.slots[0])
+        for slot in group.slots:
+            if root_only and (owner_of(slot) != root or slot.side == "in"):
+                continue
+            place: Place = (slot.tensor, slot.dim, slot.grouped)
+            move = moves.setdefault(place, list(range(size(module, place))))
+            before = list(move)
             held: dict[int, list[int]] = defaultdict(list)
-            for i, root in sorted(zip(slot.index, slot.root, strict=True)):
-                held[root].append(i)
+            for i, channel in sorted(zip(slot.index, slot.root, strict=True)):
+                held[channel].append(i)
             for k, old in enumerate(order):
                 if len(held[k]) != len(held[old]):
                     raise Unsupported(f"its channels have unequal parts in {slot.layer!r}")
                 for target, source in zip(held[k], held[old], strict=True):
-                    move[target] = source
+                    move[target] = before[source]
     take(module, moves)
 
 
 def take(module: nn.Module, orders: Mapping[Place, Sequence[int]]) -> None:
     """For each place, keep the given old positions, in that order; in place.
 
-    A parameter shared by several layers stays shared. Raises Unsupported for layers not known.
+    A parameter shared by several layers stays shared. Raises Unsupported for what is not known how to be cut.
     """
+    from compress.attention import adapt
+
+    touched = {name.rpartition(".")[0] for name, _, _ in orders}
+    adapt(module, touched | {name.removesuffix(".out_proj") for name in touched})
     # Old and new tensor by (old tensor, dimension, order): the old one is held so that its id is not used again.
     done: dict[tuple[int, int, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
-    for (name, side, dim), order in orders.items():
-        found = member(module, name)
-        if isinstance(found, nn.Parameter):
-            parent, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(parent), leaf, _selected(found, dim, order, done))
-            continue
-        for tensor_name, tensor_side, tensor_dim in axes(found):
-            if tensor_side != side:
-                continue
-            tensor: Tensor = getattr(found, tensor_name)
-            if side == "in" and isinstance(found, _ConvNd) and found.groups > 1:
-                new = _selected_by_group(tensor, found.groups, found.in_channels, order)
-            else:
-                new = _selected(tensor, tensor_dim, order, done)
-            setattr(found, tensor_name, new)
-        _resize(found, side, len(order))
+    for (name, dim, grouped), order in sorted(orders.items(), key=lambda item: item[0][1]):
+        old = tensor_named(module, name)
+        parent, _, leaf = name.rpartition(".")
+        layer = module.get_submodule(parent)
+        if grouped and isinstance(layer, _ConvNd):
+            new = _selected_by_group(old, layer.groups, layer.in_channels, order)
+        else:
+            new = _selected(old, dim, order, done)
+        setattr(layer, leaf, new)
+    for name in touched:
+        resize(module.get_submodule(name))
 
 
-def _size(module: nn.Module, place: Place) -> int:
-    return width(member(module, place[0]), place[1], place[2])
+def turn(module: nn.Module, knob: Knob, left: int, channels: int) -> None:
+    """Scale a number by ``left / channels``. Raises Unsupported if it does not stay whole."""
+    owner = module.get_submodule(knob.module)
+    value: Any = getattr(owner, knob.attribute)
+    old = value if knob.place is None else value[knob.place]
+    if old * left % channels:
+        raise Unsupported(f"{knob.attribute} of {knob.module!r} does not stay a whole number")
+    new = old * left // channels
+    if knob.place is not None:
+        listed = list(value)
+        listed[knob.place] = new
+        new = type(value)(listed)
+    setattr(owner, knob.attribute, new)
 
 
 def _selected(
@@ -232,20 +318,35 @@ def _like(old: Tensor, new: Tensor) -> Tensor:
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
-def _resize(layer: nn.Module, side: Side, size: int) -> None:
-    """Set the attributes that say how wide ``layer`` is."""
+def resize(layer: nn.Module) -> None:
+    """Set the attributes of one of torch's layers that say how wide it is, from its tensors."""
+    weight = getattr(layer, "weight", None)
     if isinstance(layer, _ConvNd):
-        if side == "both":
-            layer.groups = size
-        if side != "out":
-            layer.in_channels = size
-        if side != "in":
-            layer.out_channels = size
+        first, second = layer.weight.shape[:2]
+        if is_depthwise(layer):
+            layer.groups = first if isinstance(layer, _ConvTransposeNd) else first * layer.groups // layer.out_channels
+            layer.in_channels = layer.groups
+            layer.out_channels = second * layer.groups if isinstance(layer, _ConvTransposeNd) else first
+        elif isinstance(layer, _ConvTransposeNd):
+            layer.in_channels, layer.out_channels = first, second * layer.groups
+        else:
+            layer.in_channels, layer.out_channels = second * layer.groups, first
     elif isinstance(layer, nn.Linear):
-        setattr(layer, "in_features" if side == "in" else "out_features", size)
-    elif isinstance(layer, nn.LayerNorm):
-        layer.normalized_shape = (size,)
-    else:
-        for attribute in ("num_features", "num_channels", "embedding_dim", "num_parameters"):
-            if hasattr(layer, attribute):
-                setattr(layer, attribute, size)
+        layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.Embedding):
+        layer.embedding_dim = layer.weight.shape[1]
+    elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):
+        layer.normalized_shape = tuple(layer.weight.shape)
+    elif isinstance(layer, nn.RNNBase):
+        layer.input_size = layer.get_parameter("weight_ih_l0").shape[1]
+        inner = layer.get_parameter("weight_hr_l0" if layer.proj_size else "weight_hh_l0")
+        layer.hidden_size = inner.shape[1]
+        layer.proj_size = inner.shape[0] if layer.proj_size else 0
+    elif isinstance(layer, nn.RNNCellBase):
+        layer.input_size = layer.get_parameter("weight_ih").shape[1]
+        layer.hidden_size = layer.get_parameter("weight_hh").shape[1]
+    elif isinstance(weight, Tensor) or isinstance(layer, _NormBase):
+        held = weight if isinstance(weight, Tensor) else getattr(layer, "running_mean", None)
+        for attribute in ("num_features", "num_channels", "num_parameters"):
+            if hasattr(layer, attribute) and isinstance(held, Tensor):
+                setattr(layer, attribute, held.shape[0])

@@ -1,39 +1,39 @@
-"""Which channels of a network belong together, found by Torch-Pruning and checked by us.
+"""Which channels of a network belong together: found by following them through one run, checked by the gate.
 
-The only file that imports torch_pruning, and it uses little of it: the dependency graph gives, for each layer, the
-places its output channels reach. That is turned into plain data (``Slot``), which the gate then tries to refute.
-Torch-Pruning's pruners are not used: they resolve conflicting ratios silently, round widths to nothing, and share
-mutable defaults.
+``tracing.py`` says what every position of every parameter stands for. Here that becomes groups: for each layer, the
+channels it makes, and for each of those everything that has to go with it. The gate then tries to refute them.
 
-A layer that cannot be traced, that the gate refutes, or that is not supported keeps its width, and the reason is
+A layer whose channels cannot go, that the gate refutes, or that is not supported keeps its width, and the reason is
 given: nothing is left alone in silence.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import difflib
-import io
 import math
-import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-import torch_pruning
+import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
-from compress.cutting import Group, Groups, Side, Slot, Unsupported, axes, is_depthwise, member, width
-from compress.permutation_gate import Gate, forward, said, tensors
+from compress.attention import adapt
+from compress.channel_labels import FIXED, Axis, Removal, Trace
+from compress.cutting import COMPUTED, Group, Groups, Slot, Unsupported, is_depthwise, owner_of, refusal, side_of
+from compress.knobs import candidates as knob_candidates
+from compress.permutation_gate import UNEQUAL, Gate, Verdict, few, forward, said
+from compress.tracing import OUTPUT, trace
 from targets.errors import SpaceError, TaskError
 
-__all__ = ["Group", "Groups", "as_inputs", "find_groups"]
+_MOST_PARTS = 4
+_HEADS = "heads"
+"""Ends the name of a group of whole heads."""
 
-_OPAQUE = (nn.RNNBase, nn.RNNCellBase, nn.MultiheadAttention)
-"""Layers that keep their widths, whatever reaches them."""
+__all__ = ["Group", "Groups", "as_inputs", "find_groups"]
 
 
 def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, keep: Iterable[str] = ()) -> Groups:
@@ -46,7 +46,7 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     """
     inputs = as_inputs(example_inputs)
     asked = _check_keep(module, keep)
-    found = _trace(module, inputs)
+    found = _found(module, inputs)
     kept = dict(found.kept)
     candidates = []
     for group in found.groups:
@@ -54,10 +54,13 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             kept[group.name] = "asked to keep"
         else:
             candidates.append(group)
-    prunable, refused = _judge(Gate(module, inputs), candidates)
-    kept.update(refused)
+    prunable, refused = _judge(found.module, Gate(module, inputs), candidates)
+    for name, why in refused.items():
+        kept.setdefault(name, why)
+    kept = _worth_saying(kept, prunable)
     position = {name: i for i, (name, _) in enumerate(module.named_modules())}
-    return Groups(tuple(prunable), tuple(sorted(kept.items(), key=lambda item: position.get(item[0], len(position)))))
+    order = sorted(kept.items(), key=lambda item: position.get(item[0].partition(":")[0], len(position)))
+    return Groups(tuple(prunable), tuple(order))
 
 
 def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
@@ -69,21 +72,49 @@ def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
     return inputs
 
 
+def _worth_saying(kept: dict[str, str], prunable: Sequence[Group]) -> dict[str, str]:
+    """One reason for each layer, and none for one that is pruned; heads and head width each have their own."""
+    found: dict[str, str] = {}
+    for name, why in kept.items():
+        layer, _, part = name.partition(":")
+        siblings = [group.name for group in prunable if layer in group.owners()]
+        heads = part and (f"{layer}:{_HEADS}" in kept or any(one.endswith(":" + _HEADS) for one in siblings))
+        if heads and (part == _HEADS or siblings):
+            found[name] = why
+        elif not siblings:
+            found.setdefault(layer, why)
+    return found
+
+
 @dataclass(frozen=True)
-class _Traced:
+class _Found:
+    module: nn.Module
+    """A copy in eval mode, adapted."""
     groups: list[Group]
     kept: dict[str, str]
 
 
-def _judge(gate: Gate, candidates: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:
+def _judge(module: nn.Module, gate: Gate, candidates: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:
     """One by one, then all at once; if only that fails, as many as go together, in order."""
-    passed, kept = [], {}
+    passed: list[Group] = []
+    kept: dict[str, str] = {}
+    failed: list[Group] = []
     for group in candidates:
-        verdict = gate.judge(group)
+        verdict = _verdict(module, gate, group)
         if verdict.reason is None:
             passed.append(verdict.group)
         else:
+            failed.append(group)
             kept[group.name] = verdict.reason
+    for parts in _side_by_side(failed):
+        verdict = _verdict(module, gate, joined(parts))
+        if verdict.reason is None:
+            passed.append(verdict.group)
+        for part in parts:
+            if verdict.reason is None:
+                kept.pop(part.name)
+            elif verdict.reason.startswith(UNEQUAL):
+                kept[part.name] = verdict.reason
     if len(passed) < 2 or gate.refusal(passed) is None:
         return passed, kept
     together: list[Group] = []
@@ -96,8 +127,60 @@ def _judge(gate: Gate, candidates: Sequence[Group]) -> tuple[list[Group], dict[s
     return together, kept
 
 
-def _trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Traced:
-    """All groups as Torch-Pruning sees them, unchecked."""
+def _verdict(module: nn.Module, gate: Gate, group: Group) -> Verdict:
+    """The gate's word on ``group``: as it is, else with numbers of the user's modules that change with it."""
+    first = best = gate.judge(group)
+    if first.reason is None or first.reason == OUTPUT:
+        return first
+    for knobs in knob_candidates(module, group):
+        verdict = gate.judge(replace(group, knobs=knobs))
+        if verdict.reason is None:
+            return verdict
+        if verdict.reason.startswith(UNEQUAL):  # it ran: nearer to the truth than what did not
+            best = verdict
+    return Verdict(group, best.reason)
+
+
+def _side_by_side(groups: Sequence[Group]) -> list[list[Group]]:
+    """Groups of one size around one module, to be tried as blocks of one: parts that must stay equally wide."""
+    by_place: dict[tuple[str, int], list[Group]] = {}
+    for group in groups:
+        if group.multiple == 1:
+            root = group.slots[0]
+            around = root.layer if ".in_proj_" in root.tensor else group.members[0].rpartition(".")[0]
+            by_place.setdefault((around, group.channels), []).append(group)
+    return [parts for parts in by_place.values() if 1 < len(parts) <= _MOST_PARTS]
+
+
+def joined(groups: Sequence[Group]) -> Group:
+    """One group whose blocks are ``groups``, which are of one size."""
+    slots: dict[tuple[str, int, bool], list[tuple[int, int]]] = {}
+    first: dict[tuple[str, int, bool], Slot] = {}
+    size = groups[0].channels
+    for k, group in enumerate(groups):
+        for slot in group.slots:
+            key = (slot.tensor, slot.dim, slot.grouped)
+            first.setdefault(key, slot)
+            moved = ((i, root + k * size) for i, root in zip(slot.index, slot.root, strict=True))
+            slots.setdefault(key, []).extend(moved)
+    merged = tuple(
+        replace(first[key], index=tuple(i for i, _ in sorted(at)), root=tuple(r for _, r in sorted(at)))
+        for key, at in slots.items()
+    )
+    members = tuple(dict.fromkeys(m for group in groups for m in group.members))
+    return replace(
+        groups[0],
+        channels=size * len(groups),
+        multiple=len(groups),
+        members=members,
+        slots=merged,
+        unit=min(group.unit for group in groups),
+        mixed=any(group.mixed for group in groups),
+    )
+
+
+def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
+    """All groups as one run shows them, unchecked."""
     try:
         copied = copy.deepcopy(module).eval()
     except Exception as error:
@@ -110,128 +193,185 @@ def _trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Traced:
         raise TaskError(
             f"the model does not run on example_inputs ({said(error)}): give them as its forward takes them"
         ) from error
-    kept = {
-        name: f"{type(m).__name__} is not supported" for name, m in copied.named_modules() if isinstance(m, _OPAQUE)
-    }
-    for parameter in copied.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
-    roots = [
-        (name, layer)
-        for name, layer in copied.named_modules()
-        if isinstance(layer, _ConvNd | nn.Linear | nn.Embedding) and not any(_within(name, opaque) for opaque in kept)
-    ]
+    adapt(copied)
     try:
-        graph = _graph(copied, inputs)
+        seen = trace(copied, few(copied, inputs))
     except Exception as error:
-        kept.update((name, f"the network could not be traced ({said(error)})") for name, _ in roots)
-        return _Traced([], kept)
-    groups: list[Group] = []
-    owned: set[str] = set()
-    for name, layer in roots:
-        if name in owned or name in kept:
-            continue
-        try:
-            group = _group(graph, copied, name, layer)
-        except Exception as error:
-            kept[name] = str(error) if isinstance(error, Unsupported) else f"it could not be traced ({said(error)})"
-            continue
-        owned.update(group.owners())
-        groups.append(group)
-    return _Traced(groups, kept)
+        why = f"the network could not be traced ({said(error)})"
+        return _Found(copied, [], {name: why for name, layer in module.named_modules() if _has_width(layer)})
+    return _Builder(copied, seen).built()
 
 
-def _graph(module: nn.Module, inputs: tuple[Tensor, ...]) -> Any:
-    """The dependency graph; recurrent layers are left out if it cannot be built with them."""
-    recurrent = [m for m in module.modules() if isinstance(m, nn.RNNBase | nn.RNNCellBase)]
-    for ignored in ([], recurrent):
-        try:
-            with _silence(), torch.enable_grad():
-                return torch_pruning.DependencyGraph().build_dependency(
-                    module,
-                    inputs,
-                    forward_fn=lambda m, x: m(*x),
-                    output_transform=lambda out: [t for t in tensors(out) if t.grad_fn is not None],
-                    ignored_layers=ignored,
-                    verbose=False,
-                )
-        except Exception:
-            if ignored or not recurrent:
-                raise
-    raise AssertionError("unreachable: the second attempt returns or raises")
+def _has_width(layer: nn.Module) -> bool:
+    return isinstance(layer, _ConvNd | nn.Linear | nn.Embedding | nn.RNNBase | nn.RNNCellBase)
 
 
-def _group(graph: Any, module: nn.Module, name: str, layer: nn.Module) -> Group:
-    """The group of all output channels of ``layer``. Raises Unsupported, and whatever Torch-Pruning does."""
-    if layer not in graph.module2node:
-        raise Unsupported("it takes no part in computing the output")
-    channels = width(layer, "out")
-    if channels < 2:
-        raise Unsupported("it has only one channel")
-    names: dict[int, str] = {id(m): n for n, m in module.named_modules()}
-    names.update((id(p), n) for n, p in module.named_parameters())
-    with _silence():
-        pruner = graph.get_pruner_of_module(layer)
-        items = graph.get_pruning_group(layer, pruner.prune_out_channels, list(range(channels)))
-    slots = [slot for item in items if (slot := _slot(item, names)) is not None]
-    slots.sort(key=lambda slot: (slot.layer != name, slot.side == "in"))
-    members = tuple(dict.fromkeys(slot.layer for slot in slots))
-    multiple = math.lcm(*(_multiple(module, slot) for slot in slots))
-    group = Group(name, channels, multiple, members, tuple(slots))
-    if channels % multiple or channels == multiple:
-        raise Unsupported(
-            f"its {channels} channels must stay a multiple of {multiple} (grouped convolution or GroupNorm)"
-        )
-    return group
+class _Builder:
+    """From labels to groups."""
+
+    def __init__(self, module: nn.Module, seen: Trace) -> None:
+        self.module, self.seen = module, seen
+        for axis in seen.axes:
+            parent, _, leaf = axis.tensor.rpartition(".")
+            if (reason := refusal(module.get_submodule(parent), leaf)) is not None:
+                seen.atoms.freeze(axis.labels, reason)
+        self.removal = Removal(seen.atoms)
+        self.frozen = seen.atoms.reasons()
+        self.classes = [seen.atoms.find(axis.labels).tolist() for axis in seen.axes]
+        self.sides = [self._side(axis) for axis in seen.axes]
+        self.mixed = {int(c) for label in seen.mixed for c in seen.atoms.find(label)}
+        self.family = self._families()
+
+    def built(self) -> _Found:
+        """The groups in the order of their root layers, and the reasons of layers without any."""
+        assigned: set[int] = set()
+        groups: list[Group] = []
+        kept: dict[str, str] = {}
+        for axis, classes, side in self._roots_first():
+            if side == "in":
+                continue
+            families: dict[Any, list[int]] = {}
+            for basic in dict.fromkeys(b for c in classes for b in self.removal.basics(c)):
+                if basic > FIXED:
+                    families.setdefault(self.family.get(basic), []).append(basic)
+            for kind, seeds in families.items():
+                channels = self._channels([seed for seed in seeds if seed not in assigned])
+                assigned.update(seeds, *channels)
+                if not channels:
+                    continue
+                name = self._name(axis, kind, {*kept, *(group.name for group in groups)})
+                try:
+                    groups.append(self._group(name, axis, channels))
+                except Unsupported as error:
+                    kept[name] = str(error)
+        for name, why in self._reasons(groups).items():
+            kept.setdefault(name, why)
+        return _Found(self.module, groups, kept)
+
+    def _roots_first(self) -> list[tuple[Axis, list[int], str]]:
+        """All axes, those of layers before those of bare parameters (a position embedding is no root)."""
+        table = list(zip(self.seen.axes, self.classes, self.sides, strict=True))
+        bare = [owner_of(Slot(axis.tensor, axis.dim, "out", (), ())) == axis.tensor for axis in self.seen.axes]
+        return [row for row, late in sorted(zip(table, bare, strict=True), key=lambda item: item[1])]
+
+    def _side(self, axis: Axis) -> str:
+        parent, _, leaf = axis.tensor.rpartition(".")
+        return "in" if axis.grouped else side_of(self.module.get_submodule(parent), leaf, axis.dim)
+
+    def _families(self) -> dict[int, tuple[int, str]]:
+        """Basic atom -> (division, heads, blocks or width) that made it."""
+        found: dict[int, tuple[int, str]] = {}
+        heads = {int(c) for label in self.seen.heads for c in self.seen.atoms.find(label)}
+        for k, division in enumerate(self.seen.atoms.divisions):
+            for kind, label in (("blocks", division.rows), ("width", division.columns)):
+                for atom in self.seen.atoms.find(label).tolist():
+                    found.setdefault(atom, (k, _HEADS if kind == "blocks" and atom in heads else kind))
+        return found
+
+    def _name(self, axis: Axis, kind: tuple[int, str] | None, taken: set[str]) -> str:
+        """The layer's, with what part of its width it is where that is divided; numbered where there are several."""
+        layer = owner_of(Slot(axis.tensor, axis.dim, "out", (), ()))
+        name = layer if kind is None else f"{layer}:{kind[1]}"
+        number = 2
+        while name in taken:
+            name = f"{layer if kind is None else f'{layer}:{kind[1]}'}{number}"
+            number += 1
+        return name
+
+    def _channels(self, seeds: Sequence[int]) -> list[frozenset[int]]:
+        """What goes with each seed; seeds that go together are one channel, what cannot go is left out."""
+        found: list[frozenset[int]] = []
+        for seed in seeds:
+            gone = self.removal.closure(seed)
+            overlapping = [one for one in found if not one.isdisjoint(gone)]
+            # Pairs are shared by every row and column: only shared basics make one channel of two.
+            overlapping = [one for one in overlapping if self._shares(one, gone)]
+            if not overlapping:
+                found.append(gone)
+                continue
+            found[found.index(overlapping[0])] = gone.union(*overlapping)
+            for one in overlapping[1:]:
+                found.remove(one)
+        return [gone for gone in found if FIXED not in gone and gone.isdisjoint(self.frozen)]
+
+    def _shares(self, one: frozenset[int], other: frozenset[int]) -> bool:
+        return any(self.removal.basics(atom) == [atom] for atom in one & other)
+
+    def _group(self, name: str, root: Axis, channels: list[frozenset[int]]) -> Group:
+        """Raises Unsupported."""
+        if len(channels) < 2:
+            alone = len(root.labels) == 1
+            raise Unsupported("it has only one channel" if alone else "its channels can only go all at once")
+        belongs: dict[int, int] = {}
+        for k, gone in enumerate(channels):
+            for atom in gone:
+                if belongs.setdefault(atom, k) != k and self.removal.basics(atom) == [atom]:
+                    raise Unsupported("its channels overlap")
+        slots = []
+        for axis, classes, side in zip(self.seen.axes, self.classes, self.sides, strict=True):
+            at = [(i, belongs[c]) for i, c in enumerate(classes) if c in belongs]
+            if at:
+                index, of = zip(*at, strict=True)
+                slots.append(Slot(axis.tensor, axis.dim, side, index, of, axis.grouped))  # type: ignore[arg-type]
+        slots.sort(key=lambda slot: ((slot.tensor, slot.dim) != (root.tensor, root.dim), slot.side == "in"))
+        multiple = self._multiple(belongs, len(channels))
+        members = tuple(dict.fromkeys(owner_of(slot) for slot in slots))
+        unit = max(1, min(len(slot.index) for slot in slots) // len(channels))
+        mixed = not self.mixed.isdisjoint(belongs)
+        return Group(name, len(channels), multiple, members, tuple(slots), unit=unit, mixed=mixed)
+
+    def _multiple(self, belongs: dict[int, int], channels: int) -> int:
+        """What grouped convolutions and GroupNorms ask of the width. Raises Unsupported."""
+        found = 1
+        for label, parts in self.seen.blocks:
+            held = [belongs.get(c) for c in self.seen.atoms.find(label).tolist()]
+            if parts == 1 or all(k is None for k in held):
+                continue
+            each = len(held) // parts
+            counts = [
+                np.bincount([k for k in held[s : s + each] if k is not None], minlength=channels)
+                for s in range(0, len(held), each)
+            ]
+            if all((counts[0] == other).all() for other in counts):
+                continue  # each channel takes as much from every part: any of them may go
+            if held != list(range(channels)):
+                raise Unsupported("its channels are only a part of what a grouped convolution or GroupNorm takes")
+            found = math.lcm(found, parts)
+        if channels % found or channels == found:
+            raise Unsupported(
+                f"its {channels} channels must stay a multiple of {found} (grouped convolution or GroupNorm)"
+            )
+        return found
+
+    def _reasons(self, groups: Sequence[Group]) -> dict[str, str]:
+        """Layer -> why none of its own channels can go, for those in no group."""
+        told = {owner for group in groups for owner in group.owners()}
+        found: dict[str, str] = {}
+        for axis, classes, side in zip(self.seen.axes, self.classes, self.sides, strict=True):
+            owner = owner_of(Slot(axis.tensor, axis.dim, "out", (), ()))
+            parent = axis.tensor.rpartition(".")[0]
+            if side == "in" or owner in told or owner in found or not _has_width(self.module.get_submodule(parent)):
+                continue
+            if parametrize.is_parametrized(self.module.get_submodule(parent)):
+                found[owner] = COMPUTED
+                continue
+            if axis.dim > 1:  # the taps of a filter
+                continue
+            reasons = [self.frozen[b] for c in classes for b in [c, *self.removal.basics(c)] if b in self.frozen]
+            if reasons:
+                found[owner] = OUTPUT if OUTPUT in reasons else reasons[0]
+        for name, layer in self.module.named_modules():
+            if _has_width(layer) and name not in told and name not in found:
+                found[name] = _unused(layer)
+        return found
 
 
-def _slot(item: Any, names: dict[int, str]) -> Slot | None:
-    """One (dependency, indices) pair as plain data; None for operations without weights."""
-    node, index, root = item.dep.target, tuple(item.idxs), tuple(item.root_idxs)
-    layer = node.module
-    name = names.get(id(layer))
-    if name is None or (isinstance(layer, nn.PReLU) and layer.num_parameters == 1):
-        return None
-    if isinstance(layer, nn.Parameter):
-        dim = node.pruning_dim % layer.ndim
-        size, slot = layer.shape[dim], Slot(name, "both", index, root, dim)
-    elif isinstance(layer, _OPAQUE):
-        raise Unsupported(f"its channels reach {name!r}: {type(layer).__name__} is not supported")
-    elif not isinstance(layer, _ConvNd | nn.Linear | nn.Embedding) and not _has_channels(layer):
-        return None
-    else:
-        sided = isinstance(layer, _ConvNd | nn.Linear) and not is_depthwise(layer)
-        side: Side = ("in" if item.dep.handler.__name__ == "prune_in_channels" else "out") if sided else "both"
-        try:
-            axes(layer)
-        except Unsupported as error:
-            raise Unsupported(f"its channels are those of {name!r}: {error}") from error
-        size, slot = width(layer, side), Slot(name, side, index, root)
-    if any(not 0 <= i < size for i in index) or len(set(index)) < len(index) or any(r is None for r in root):
-        raise Unsupported(f"its channels could not be followed into {name!r}")
-    return slot
-
-
-def _has_channels(layer: nn.Module) -> bool:
-    """Whether ``layer`` holds anything per channel: activations, pooling and the like do not."""
-    return (
-        any(True for _ in layer.parameters(recurse=False))
-        or hasattr(layer, "num_features")
-        or isinstance(layer, nn.GroupNorm | nn.LayerNorm)
-    )
-
-
-def _multiple(module: nn.Module, slot: Slot) -> int:
-    """What the slot's layer asks of the group's width. Raises Unsupported if it concerns only a part of the layer."""
-    layer = member(module, slot.layer)
-    groups = 1
-    if isinstance(layer, _ConvNd) and not is_depthwise(layer):
-        groups = layer.groups
-    elif isinstance(layer, nn.GroupNorm):
-        groups = layer.num_groups
-    whole = tuple(root for _, root in sorted(zip(slot.index, slot.root, strict=True)))
-    if groups > 1 and whole != tuple(range(width(layer, slot.side))):
-        raise Unsupported(f"its channels are only a part of what the grouped layer {slot.layer!r} takes")
-    return groups
+def _unused(layer: nn.Module) -> str:
+    if isinstance(layer, _ConvNd | nn.Linear) and layer.weight.shape[int(getattr(layer, "transposed", 0))] == 1:
+        return "it has only one channel"
+    if is_depthwise(layer):
+        return "its channels are those of the layer before it"
+    return "it takes no part in computing the output"
 
 
 def _check_keep(module: nn.Module, keep: Iterable[str]) -> tuple[str, ...]:
@@ -250,11 +390,3 @@ def _check_keep(module: nn.Module, keep: Iterable[str]) -> tuple[str, ...]:
 
 def _within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(prefix + ".")
-
-
-@contextlib.contextmanager
-def _silence() -> Any:
-    """Torch-Pruning prints and warns; what matters of it is in our reasons."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield

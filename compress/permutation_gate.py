@@ -1,9 +1,10 @@
-"""The permutation gate: is a dependency group really one? Torch-Pruning is silently wrong about some of them.
+"""The gate: is a group of channels really one, and does cutting it do what is meant? Wrong ones export cleanly.
 
-The order of channels inside a network means nothing: permute a group consistently in every tensor that it claims to
-be in, and the output must not change. If a claim is wrong (``torch.split``, channel shuffle, an ``F.pad`` shortcut:
-23 % and more output error, and the file exports cleanly), it changes. Then the group is really cut, and the network
-must still run and give outputs of the same shape: a group that changes the output's shape is the output layer.
+Three tests, each of which a wrong index fails. The order of channels inside a network means nothing: permute a group
+consistently in every tensor that it claims to be in, and the output must not change. The group is really cut, and the
+network must still run and give outputs of the same shape: a group that changes the output's shape is the output
+layer. And what is cut must compute what the whole network does when these channels are neither made nor read; where
+something normalises over them (zeros would count), when they are copies of channels that stay, which nothing reads.
 
 The gate must be able to see. So it runs on a copy in float64, with norms (weight 1, bias 0 in a fresh network, which
 hides mix-ups) and constant weights made random; and it compares with a control: the same permutation of the root
@@ -13,9 +14,9 @@ ones by about as much as the control.
 One permutation could fit by coincidence (swapping neighbours everywhere respects many pairings), so a set is used
 that generates all of them: a cycle through all channels and a swap of two that are next to each other in it.
 
-Where full permutations fail, permutations within equal blocks are tried: heads of attention are right that way, and
-the group is then cut by the same number in each block. Blocks must be free of each other: they are also permuted in
-subsets that tell any two of them apart.
+Where full permutations fail, permutations within equal blocks are tried: the halves of a ``chunk`` are right that
+way, and the group is then cut by the same number in each block. Blocks must be free of each other: they are also
+permuted in subsets that tell any two of them apart.
 """
 
 from __future__ import annotations
@@ -25,18 +26,19 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from compress.cutting import Group, cut, permute
+from compress.attention import adapt
+from compress.cutting import Group, cut, duplicate, permute, zero
+from compress.tracing import OUTPUT, tensors
 from compress.widths import realise
 
 BLOCKS = 16
 """Finest division into blocks that is tried: beyond it a group is not worth cutting."""
-OUTPUT = "output layer"
+UNEQUAL = "removing channels is not the same as their not being there"
 _SEEDS = (0, 1, 2)
 
 
@@ -60,17 +62,6 @@ def forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         return tensors(module(*inputs))
 
 
-def tensors(outputs: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dicts, in order."""
-    if isinstance(outputs, Tensor):
-        return [outputs]
-    if isinstance(outputs, dict):
-        return [t for value in outputs.values() for t in tensors(value)]
-    if isinstance(outputs, list | tuple):
-        return [t for value in outputs for t in tensors(value)]
-    return []
-
-
 def said(error: Exception) -> str:
     """An exception in one short line."""
     text = " ".join(str(error).split())
@@ -90,7 +81,7 @@ class Gate:
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._copies: dict[int, tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]] = {}
-        self._source = (module, _few(module, inputs))
+        self._source = (module, few(module, inputs))
         self._exact = True
         """Whether the copies are in float64."""
 
@@ -121,16 +112,41 @@ class Gate:
             return "the network's outputs are not floating-point numbers: they cannot be compared closely"
         if not all(bool(r.isfinite().all()) for r in reference):
             return "the network's outputs are not finite: they cannot be compared"
-        for keep in (lambda g: realise(g.channels, 0.5, 1, g.multiple), lambda g: g.channels - g.multiple):
+        plans = [
+            [(g, _tail(g, realise(g.channels, 0.5, 1, g.multiple))) for g in groups],
+            [(g, _tail(g, g.channels - g.multiple)) for g in groups],
+        ]
+        if any(group.mixed for group in groups):
+            plans.append([(g, list(_twins(g)) if g.mixed else _tail(g, g.channels - g.multiple)) for g in groups])
+        for removed in plans:
+            comparable = removed is plans[-1] or not any(group.mixed for group in groups)
+            expected = self._without(network, removed) if comparable else None
             small = lightly_copied(network)
-            cut(small, [(group, _tail(group, keep(group))) for group in groups])
+            cut(small, removed)
             try:
                 outputs = forward(small, inputs)
             except Exception as error:
                 return f"the network does not run when it is cut ({said(error)})"
             if [o.shape for o in outputs] != [r.shape for r in reference]:
                 return OUTPUT
+            if expected is not None and not self._close(outputs, expected):
+                return f"{UNEQUAL} (a scale or a shape depends on their number)"
         return None
+
+    def _without(self, network: nn.Module, removed: list[tuple[Group, list[int]]]) -> list[Tensor]:
+        """Outputs of a network of the full width in which the channels make no difference."""
+        full = copy.deepcopy(network)
+        duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
+        zero(full, [(group, gone) for group, gone in removed if not group.mixed])
+        return forward(full, self._copies[_SEEDS[0]][1])
+
+    def _close(self, outputs: list[Tensor], expected: list[Tensor]) -> bool:
+        limit = 1e-9 if self._exact else 1e-3
+        return all(
+            bool((new - old).abs().max() <= limit * old.abs().max().clamp_min(1e-30))
+            for new, old in zip(outputs, expected, strict=True)
+            if old.is_floating_point() and old.numel()
+        )
 
     def _ordered(self, groups: Sequence[Group]) -> str | None:
         """Permute: whether the order of the channels changes the output."""
@@ -218,6 +234,7 @@ def _prepared(
     module: nn.Module, inputs: tuple[Tensor, ...], seed: int, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]:
     network = copy.deepcopy(module).to(device, dtype).eval()
+    adapt(network)
     # As they are, weights and inputs may leave a layer without influence (behind a dead ReLU): then others are tried.
     afresh = seed != _SEEDS[0]
     randomise(network, seed, everything=afresh)
@@ -235,7 +252,7 @@ def _prepared(
     return network, tuple(moved), reference
 
 
-def _few(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def few(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The first two samples, where the network takes them: more see no more."""
     few = tuple(t[:2] if t.ndim else t for t in inputs)
     try:
@@ -267,6 +284,13 @@ def permutations(group: Group, seed: int) -> list[list[int]]:
         order([cycle[:2] for cycle in cycles]),
         *(order([cycle for k, cycle in enumerate(cycles) if k >> bit & 1]) for bit in bits),
     ]
+
+
+def _twins(group: Group) -> dict[int, int]:
+    """{channel to remove: channel that it may be a copy of}: equally many copies of each one left, in every block."""
+    size = group.channels // group.multiple
+    left = max((n for n in range(1, size) if size % n == 0), default=1)
+    return {block[k]: block[k % left] for block in group.blocks() for k in range(left, size)}
 
 
 def _divisions(group: Group) -> list[int]:

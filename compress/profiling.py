@@ -17,7 +17,7 @@ from compress.pruning import Groups
 from compress.serialization import file_hash
 from targets.target import Capabilities
 
-VERSION = 2
+VERSION = 3
 _SAMPLES = 512
 _RATIO = 0.5
 

@@ -3,11 +3,7 @@
 ``prune`` plans a width for every group (``widths.py``), ranks its channels, cuts all groups at once in a copy
 (``cutting.py``), and checks what came out: narrower as planned, fewer parameters, finite outputs of the same shape.
 
-A channel's importance is the norm of the weights that produce it: for each layer whose output it is (convolution,
-linear layer, depthwise filter, embedding), the L2 norm (``l1``: the L1 norm) of its slice of the weight tensor,
-divided by the layer's mean so that no layer outvotes another, summed over the layers of the group. Biases, norms and
-the layers that read the channel do not count. Li et al., "Pruning Filters for Efficient ConvNets", 2017; the sum over
-coupled layers as in Fang et al., "DepGraph", 2023.
+How channels are ranked stands in ``ranking.py``.
 """
 
 from __future__ import annotations
@@ -16,26 +12,23 @@ import copy
 import difflib
 import math
 import warnings
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.cutting import Group, Groups, axes, cut, member, width
+from compress.cutting import Group, Groups, Unsupported, cut, positions, size
 from compress.grouping import as_inputs, find_groups
 from compress.permutation_gate import evaluating, forward, said
+from compress.ranking import ALLOCATIONS, IMPORTANCES, Allocation, Importance, global_ratios, scores
 from compress.widths import check_ratio, check_step, realise
 from targets.errors import PruneError, SpaceError
 
 __all__ = ["Group", "Groups", "Importance", "Pruned", "count", "find_groups", "group_named", "prune"]
-
-Importance = Literal["l2", "l1", "random"]
-"""How channels are ranked. ``random``: seeded by the group's name, so that it can be repeated."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +58,7 @@ def prune(
     widths: Mapping[str, int] | None = None,
     removed: Mapping[str, Sequence[int]] | None = None,
     importance: Importance = "l2",
+    allocation: Allocation = "uniform",
     groups: Groups | None = None,
 ) -> Pruned:
     """Remove channels of ``module``; it is untouched, and its modes, device, dtype and ``requires_grad`` are kept.
@@ -74,21 +68,27 @@ def prune(
     staying whole; a group goes by the name of any layer whose width it is. ``step``: round widths to multiples of it.
     ``keep``: layers, or modules with all their layers, whose widths stay.
     ``widths``: instead of ``ratio``, {layer: channels to leave}. ``removed``: instead of both, {layer: channels to
-    remove}, as in ``Pruned.removed``. ``groups``: what ``find_groups`` found for this module, to save finding it again.
+    remove}, as in ``Pruned.removed``. ``importance``: how channels are ranked, see ``ranking.py``; or {group: score of
+    each channel}. ``allocation``: "global" takes ``ratio`` of all channels, the least important wherever they are.
+    ``groups``: what ``find_groups`` found for this module, to save finding it again.
 
     Raises SpaceError for a ratio, width, step or name that does not fit, PruneError if the result is not as planned,
     TaskError if the module cannot be run on ``example_inputs`` or copied.
     """
     inputs = as_inputs(example_inputs)
     check_step(step)
-    if importance not in ("l2", "l1", "random"):
-        raise SpaceError(f"importance {importance!r} is not known: use 'l2', 'l1' or 'random'")
+    if isinstance(importance, str) and importance not in IMPORTANCES:
+        raise SpaceError(f"importance {importance!r} is not known: use {', '.join(map(repr, IMPORTANCES))}")
+    if allocation not in ALLOCATIONS:
+        raise SpaceError(f"allocation {allocation!r} is not known: use {' or '.join(map(repr, ALLOCATIONS))}")
     if widths is not None and removed is not None:
         raise SpaceError("widths and removed are both given: give one of them")
     if not isinstance(ratio, Mapping):
         check_ratio(ratio)
     groups = find_groups(module, inputs, keep=keep) if groups is None else _without(groups, keep)
     _check_groups(module, groups)
+    if allocation == "global" and not isinstance(ratio, Mapping) and widths is None and removed is None:
+        ratio = global_ratios(module, groups, ratio, importance)
     if removed is not None:
         plan = _plan_removed(groups, removed)
     elif widths is not None:
@@ -135,9 +135,15 @@ def count(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tup
 
 
 def group_named(groups: Groups, name: str) -> Group:
-    """The prunable group whose width is layer ``name``'s; raises SpaceError with why not, or with close names."""
+    """The prunable group of that name, or the first whose width is layer ``name``'s.
+
+    Raises SpaceError with why that layer cannot be pruned, or with close names.
+    """
     for group in groups.prunable:
-        if name == group.name or name in group.owners():
+        if name == group.name:
+            return group
+    for group in groups.prunable:
+        if name in group.owners():
             return group
     for kept, why in groups.kept:
         if name == kept:
@@ -181,7 +187,7 @@ def _plan_ratios(
     else:
         ratios = {group.name: check_ratio(ratio) for group in groups.prunable}
     leave = {
-        group.name: realise(group.channels, ratios.get(group.name, 0.0), step, group.multiple)
+        group.name: realise(group.channels, ratios.get(group.name, 0.0), group.step(step), group.multiple)
         for group in groups.prunable
     }
     return [(group, _least(module, group, leave[group.name], importance)) for group in groups.prunable]
@@ -231,32 +237,9 @@ def _least(module: nn.Module, group: Group, leave: int, importance: Importance) 
     """The least important channels, equally many of each block, so that ``leave`` are left; ascending."""
     if leave == group.channels:
         return ()
-    scores = _scores(module, group, importance)
+    ranks = scores(module, group, importance)
     each = (group.channels - leave) // group.multiple
-    return tuple(sorted(c for block in group.blocks() for c in sorted(block, key=lambda c: (scores[c], c))[:each]))
-
-
-def _scores(module: nn.Module, group: Group, importance: Importance) -> list[float]:
-    """Importance of each channel of the group (see the module's docstring)."""
-    if importance == "random":
-        generator = torch.Generator().manual_seed(zlib.crc32(group.name.encode()))
-        return torch.rand(group.channels, generator=generator).tolist()
-    power = 1 if importance == "l1" else 2
-    total = torch.zeros(group.channels, dtype=torch.float64)
-    for slot in group.slots:
-        layer = member(module, slot.layer)
-        if slot.side == "in" or not isinstance(layer, nn.Module):
-            continue
-        for name, side, dim in axes(layer):
-            weight = getattr(layer, name).detach()
-            if side != slot.side or weight.ndim < 2:
-                continue
-            sizes = weight.movedim(dim, 0).flatten(1).double().abs().pow(power).sum(1).cpu()
-            norms = torch.zeros(group.channels, dtype=torch.float64)
-            norms.index_add_(0, torch.tensor(slot.root), sizes[list(slot.index)])
-            norms = norms.pow(1 / power)
-            total += norms / norms.mean().clamp_min(1e-30)
-    return [float(x) for x in total]
+    return tuple(sorted(c for block in group.blocks() for c in sorted(block, key=lambda c: (ranks[c], c))[:each]))
 
 
 def _cut_and_checked(module: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) -> nn.Module:
@@ -270,10 +253,9 @@ def _cut_and_checked(module: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) 
         ) from error
     if not plan:
         return smaller
-    for group, gone in plan:
-        owner = member(smaller, group.name)
-        if width(owner, group.slots[0].side) != group.channels - len(gone):
-            raise PruneError(f"{group.name!r} has not the planned {group.channels - len(gone)} channels after pruning")
+    for place, gone in positions(plan).items():
+        if size(smaller, place) != size(module, place) - len(gone):
+            raise PruneError(f"{place[0]!r} has not lost the planned {len(gone)} channels after pruning")
     before, after = (sum(p.numel() for p in m.parameters()) for m in (module, smaller))
     if after >= before:
         raise PruneError(f"the pruned network has {after} parameters, not fewer than the {before} it had")
@@ -308,8 +290,8 @@ def _check_groups(module: nn.Module, groups: Groups) -> None:
     for group in groups.prunable:
         for slot in group.slots:
             try:
-                fits = max(slot.index) < width(member(module, slot.layer), slot.side, slot.dim)
-            except Exception:
+                fits = max(slot.index) < size(module, (slot.tensor, slot.dim, slot.grouped))
+            except (Unsupported, AttributeError, IndexError):
                 fits = False
             if not fits:
                 raise SpaceError(
@@ -330,4 +312,5 @@ def _unchanged(
     asked = ratio if not isinstance(ratio, Mapping) else next((ratio[n] for n in group.owners() if n in ratio), 0.0)
     if asked == 0:
         return "pruning ratio 0"
-    return f"a ratio of {asked:g} in steps of {math.lcm(step, group.multiple)} leaves all {group.channels} channels"
+    unit = math.lcm(group.step(step), group.multiple)
+    return f"a ratio of {asked:g} in steps of {unit} leaves all {group.channels} channels"

@@ -26,7 +26,7 @@ from compress.serialization import file_hash, stable_hash, to_json
 from compress.variants import Source, make_candidates, make_files
 from targets.errors import ParityError, StageError, TrainingError
 
-PRUNE_VERSION = 1
+PRUNE_VERSION = 2
 _MOST_RATIO = 0.95
 
 
@@ -64,7 +64,7 @@ def realised_widths(context: Context, settings: PruneSettings) -> dict[str, int]
     for group in context.profile.groups.prunable:
         shift = settings.skew * context.profile.robustness.get(group.name, 0.0) + settings.deltas.get(group.name, 0.0)
         ratio = min(_MOST_RATIO, max(0.0, settings.ratio + shift))
-        width = widths.realise(group.channels, ratio, context.step, group.multiple)
+        width = widths.realise(group.channels, ratio, group.step(context.step), group.multiple)
         if width < group.channels:
             left[group.name] = width
     return left

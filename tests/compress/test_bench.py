@@ -324,7 +324,7 @@ def test_shape_and_data_reach_the_runtime(bench: Bench, tmp_path: Path) -> None:
 # -- on a board
 
 
-ABSENT = ("torch", "onnx", "optuna", "scipy", "sklearn", "jinja2", "plotly", "cattrs", "greenlet", "torch_pruning")
+ABSENT = ("torch", "onnx", "optuna", "scipy", "sklearn", "jinja2", "plotly", "cattrs", "greenlet")
 BLOCK = f"""
 import sys
 class Absent:

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from compress.permutation_gate import randomise
+
+
+def beside(name: str) -> Any:
+    """A Python file beside this one, as a module."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+images, sequences = beside("zoo_images"), beside("zoo_sequences")
 
 
 def block(a: int, b: int, k: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -310,4 +327,51 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]]
     "two-outputs": (TwoOutputs, IMAGE),
     "tied": (Tied, WORDS),
     "weight-norm": (WeightNormed, lambda: image(6)),
+    "mobilenet-v3": (images.mobilenet_v3, IMAGE),
+    "efficientnet": (images.efficientnet, IMAGE),
+    "shufflenet": (images.shufflenet, IMAGE),
+    "resnext-blocks": (images.resnext_blocks, IMAGE),
+    "inception": (images.Inception, IMAGE),
+    "unet-bilinear": (images.UNetBilinear, IMAGE),
+    "conv-autoencoder": (images.ConvAutoencoder, IMAGE),
+    "cnn-1d": (images.cnn_1d, lambda: image(2, 30)),
+    "tcn": (images.TCN, lambda: image(2, 12)),
+    "layernorm": (images.LayerNormed, lambda: image(6, 12)),
+    "convnext": (images.convnext, IMAGE),
+    "pixel-shuffle": (images.SuperResolution, IMAGE),
+    "uneven-split": (images.UnevenSplit, IMAGE),
+    "known-split": (images.KnownSplit, IMAGE),
+    "hard-view": (images.HardView, IMAGE),
+    "shared-conv": (images.SharedConv, IMAGE),
+    "lstm-last": (sequences.LastStep, lambda: image(5, 6)),
+    "gru-mean": (sequences.GruMean, lambda: image(5, 6)),
+    "bi-lstm": (sequences.BiLstm, lambda: image(5, 6)),
+    "bi-gru-stacked": (sequences.BiStacked, lambda: image(4, 6)),
+    "conv-gru": (sequences.KeywordSpotter, lambda: image(7, 10)),
+    "vit-separate": (lambda: sequences.VisionTransformer("separate"), IMAGE),
+    "vit-chunk": (lambda: sequences.VisionTransformer("chunk"), IMAGE),
+    "vit-index": (lambda: sequences.VisionTransformer("index"), IMAGE),
+    "vit-unbind": (lambda: sequences.VisionTransformer("unbind"), IMAGE),
+    "vit-fused": (lambda: sequences.VisionTransformer("fused"), IMAGE),
+    "multihead": (sequences.TorchAttention, lambda: image(5, 6)),
+    "cross-attention": (sequences.CrossAttention, lambda: (*image(3, 6), *image(5, 5))),
+    "transformer": (lambda: sequences.TorchEncoder(norm_first=False), WORDS),
+    "transformer-norm-first": (lambda: sequences.TorchEncoder(norm_first=True), WORDS),
+    "bert": (
+        sequences.Bert,
+        lambda: (*WORDS(), torch.randint(0, 2, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])),
+    ),
 }
+
+
+def made(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """A network of the zoo with lively norms, and inputs for it; the same each time."""
+    torch.manual_seed(0)
+    make, inputs = ZOO[name]
+    module = make()
+    randomise(module, 0)
+    return module.train(), inputs()
+
+
+FIRST = list(ZOO)[: list(ZOO).index("weight-norm") + 1]
+"""Those written here, one for each thing that can go wrong."""

@@ -1,0 +1,55 @@
+"""Writes docs/prunable.md: what of each kind of network can be pruned, and what is left alone and why."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+PATH = Path(__file__).parents[2] / "docs" / "prunable.md"
+HEAD = """# What can be pruned
+
+Each row is a small network of `tests/compress/zoo*.py`. For each, the tests show that the pruned network computes
+what the original does without the removed channels. *MACs left*: share of the multiply-accumulates that remain when
+every group that can be loses 0.6 of its channels. A name with `:heads` means whole heads of attention, with `:width`
+their width. Written by `python tests/compress/zoo_table.py`.
+
+| network | prunable: layer (channels) | MACs left | left alone: why |
+|---|---|---|---|
+"""
+
+
+def table(zoo: Any, found: dict[str, Any]) -> str:
+    """The document; ``found``: groups by the name of the network."""
+    rows = [_row(name, zoo.made(name), groups) for name, groups in found.items()]
+    return HEAD + "\n".join(rows) + "\n"
+
+
+def _row(name: str, made: tuple[Any, Any], groups: Any) -> str:
+    from compress.pruning import count, prune
+
+    module, inputs = made
+    left = prune(module, inputs, 0.6, groups=groups).macs / count(module, inputs)[0]
+    prunable = ", ".join(f"`{g.name}` ({g.channels})" for g in groups.prunable)
+    why: dict[str, list[str]] = {}
+    for layer, reason in groups.kept:
+        why.setdefault(reason.partition(" (")[0], []).append(f"`{layer}`")
+    kept = "; ".join(f"{', '.join(layers)}: {reason}" for reason, layers in why.items())
+    return f"| {name} | {prunable} | {left:.2f} | {kept} |"
+
+
+def main() -> None:
+    """Find all groups anew and write the document."""
+    from compress.pruning import find_groups
+
+    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
+    if spec is None or spec.loader is None:
+        sys.exit("zoo.py is not beside this script")
+    zoo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(zoo)
+    PATH.write_text(table(zoo, {name: find_groups(*zoo.made(name)) for name in zoo.ZOO}))
+
+
+if __name__ == "__main__":
+    main()
