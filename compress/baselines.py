@@ -8,7 +8,6 @@ continued run need not call (train) it again. Both load with ``weights_only=True
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import hashlib
 import inspect
@@ -25,6 +24,7 @@ from torch import nn
 from compress.loading import guarded
 from compress.tasks import Task
 from compress.training_modes import threads
+from compress.unwrapping import in_half, unwrap
 from targets.errors import RunError, TaskError
 
 
@@ -33,28 +33,40 @@ def make_module(task: Task, *, trained: bool = True) -> nn.Module:
 
     ``trained=False`` asks a function that has a parameter ``trained`` for the bare network (dry runs).
     """
-    module: Any
+    made: Any
     if isinstance(task.model, nn.Module):
-        given = task.model
-        module = guarded(f"copying the model of task {task.name!r}", lambda: copy.deepcopy(given))
+        made = task.model
     elif callable(task.model):
         function: Callable[..., Any] = task.model
         knows = "trained" in inspect.signature(function).parameters
         with threads(_half_the_cores()), _seeded():
-            module = guarded(
+            made = guarded(
                 f"the model function of task {task.name!r}", lambda: function(trained=trained) if knows else function()
             )
-        if not isinstance(module, nn.Module):
+        if not isinstance(made, nn.Module):
             raise TaskError(
-                f"the model function of task {task.name!r} returned {type(module).__name__}, not an nn.Module"
+                f"the model function of task {task.name!r} returned {type(made).__name__}, not an nn.Module"
             )
     else:
         raise TaskError(
             f"task {task.name!r}: model is {type(task.model).__name__}; give an nn.Module, a function or an .onnx path"
         )
-    network: nn.Module = module.to("cpu").eval()
+    whole = made
+    check_shapes(whole, task.name)
+    network: nn.Module = guarded(f"copying the model of task {task.name!r}", lambda: unwrap(whole, task.name)).eval()
     check_module(network, task.name)
+    if in_half(made):
+        print("the model is in half precision: it is worked with, and compared with, in float32", file=sys.stderr)
     return network
+
+
+def check_shapes(module: nn.Module, name: str) -> None:
+    """Raise TaskError for weights that are not made yet."""
+    for key, tensor in module.state_dict().items():
+        if nn.parameter.is_lazy(tensor):
+            raise TaskError(
+                f"task {name!r}: weight {key!r} has no shape yet; call the model once on an example before giving it"
+            )
 
 
 def check_module(module: nn.Module, name: str) -> None:
@@ -62,17 +74,9 @@ def check_module(module: nn.Module, name: str) -> None:
     if not any(True for _ in module.parameters()):
         raise TaskError(f"task {name!r}: the model has no parameters")
     for key, tensor in module.state_dict().items():
-        if nn.parameter.is_lazy(tensor):
-            raise TaskError(
-                f"task {name!r}: weight {key!r} has no shape yet; call the model once on an example before giving it"
-            )
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise TaskError(
                 f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it"
-            )
-        if tensor.dtype in (torch.float16, torch.bfloat16):
-            raise TaskError(
-                f"task {name!r}: weight {key!r} is {tensor.dtype}; give the model in float32 (module.float())"
             )
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compress.loading import guarded
+from compress.unwrapping import full_precision
 from targets.errors import TaskError
 
 MOST_BYTES = 2 * 10**9
@@ -165,7 +166,7 @@ def _item(dataset: Any, index: int, name: str) -> tuple[tuple[Tensor, ...], Any]
     inputs, label = example
     inputs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     try:
-        return tuple(torch.as_tensor(x) for x in inputs), label
+        return tuple(full_precision(torch.as_tensor(x)) for x in inputs), label
     except (TypeError, ValueError, RuntimeError) as error:
         kinds = ", ".join(type(x).__name__ for x in inputs)
         raise TaskError(f"{name}[{index}]: the input ({kinds}) is no tensor: {_line(error)}") from None
@@ -184,7 +185,7 @@ def _collate(items: list[tuple[tuple[Tensor, ...], Any]], name: str) -> tuple[tu
 
 
 def _split(inputs: tuple[Tensor, ...], labels: Tensor, name: str) -> Split:
-    inputs = tuple(x.detach().cpu().contiguous() for x in inputs)
+    inputs = tuple(full_precision(x.detach().cpu()).contiguous() for x in inputs)
     labels = labels.detach().cpu()
     for what, tensors in (("inputs", inputs), ("labels", (labels,))):
         if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors):

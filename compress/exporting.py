@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.results import Parity
+from compress.unwrapping import plain_copy
 from targets.errors import ExportError, ParityError, RequestError, TargetError
 from targets.target import Capabilities
 
@@ -90,7 +91,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None =
     names = getattr(module, "meta", {})
     with _quiet():
         try:
-            network = copy.deepcopy(module).to("cpu").eval()
+            network = plain_copy(module).to("cpu").eval()
             program = torch.onnx.export(
                 network,
                 _with_batch(inputs, 2),
@@ -184,8 +185,14 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
     worst, scale, same, count = 0.0, 1.0, 0, 0
     for size in (1, max(3, len(inputs[0]))):
         batch = _with_batch(inputs, size)
-        with evaluating(module), torch.no_grad():
-            expected = [x.cpu().numpy() for x in outputs_of(module(*(x.to(device) for x in batch)))]
+        try:
+            with evaluating(module), torch.no_grad():
+                expected = [x.cpu().numpy() for x in outputs_of(module(*(x.to(device) for x in batch)))]
+        except Exception as error:
+            raise ExportError(
+                f"{type(module).__name__} cannot be exported to ONNX: it does not run on a batch of {size} "
+                f"({_cause(error)}); let it take any batch"
+            ) from None
         try:
             found = session.run(None, {name: x.cpu().numpy() for name, x in zip(names, batch, strict=True)})
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import onnx
 
 from targets.errors import ModelError
 
+MOST_BYTES = 2 * 10**9
+"""Weights beyond this do not fit into one file."""
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _INDICES = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
 _SMALL = 64
@@ -31,12 +34,56 @@ def parse(path: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise ModelError(f"{str(path)!r} does not exist")
     try:
-        model = onnx.load(path)
+        model = onnx.load(path, load_external_data=False)
     except Exception as error:
         raise _unreadable(path, error) from None
     if not model.graph.node:
         raise _unreadable(path, "it holds no operators")
+    _check_size(model, path)
+    _check_external(model, path)
+    try:
+        onnx.load_external_data_for_model(model, str(path.resolve().parent))
+    except Exception as error:
+        raise _unreadable(path, error) from None
     return model
+
+
+def _check_size(model: onnx.ModelProto, path: Path) -> None:
+    """Before any weight is read: one file holds up to 2 GB."""
+    size = sum(_bytes(tensor) for tensor in model.graph.initializer)
+    if size > MOST_BYTES:
+        raise ModelError(
+            f"{str(path)!r}: its weights take {size / 1e9:.1f} GB; files of up to {MOST_BYTES / 1e9:.0f} GB can be "
+            "worked with: give a smaller network"
+        )
+
+
+def _bytes(tensor: onnx.TensorProto) -> int:
+    try:
+        each = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    except KeyError:
+        each = 1
+    return int(math.prod(tensor.dims)) * each
+
+
+def _check_external(model: onnx.ModelProto, path: Path) -> None:
+    """External data lies beside the model or below; no link leads out."""
+    folder = path.resolve().parent
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
+        file = (folder / location).resolve()
+        if not file.is_relative_to(folder) or file == folder:
+            raise ModelError(
+                f"{str(path)!r}: the data of weight {tensor.name!r} is said to be in {location!r}, outside the model's "
+                "folder; put the file beside the model and save it again"
+            )
+        if not file.is_file():
+            raise ModelError(
+                f"{str(path)!r}: the file {location!r} with the data of weight {tensor.name!r} is not beside it; "
+                "copy it there as well"
+            )
 
 
 def _unreadable(path: Path, reason: object) -> ModelError:

@@ -50,9 +50,10 @@ def recipes() -> list[dict[str, str]]:
 def load_task(spec: str, data: str | None = None) -> LoadedTask:
     """The task that ``spec`` names; raises TaskError in one line."""
     if spec.endswith(".onnx"):
-        from compress.onnx_tasks import onnx_task
+        from compress.onnx_tasks import onnx_space, onnx_task, read_arrays
 
-        return LoadedTask(onnx_task(Path(spec), Path(data) if data else None))
+        task = onnx_task(Path(spec), Path(data) if data else None)
+        return LoadedTask(task, onnx_space(task, labelled=bool(data) and "labels" in read_arrays(Path(str(data)))))
     return _from_module(_module(spec), spec, data)
 
 

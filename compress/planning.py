@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.durations import format_duration
-from targets.errors import CompressError
+from targets.errors import CompressError, ExportError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,9 @@ def plan(spec: str, data: str | None, **options: Any) -> dict[str, Any]:
             "schema": 1, "task": task.name, "constraints": constraints, "warnings": list(splits.warnings),
             "targets": _targets(places, space),
         }  # fmt: skip
-        return found | (_of_module(task, splits, space, folder) if task.onnx_path is None else _of_file(space))
+        if task.onnx_path is not None:
+            return found | _of_file(task, splits, space, task.onnx_path)
+        return found | _of_module(task, splits, space, folder)
     finally:
         for place in places:
             place.close()
@@ -90,19 +92,37 @@ def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
     }
 
 
-def _of_file(space: SearchSpace) -> dict[str, Any]:
-    return {
-        "prunable": [],
-        "kept": [["(whole model)", "an .onnx file is quantized, not pruned, in this version"]],
-        "dimensions": {name: str(domain) for name, domain in space.dimensions(()).items()},
-        "trial_seconds": None,
-    }
+def _of_file(task: Task, splits: Splits, space: SearchSpace, file: Path) -> dict[str, Any]:
+    """A file that cannot be imported is quantized only, and the reason given."""
+    import onnx
+
+    from compress import file_baselines
+    from compress.importing import NotImportable
+
+    source = file_baselines.file_source(file, splits)
+    warnings = [*splits.warnings, *(f"{file.name}: {note}" for note in source.notes)]
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "model.onnx"
+        onnx.save(source.model, path)
+        try:
+            module = file_baselines.imported(task, splits, path)
+            return _of_network(module, task, splits, space) | {"warnings": warnings}
+        except (NotImportable, ExportError) as error:
+            warnings.append(file_baselines.not_pruned(file, error))
+            return {
+                "warnings": warnings, "prunable": [], "kept": [["(whole model)", f"quantized, not pruned: {error}"]],
+                "dimensions": {name: str(domain) for name, domain in space.dimensions(()).items()},
+                "trial_seconds": None,
+            }  # fmt: skip
 
 
 def _of_module(task: Task, splits: Splits, space: SearchSpace, folder: Path) -> dict[str, Any]:
+    return _of_network(_module(task, folder), task, splits, space)
+
+
+def _of_network(module: nn.Module, task: Task, splits: Splits, space: SearchSpace) -> dict[str, Any]:
     from compress import pruning
 
-    module = _module(task, folder)
     example = splits.val.first(4)
     groups = pruning.find_groups(module, example)
     macs, parameters = pruning.count(module, example)

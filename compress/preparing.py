@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from compress import (
     baselines,
     data,
     exporting,
+    file_baselines,
     finetuning,
     graphs,
+    importing,
     latencies,
     metrics,
     precisions,
@@ -28,18 +31,18 @@ from compress import (
 from compress.caching import Cache
 from compress.configs import FinetuneSettings
 from compress.contexts import Context, Say, Training
+from compress.file_baselines import EXAMPLES
 from compress.quantizing import has_matmul, layers
 from compress.results import Candidate, Drop, Measured, Parity
 from compress.runs import Run, same_task
 from compress.serialization import file_hash, from_json, stable_hash, to_json
 from compress.tasks import Task, TaskIdentity
 from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device
-from targets.errors import RunError, TaskError
+from targets.errors import ExportError, RunError, TaskError
 from targets.probing import probed
 from targets.target import Capabilities, Target
 
 _CALIBRATION = 256
-_EXAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,7 @@ class _Setting:
 
     @property
     def example(self) -> tuple[torch.Tensor, ...]:
-        return self.splits.val.first(_EXAMPLES)
+        return self.splits.val.first(EXAMPLES)
 
 
 def read_splits(task: Task) -> Splits:
@@ -97,9 +100,12 @@ def read_splits(task: Task) -> Splits:
                 f"slices[{name!r}] has {len(labels)} labels, test has {len(test)} examples; one for each is needed"
             )
     splits = Splits(train, val, test, ())
-    if metrics.get(task.metric).loss == "cross_entropy" and task.loss is None and val.labels.dim() == 1:
+    metric, one_each = metrics.get(task.metric), val.labels.dim() == 1
+    if metric.loss == "cross_entropy" and metric.name != "agreement" and task.loss is None and one_each:
         data.check_classes(splits.in_memory)
     warnings = [_overlap(a, b, n) for (a, b), n in data.overlaps(splits.in_memory).items()]
+    if metric.name == "agreement" and one_each and len(val.labels.unique()) == 1:
+        warnings.append("the original decides on one class for all of val: that others agree says little")
     if test is None:
         warnings.append("there is no test split: nothing was held out, and no pick can be confirmed")
     return replace(splits, warnings=tuple(warnings))
@@ -149,8 +155,7 @@ def prepare(
     check_identity(run.request.task, new, run.folder)
     run.with_request(task=new)
     names = [node.name for node in exporting.open_session(path).get_inputs()]
-    if len(names) != len(splits.val.inputs):
-        raise TaskError(f"val gives {len(splits.val.inputs)} inputs, the model takes {len(names)} ({', '.join(names)})")
+    file_baselines.check_inputs(names, splits)
     scorer = scoring.Scorer(cache, run, describe, names)
     baseline = _baseline_candidate(setting, names, module, scorer)
     training = None
@@ -192,30 +197,63 @@ def _overlap(a: str, b: str, n: int) -> str:
 
 
 def _baseline_model(setting: _Setting) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
-    """The module and its raw exported graph (None for an ONNX file), with ``baseline/model.onnx`` in place."""
+    """The module and its raw exported graph (None for a file that cannot be imported); ``baseline/model.onnx``."""
     task, path = setting.task, setting.path
     if task.onnx_path is not None:
-        model = graphs.load_model(task.onnx_path)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            _save(exporting.suit(model, setting.limits), path)  # external data is taken in
-        _remember_architecture(setting)
-        return None, None
+        return _of_file(setting, task.onnx_path)
     module = _module(setting)
-
-    def compute(folder: Path) -> dict[str, Any]:
-        onnx.save(exporting.trace(module, setting.example, setting.limits), folder / "template.onnx")
-        return {}
-
-    inputs = {"baseline": baselines.state_hash(module), "limits": to_json(setting.limits)}
-    artifact = setting.cache.stage("export", exporting.VERSION, inputs, compute)
-    template = onnx.load(artifact.folder / "template.onnx")
+    template = _template(setting, module)
     if not path.exists():
         temporary = path.with_name(".model.onnx")
         onnx.save(exporting.bind(template, module.state_dict(), setting.limits), temporary)
         exporting.check_parity(temporary, module, setting.example)
         temporary.replace(path)
     return module, template
+
+
+def _template(setting: _Setting, module: torch.nn.Module, graph: str = "") -> onnx.ModelProto:
+    """The raw graph; ``graph`` tells two apart whose weights are the same."""
+
+    def compute(folder: Path) -> dict[str, Any]:
+        onnx.save(exporting.trace(module, setting.example, setting.limits), folder / "template.onnx")
+        return {}
+
+    inputs = {"baseline": baselines.state_hash(module), "limits": to_json(setting.limits)}
+    artifact = setting.cache.stage(
+        "export", exporting.VERSION, {**inputs, "graph": graph} if graph else inputs, compute
+    )
+    return onnx.load(artifact.folder / "template.onnx")
+
+
+def _of_file(setting: _Setting, file: Path) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
+    """An ``.onnx`` file is the baseline as it is; what is pruned is what it says in torch, if that can be had."""
+    path = setting.path
+    source = file_baselines.file_source(file, setting.splits)
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save(exporting.suit(source.model, setting.limits), path)  # external data is taken in
+    _remember_architecture(setting)
+    for note in source.notes:
+        _warn(setting.run, f"{file.name}: {note}")
+    try:
+        with setting.cache.timed("import"):
+            module = file_baselines.imported(setting.task, setting.splits, path)
+        template = _template(setting, module, graphs.structure_hash(path))
+        with tempfile.TemporaryDirectory() as folder:
+            again = Path(folder) / "model.onnx"
+            onnx.save(exporting.bind(template, module.state_dict(), setting.limits), again)
+            exporting.check_parity(again, module, setting.example)
+    except (importing.NotImportable, ExportError) as error:
+        _warn(setting.run, file_baselines.not_pruned(file, error))
+        return None, None
+    return module, template
+
+
+def _warn(run: Run, text: str) -> None:
+    """Beside the warnings about the data."""
+    known = list(run.state.facts.get("warnings", []))
+    if text not in known:
+        run.record.append("fact", name="warnings", value=[*known, text])
 
 
 def _module(setting: _Setting) -> torch.nn.Module:
@@ -311,8 +349,8 @@ def _baseline_on(setting: _Setting, names: list[str], target: Target, scorer: sc
     scored = scorer.outputs(target, setting.path, splits.val, "val")
     found = scored.outputs
     shape = found[0].shape if isinstance(found, tuple) else found.shape
-    own_outputs = metric.name == "agreement" and splits.val.labels.dim() > 1  # labels are what the original says
-    if metric.loss == "cross_entropy" and len(shape) == 2 and not own_outputs:
+    # Of agreement, the labels are what the original says.
+    if metric.loss == "cross_entropy" and len(shape) == 2 and metric.name != "agreement":
         data.check_classes(splits.in_memory, shape[1])
     quality = metrics.score(metric, found, splits.val.labels.numpy(), setting.run.request.seed)
     sample = {name: array[:1] for name, array in splits.val.arrays(names).items()}

@@ -163,7 +163,7 @@ def _request(wanted: _Wanted, before: Request | None, places: list[Target], comm
     constraints = tuple(wanted.constraints) if wanted.constraints else old.constraints
     parsed = [quantities.parse_constraint(text) for text in constraints]
     names = tuple(place.name for place in places) or old.targets
-    versions = environment.describe(("paretopress", "torch", "onnx", "onnxruntime", "optuna", "torch-pruning", "numpy"))
+    versions = environment.describe(("paretopress", "torch", "onnx", "onnxruntime", "optuna", "numpy"))
     metric = metrics.get(wanted.task.metric)
     return replace(
         old,

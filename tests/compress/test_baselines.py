@@ -196,8 +196,6 @@ def _statistic() -> nn.Module:
         (_with(float("nan")), r"weight 'body.3.weight' holds NaN"),
         (_with(float("inf")), "NaN or infinite"),
         (_statistic(), "running_var"),
-        (Net().half(), r"is torch.float16; give the model in float32"),
-        (Net().bfloat16(), r"is torch.bfloat16"),
         (nn.Sequential(nn.LazyLinear(3)), r"weight '0.weight' has no shape yet"),
         (nn.Sequential(nn.ReLU()), "no parameters"),
         (lambda: 5, "returned int, not an nn.Module"),

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from compress.loading import load_task
-from compress.onnx_tasks import onnx_task
+from compress.onnx_tasks import onnx_space, onnx_task
+from compress.tasks import Task
 from targets.errors import ModelError, TaskError
 
 ROWS = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)
@@ -63,13 +65,29 @@ def test_without_labels_it_is_scored_by_agreement(model: Path) -> None:
     assert task.metric == "agreement"
     weight = onnx.numpy_helper.to_array(onnx.load(model).graph.initializer[0])
     rows, own = (x.numpy() for x in task.val.tensors)
-    assert np.allclose(own, rows @ weight, atol=1e-5)
+    assert np.array_equal(own, (rows @ weight).argmax(axis=1)), "the original's decisions"
 
 
-def test_numbers_are_compared_by_their_squares(tmp_path: Path, model: Path) -> None:
+def test_numbers_are_compared_by_their_errors(tmp_path: Path, model: Path) -> None:
     one = _model(tmp_path / "one.onnx", outputs=1)
-    assert onnx_task(one, _samples(one, x=ROWS)).metric == "mse"
+    assert onnx_task(one, _samples(one, x=ROWS)).metric.name == "relative_error"
     assert onnx_task(model, _samples(model, x=ROWS, labels=ROWS[:, 0])).metric == "mse"
+    same = _model(tmp_path / "same.onnx", outputs=3)
+    assert onnx_task(same, _samples(same, x=ROWS)).metric.name == "cosine", "what has its input's shape rebuilds it"
+
+
+def test_samples_are_cast_to_what_the_model_takes(model: Path) -> None:
+    task = onnx_task(model, _samples(model, x=ROWS.astype(np.float64), labels=CLASSES))
+    assert task.val.tensors[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(("count", "low", "high"), [(30, 100, 100), (600, 20, 100), (6000, 3, 11), (600_000, 2, 3)])
+def test_few_samples_are_trained_on_for_longer(count: int, low: int, high: int) -> None:
+    task = Task("t", "m.onnx", torch.utils.data.TensorDataset(torch.zeros(count, 1)), val=[0])
+    space = onnx_space(task, labelled=False)
+    assert (space.epochs.low, space.epochs.high) == (low, max(high, low + 1))
+    assert space.distill_weight.low >= 0.5
+    assert onnx_space(task, labelled=True).distill_weight.low == 0
 
 
 @pytest.mark.parametrize("kind", [str, bytes])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from rich.console import Console
 
@@ -127,16 +128,33 @@ def test_a_run_that_is_there_gives_the_defaults_and_is_not_touched(
     assert content(finished.folder) == before
 
 
-def test_an_onnx_file_has_nothing_to_prune(tmp_path: Path) -> None:
-    model = reference_model(tmp_path / "m.onnx")
+def _of_file(model: Path, folder: Path) -> dict[str, Any]:
     images = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
-    np.savez(tmp_path / "data.npz", x=images, labels=np.arange(40) % 5)
-    found = planning.plan(str(model), str(tmp_path / "data.npz"), targets=("fake",), out=str(tmp_path / "run"))
+    np.savez(folder / "data.npz", x=images, labels=np.arange(40) % 5)
+    return planning.plan(str(model), str(folder / "data.npz"), targets=("fake",), out=str(folder / "run"))
+
+
+def test_an_onnx_file_is_pruned_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_modes.os, "sched_getaffinity", lambda _: {0}, raising=False)
+    found = _of_file(reference_model(tmp_path / "m.onnx"), tmp_path)
+    assert found["prunable"] == [["conv", 8, ["conv", "gemm"]]]
+    assert found["kept"] == [["gemm", "output layer"]]
+    assert found["trial_seconds"] > 0
+    assert "prune_ratio" in found["dimensions"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_onnx_file_that_cannot_be_pruned_says_why(tmp_path: Path) -> None:
+    model = onnx.load(reference_model(tmp_path / "m.onnx"))
+    model.graph.node[-1].output[0] = "scores"
+    model.graph.node.append(onnx.helper.make_node("Hardmax", ["scores"], ["y"]))
+    onnx.save(model, tmp_path / "m.onnx")
+    found = _of_file(tmp_path / "m.onnx", tmp_path)
     assert found["prunable"] == []
-    assert "quantized, not pruned" in found["kept"][0][1]
+    assert found["kept"] == [["(whole model)", "quantized, not pruned: operator Hardmax not covered"]]
     assert found["trial_seconds"] is None
     assert "prune_ratio" not in found["dimensions"]
-    assert "not pruned" in printed(found)
+    assert "warning: m.onnx is quantized, not pruned: operator Hardmax not covered" in printed(found)
 
 
 def printed(found: dict[str, Any]) -> str:

@@ -1,0 +1,99 @@
+"""A model as plain layers, in a copy: out of its wrappers, on the CPU, in float32, weights without parametrizations.
+
+``DataParallel`` and compiled modules give way to what they hold; ``weight_norm``, ``spectral_norm`` and masks of
+``torch.nn.utils.prune`` are computed once and stay as ordinary weights.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from targets.errors import TaskError
+
+MOST_BYTES = 2 * 10**9
+"""Weights beyond this do not fit into one ONNX file."""
+_HOOKS = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
+HALF = (torch.float16, torch.bfloat16)
+
+
+def unwrap(module: nn.Module, name: str) -> nn.Module:
+    """The copy, modes and ``requires_grad`` as they were; raises TaskError for weights that cannot be had."""
+    _check(_held(module), name)
+    copied = plain_copy(module).to("cpu")
+    return copied.float() if in_half(copied) else copied
+
+
+def plain_copy(module: nn.Module) -> nn.Module:
+    """A copy without wrappers and computed weights, device and types as they are."""
+    module = _held(module)
+    # Weights that a hook computes are no leaves, which deepcopy refuses.
+    computed = [x for m in module.modules() for x in vars(m).values() if isinstance(x, Tensor) and not x.is_leaf]
+    copied: nn.Module = copy.deepcopy(module, {id(x): x.detach().clone() for x in computed})
+    for parent in list(copied.modules()):
+        for key, child in list(parent.named_children()):
+            if _held(child) is not child:
+                setattr(parent, key, _held(child))
+    for layer in list(copied.modules()):
+        _without_hooks(layer)
+    return copied
+
+
+def in_half(module: nn.Module) -> bool:
+    """Whether some of its weights are in half precision."""
+    return any(tensor.dtype in HALF for tensor in module.state_dict().values())
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Half precision as float32, anything else as it is."""
+    return tensor.float() if tensor.dtype in HALF else tensor
+
+
+def _held(module: nn.Module) -> nn.Module:
+    """What a wrapper holds."""
+    while True:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        elif type(module).__name__ == "OptimizedModule" and isinstance(getattr(module, "_orig_mod", None), nn.Module):
+            module = module.get_submodule("_orig_mod")  # its class comes with the compiler, which is slow to import
+        else:
+            return module
+
+
+def _check(module: nn.Module, name: str) -> None:
+    """Before anything is copied."""
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    for key, tensor in tensors.items():
+        if tensor.is_meta:
+            raise TaskError(
+                f"task {name!r}: weight {key!r} is on the meta device and has no values; load the weights "
+                "before giving the model"
+            )
+    sizes = [x.numel() * x.element_size() for x in tensors.values() if not nn.parameter.is_lazy(x)]
+    if sum(sizes) > MOST_BYTES:
+        raise TaskError(
+            f"task {name!r}: the model's weights take {sum(sizes) / 1e9:.1f} GB; networks of up to "
+            f"{MOST_BYTES / 1e9:.0f} GB can be worked with, since an ONNX file holds no more"
+        )
+
+
+def _without_hooks(layer: nn.Module) -> None:
+    """Parametrizations, old and new, and pruning masks are applied for good."""
+    if parametrize.is_parametrized(layer):
+        parametrizations: Any = layer.parametrizations
+        # Copies share the class that torch made for the original, and removing changes the class.
+        kind = type(layer)
+        own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}
+        layer.__class__ = type(kind.__name__, kind.__bases__, own)
+        for key in list(parametrizations):
+            parametrize.remove_parametrizations(layer, key, leave_parametrized=True)
+    for number, hook in list(layer._forward_pre_hooks.items()):
+        found: Any = hook
+        if type(found).__module__ in _HOOKS:
+            with torch.no_grad():
+                found.remove(layer)
+            layer._forward_pre_hooks.pop(number, None)
