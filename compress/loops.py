@@ -22,7 +22,7 @@ from compress.records import Trial
 from compress.results import Candidate
 from compress.runs import Run, link
 from compress.sampling import GP_MOST, GP_SHARE, grid_params, propose, strong_params
-from targets.errors import CompressError, MeasurementError
+from targets.errors import CompressError, MeasurementError, ModelError
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -191,7 +191,7 @@ class Loop:
     def _failed(self, trial: Trial, stage: str, error: Exception, seconds: float) -> None:
         cause = str(error) if isinstance(error, CompressError) else describe(error)
         # What a runtime or a device did once it need not do again; the stages before it are kept.
-        transient = isinstance(error, (MeasurementError, MemoryError)) or "out of memory" in cause.lower()
+        transient = isinstance(error, (MeasurementError, ModelError, MemoryError)) or "out of memory" in cause.lower()
         self.fruitless += 1
         self.run_.record.append(
             "failed", trial=trial.number, stage=stage, cause=cause, transient=transient, seconds=round(seconds, 3)
