@@ -68,16 +68,22 @@ def _pair(path: Path, folder: Path) -> tuple[Path, Path]:
 def _compared(count: int, names: list[str], pairs: list[tuple[Path, Path]], seconds: float) -> Iterator[dict[str, Any]]:
     """One row a comparison; targets and models in turn, every other one beside a busy loop."""
     protocol = replace(CAREFUL, total=seconds)
+    runnable = {name: list(pairs) for name in names}
     for number in range(count):
-        name, (one, same) = names[number % len(names)], pairs[number // len(names) % len(pairs)]
-        busy = number // len(names) % 2 == 1
+        name, busy = names[number % len(names)], number // len(names) % 2 == 1
         start = time.perf_counter()
-        try:
-            with _busy_loop() if busy else contextlib.nullcontext():
-                ratio = targets.compare([one, same], target=name, protocol=protocol).ratio(same)
-        except targets.ModelError as error:
-            print(f"{name}: {error}", file=sys.stderr)  # not every runtime has every operator
-            continue
+        ratio = None
+        while ratio is None:
+            if not runnable[name]:
+                raise SystemExit(f"{name} runs none of the models")
+            one, same = pair = runnable[name][number // len(names) % len(runnable[name])]
+            try:
+                with _busy_loop() if busy else contextlib.nullcontext():
+                    ratio = targets.compare([one, same], target=name, protocol=protocol).ratio(same)
+            except targets.ModelError as error:
+                # Not every runtime has every operator: the next model takes its place.
+                print(f"{name}: {error}", file=sys.stderr)
+                runnable[name].remove(pair)
         row = {
             "target": name, "model": one.stem, "busy": busy, "ratio": ratio.value, "low": ratio.low, "high": ratio.high,
             "win": not ratio.tied, "seconds": time.perf_counter() - start,
