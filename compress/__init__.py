@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from compress.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings
+    from compress.depth import drop_blocks, find_blocks
     from compress.exporting import export
     from compress.metrics import Metric
     from compress.pruning import Pruned, find_groups, prune
@@ -56,7 +57,9 @@ _HOMES = {
     "StageError": "targets.errors",
     "TaskError": "targets.errors",
     "Task": "compress.tasks",
+    "drop_blocks": "compress.depth",
     "export": "compress.exporting",
+    "find_blocks": "compress.depth",
     "find_groups": "compress.pruning",
     "open_run": "compress.run_results",
     "prune": "compress.pruning",
@@ -83,7 +86,9 @@ __all__ = [
     "StageError",
     "Task",
     "TaskError",
+    "drop_blocks",
     "export",
+    "find_blocks",
     "find_groups",
     "open_run",
     "prune",

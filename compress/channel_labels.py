@@ -211,6 +211,8 @@ class Trace:
     """Labels of dimensions that matrix products run over side by side: heads of attention, among others."""
     mixed: list[np.ndarray] = field(default_factory=list)
     """Labels of dimensions that were normalised or averaged over: there, removing is not the same as zeroing."""
+    parts: list[np.ndarray] = field(default_factory=list)
+    """Labels of slices of a dimension, and of the pieces of one that was split in sizes of their own."""
 
 
 class Removal:
@@ -251,12 +253,9 @@ class Removal:
         todo = [seed]
         while todo:
             atom = todo.pop()
-            if atom in gone or atom <= FIXED:
-                # The atom FIXED stays in the set, as what makes a removal impossible.
-                gone.add(atom)
-                continue
-            gone.add(atom)
-            todo += self._by_part.get(atom, ())
+            if atom not in gone:
+                gone.add(atom)  # FIXED stays in the set, as what makes a removal impossible
+                todo += self._by_part.get(atom, ()) if atom > FIXED else ()
             if not todo:
                 todo = self._completed(gone)
         return frozenset(gone)

@@ -93,9 +93,15 @@ def _select(call: Call) -> list[Labels]:
 
 def _slice(call: Call) -> list[Labels]:
     labels = list(call.of("self"))
-    start, end, step = (call.args.get(k) for k in ("start", "end", "step"))
-    dim = call.args["dim"]
-    labels[dim] = labels[dim][start:end:step]
+    start, end, step, dim = call.args.get("start"), call.args.get("end"), call.args["step"], call.args["dim"]
+    whole = labels[dim]
+    labels[dim] = whole[start:end:step]
+    if step == 1 and len(labels[dim]) < len(whole):
+        call.mode.found.parts.append(labels[dim])
+    if step > 1 and len(whole) % step == 0 and (whole > FIXED).all():
+        # Every second of them: they go in pairs, or the others would be taken.
+        _, columns = call.atoms.divide(whole, len(whole) // step, step)
+        call.atoms.freeze(columns, "its parts are picked by their place")
     return [labels]
 
 
@@ -108,6 +114,8 @@ def _split(call: Call) -> list[Labels]:
         part[dim] = labels[dim][start:end]
         found.append(part)
         start = end
+    if "split_sizes" in call.args or len({len(part[dim]) for part in found}) > 1:
+        call.mode.found.parts += [part[dim] for part in found]
     return found
 
 
@@ -208,6 +216,16 @@ def _vector(call: Call) -> list[Labels]:
     first, second = call.mode.labels(a), call.mode.labels(b)
     call.atoms.unite(first[-1], second[0])
     return [first[:-1]]
+
+
+def _trilinear(call: Call) -> list[Labels]:
+    """A bilinear layer: (batch, a) and (batch, b) with a weight of (out, a, b)."""
+    first, weight, second = call.of("i1"), call.of("i2"), call.of("i3")
+    if (len(first), len(weight), len(second), call.outputs[0].ndim) != (2, 3, 2, 2):
+        return call.unknown()
+    call.atoms.unite(first[1], weight[1])
+    call.atoms.unite(second[1], weight[2])
+    return [[first[0], weight[0]]]
 
 
 def _convolution(call: Call) -> list[Labels]:
@@ -335,6 +353,8 @@ RULES: dict[str, Rule] = {
     **_same(["_softmax", "_log_softmax", "_safe_softmax"], _softmax),
     **_same(["mm", "bmm", "addmm", "baddbmm"], _matmul),
     **_same(["mv", "dot", "addmv"], _vector),
+    "_trilinear": _trilinear,
+    "_prelu_kernel": lambda call: [_pointwise(call)[0] for _ in call.outputs],
     **_same(["convolution", "_convolution"], _convolution),
     **_same(
         ["native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"],

@@ -9,10 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from compress import latencies, metrics, picking, scoring, selecting
+from compress.classification import per_class
 from compress.contexts import Context, Say
 from compress.picking import Question
-from compress.results import Candidate, DropSplits, QualitySplits
+from compress.results import Candidate, ClassQuality, DropSplits, QualitySplits
 from targets.errors import StageError
 from targets.target import Protocol, Target
 
@@ -108,11 +111,18 @@ def _read_test(context: Context, target: Target, candidate: Candidate) -> None:
     measured = current.measured[target.name]
     updated = replace(
         measured,
-        quality=QualitySplits(measured.quality.val, quality, slices),
+        quality=QualitySplits(measured.quality.val, quality, slices, _classes(context, found.outputs, labels)),
         quality_drop=DropSplits(measured.quality_drop.val, drop),
         scored_on_host={**measured.scored_on_host, **({} if found.check is None else {"test": found.check})},
     )
     context.run.record.append("candidate", candidate=current.on(target.name, updated))
+
+
+def _classes(context: Context, outputs: scoring.Outputs, labels: np.ndarray) -> dict[str, ClassQuality]:
+    """Precision and recall of each class, of a task that decides on classes."""
+    if context.metric.loss != "cross_entropy" or context.metric.name == "agreement":
+        return {}
+    return per_class(outputs, labels)
 
 
 def _note(context: Context, candidate: Candidate, cause: str) -> None:

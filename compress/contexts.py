@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from compress.caching import Cache
     from compress.data import Split, Stream
+    from compress.depth import Blocks
     from compress.exporting import Limits
     from compress.finetuning import Objective, Teacher
     from compress.metrics import Metric
@@ -38,6 +40,8 @@ class Profile:
     groups: Groups
     robustness: dict[str, float]
     """Group -> rank in the sensitivity scan, from -0.5 (cutting hurts most) to 0.5."""
+    losses: dict[str, float]
+    """Group -> loss on train examples with half of that group cut alone: what the ranks come from."""
     int8_order: tuple[int, ...]
     """Positions of the quantizable layers, the one that int8 hurts most first."""
 
@@ -92,3 +96,10 @@ class Training:
     mode: TrainingMode
     template: onnx.ModelProto
     """The baseline's raw exported graph."""
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """Residual blocks that can be dropped; looked for where they are asked for."""
+        from compress.depth import find_blocks
+
+        return find_blocks(self.module, self.example)

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from compress.literals import numbers, put
+
 Side = Literal["out", "in"]
 """Whether a tensor makes (or carries) the channels, or reads them."""
 
@@ -58,7 +60,11 @@ class Knob:
     module: str
     attribute: str
     place: int | None = None
-    """Its place in the attribute, where that is a tuple."""
+    """Its place in the attribute, where that is a tuple; in the source, where it is written there."""
+    written: bool = False
+    """Whether ``attribute`` is a method that has the number in its source (``literals.py``)."""
+    each: int = 0
+    """What each channel takes from it; 0 where it is scaled: it counts nothing but the group's channels."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +112,7 @@ class Groups:
 
 Place = tuple[str, int, bool]
 """Tensor, dimension, whether grouped: a channel axis of the network."""
-COMPUTED = "its weight is computed, not stored (weight norm, spectral norm, a mask)"
+_COMPUTED = "its weight is computed from others"
 
 
 def owner_of(slot: Slot) -> str:
@@ -119,6 +125,8 @@ def side_of(layer: nn.Module, leaf: str, dim: int) -> Side:
     """Whether the dimension of a layer's tensor of that name reads channels or makes them."""
     if isinstance(layer, _ConvNd) and leaf == "weight" and not is_depthwise(layer):
         return "in" if dim == (0 if isinstance(layer, _ConvTransposeNd) else 1) else "out"
+    if isinstance(layer, nn.Bilinear):
+        return "in" if dim > 0 else "out"
     reads = isinstance(layer, nn.Linear | nn.RNNBase | nn.RNNCellBase) or leaf.endswith("_proj_weight")
     return "in" if reads and dim == 1 else "out"
 
@@ -130,16 +138,10 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 def refusal(layer: nn.Module, leaf: str) -> str | None:
     """Why a tensor of that name in ``layer`` cannot be cut, as far as the layer's kind tells."""
-    if isinstance(layer, nn.Module) and type(layer).__name__ == "ParametrizationList":
-        return COMPUTED
     if isinstance(layer, _ConvNd | nn.Linear | _NormBase | nn.Embedding) and leaf not in (
         "weight", "bias", "running_mean", "running_var",
     ):  # fmt: skip
-        return COMPUTED
-    if isinstance(layer, nn.LayerNorm | nn.RMSNorm) and len(layer.normalized_shape) != 1:
-        return f"{type(layer).__name__} over several dimensions is not supported"
-    if isinstance(layer, nn.Bilinear):
-        return "Bilinear is not supported"
+        return _COMPUTED
     return None
 
 
@@ -276,18 +278,26 @@ def take(module: nn.Module, orders: Mapping[Place, Sequence[int]]) -> None:
 
 
 def turn(module: nn.Module, knob: Knob, left: int, channels: int) -> None:
-    """Scale a number by ``left / channels``. Raises Unsupported if it does not stay whole."""
+    """Change a number with a group of which ``left`` of ``channels`` stay. Raises Unsupported if it cannot be."""
     owner = module.get_submodule(knob.module)
+    if knob.written:
+        place = knob.place or 0
+        found = {(method, which): number for method, which, number in numbers(type(owner))}
+        put(owner, knob.attribute, place, _turned(knob, found.get((knob.attribute, place)), left, channels))
+        return
     value: Any = getattr(owner, knob.attribute)
-    old = value if knob.place is None else value[knob.place]
-    if old * left % channels:
+    if knob.place is None:
+        setattr(owner, knob.attribute, _turned(knob, value, left, channels))
+        return
+    listed = list(value)
+    listed[knob.place] = _turned(knob, listed[knob.place], left, channels)
+    setattr(owner, knob.attribute, type(value)(listed))
+
+
+def _turned(knob: Knob, old: Any, left: int, channels: int) -> int:
+    if old is None or (not knob.each and old * left % channels):
         raise Unsupported(f"{knob.attribute} of {knob.module!r} does not stay a whole number")
-    new = old * left // channels
-    if knob.place is not None:
-        listed = list(value)
-        listed[knob.place] = new
-        new = type(value)(listed)
-    setattr(owner, knob.attribute, new)
+    return int(old - (channels - left) * knob.each if knob.each else old * left // channels)
 
 
 def _selected(
@@ -333,6 +343,8 @@ def resize(layer: nn.Module) -> None:
             layer.in_channels, layer.out_channels = second * layer.groups, first
     elif isinstance(layer, nn.Linear):
         layer.out_features, layer.in_features = layer.weight.shape
+    elif isinstance(layer, nn.Bilinear):
+        layer.out_features, layer.in1_features, layer.in2_features = layer.weight.shape
     elif isinstance(layer, nn.Embedding):
         layer.embedding_dim = layer.weight.shape[1]
     elif isinstance(layer, nn.LayerNorm | nn.RMSNorm):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,13 @@ class Stream:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @cached_property
+    def labels(self) -> Tensor:
+        """Of every example, read once."""
+        chunks = (range(i, min(i + 256, len(self))) for i in range(0, len(self), 256))
+        labels = [label for chunk in chunks for _, label in _items(self.dataset, list(chunk), "train")]
+        return _collate([((), label) for label in labels], "train")[1]
+
 
 def read(dataset: Any, name: str) -> Split:
     """All of a dataset as tensors. Raises TaskError naming the split and what is wrong with it."""
@@ -91,13 +99,16 @@ def read_train(dataset: Any) -> Split | Stream:
 
 
 def batches(
-    train: Split | Stream, size: int, generator: torch.Generator
+    train: Split | Stream, size: int, generator: torch.Generator, weights: Tensor | None = None
 ) -> Iterator[tuple[Tensor, tuple[Tensor, ...], Any]]:
-    """One epoch in a seeded random order: (indices, inputs, labels).
+    """One epoch in a seeded random order: (indices, inputs, labels); with ``weights``, drawn with replacement by them.
 
     A last batch of one is left out, since BatchNorm cannot normalise it; not where batches of one were asked for.
     """
-    order = torch.randperm(len(train), generator=generator)
+    if weights is None:
+        order = torch.randperm(len(train), generator=generator)
+    else:
+        order = torch.multinomial(weights, len(train), replacement=True, generator=generator)
     for start in range(0, len(order), size):
         chunk = order[start : start + size]
         if len(chunk) == 1 and size > 1 and len(order) > 1:
@@ -105,8 +116,7 @@ def batches(
         if isinstance(train, Split):
             yield chunk, tuple(x[chunk] for x in train.inputs), train.labels[chunk]
         else:
-            items = [_item(train.dataset, int(i), "train") for i in chunk]
-            yield chunk, *_collate(items, "train")
+            yield chunk, *_collate(_items(train.dataset, chunk.tolist(), "train"), "train")
 
 
 def sample(train: Split | Stream, n: int, seed: int) -> tuple[tuple[Tensor, ...], Any]:
@@ -158,9 +168,24 @@ def _check_size(dataset: Any, name: str) -> None:
         raise TaskError(f"{name} {'is empty' if n == 0 else 'has one example'}; it needs at least two")
 
 
+def _items(dataset: Any, indices: list[int], name: str) -> list[tuple[tuple[Tensor, ...], Any]]:
+    """Examples as (tuple of tensors, label): all at once where the dataset offers that, as torch's own loader does."""
+    together = getattr(dataset, "__getitems__", None)
+    if not callable(together):
+        return [_item(dataset, index, name) for index in indices]
+    examples = guarded(f"{name}.__getitems__", lambda: together(indices))
+    if not isinstance(examples, (list, tuple)) or len(examples) != len(indices):
+        got = f"{len(examples)} examples" if isinstance(examples, (list, tuple)) else type(examples).__name__
+        raise TaskError(f"{name}.__getitems__ gave {got} for {len(indices)} indices; it must return a list, one each")
+    return [_pair(example, index, name) for example, index in zip(examples, indices, strict=True)]
+
+
 def _item(dataset: Any, index: int, name: str) -> tuple[tuple[Tensor, ...], Any]:
     """One example as (tuple of tensors, label)."""
-    example = guarded(f"{name}[{index}]", lambda: dataset[index])
+    return _pair(guarded(f"{name}[{index}]", lambda: dataset[index]), index, name)
+
+
+def _pair(example: Any, index: int, name: str) -> tuple[tuple[Tensor, ...], Any]:
     if not isinstance(example, (tuple, list)) or len(example) != 2:
         raise TaskError(f"{name}[{index}] is {type(example).__name__}, not a pair (input, label)")
     inputs, label = example

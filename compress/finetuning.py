@@ -2,8 +2,8 @@
 
 Loss = (1 - w) * L(outputs, labels) + w * T^2 * KL(teacher / T, student / T), with the baseline as teacher
 (Hinton, Vinyals & Dean 2015); for losses other than cross-entropy the second term is the squared distance to the
-teacher's outputs. L2 is decoupled (AdamW); L1 is added to the gradient as its sign. Zero epochs take BatchNorm's
-statistics anew and change nothing else.
+teacher's outputs. To it ``feature_weight`` adds the distance of attention maps (see distilling). L2 is decoupled
+(AdamW); L1 is added to the gradient as its sign. Zero epochs take BatchNorm's statistics anew and change nothing else.
 """
 
 from __future__ import annotations
@@ -22,50 +22,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress import balancing, mixing
+from compress.averaging import Average
 from compress.configs import FinetuneSettings
-from compress.data import Split, Stream, batches
-from compress.exporting import evaluating, outputs_of
-from compress.training_modes import TrainingMode, threads
-from targets.errors import TaskError, TrainingError
+from compress.data import Split, Stream, batches, sample
+from compress.distilling import Features, Layer, matching
+from compress.distilling import Teacher as Teacher
+from compress.distilling import make_teacher as make_teacher
+from compress.distilling import predict as predict
+from compress.exporting import outputs_of
+from compress.objectives import Objective as Objective
+from compress.objectives import make_objective as make_objective
+from compress.optimizers import OptimizerFunction, make_optimizer
+from compress.training_modes import TrainingMode, suited, threads
+from targets.errors import TrainingError
 
-VERSION = 1
+VERSION = 2
 _WARMUP = 0.05
 """Share of the steps in which the learning rate rises: large rates right after a cut would destroy what is left."""
 _DIVERGED = 50.0
 """An epoch's mean loss beyond this many times the first step's (and above 10) is divergence."""
 _RECALIBRATION_BATCHES = 50
-
-Loss = Callable[[Any, Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Objective:
-    """What training minimises: a loss, and whether it is cross-entropy (label smoothing and KL apply then)."""
-
-    loss: Loss | None
-    kind: str
-    """``cross_entropy``, ``mse``, ``l1`` or ``own``."""
-
-    def value(self, outputs: Any, labels: Any, smoothing: float) -> Tensor:
-        """The loss of a batch."""
-        if self.loss is not None:
-            return self.loss(outputs, labels)
-        first = outputs_of(outputs)[0].float()
-        kind = _likely(first, labels) if self.kind == "own" else self.kind
-        if kind == "unknown":
-            return first.new_full((), math.nan)
-        if kind == "cross_entropy":
-            return F.cross_entropy(first, labels.long(), label_smoothing=smoothing)
-        labels = labels.float().reshape(first.shape) if labels.numel() == first.numel() else labels.float()
-        return F.mse_loss(first, labels) if kind == "mse" else F.l1_loss(first, labels)
-
-
-def _likely(outputs: Tensor, labels: Tensor) -> str:
-    """The usual loss for data of this form: all there is to go by where the user trains, and told us no loss."""
-    decisions = outputs.shape[:1] + outputs.shape[2:]
-    if outputs.dim() > 1 and outputs.shape[1] > 1 and labels.shape == decisions and not labels.is_floating_point():
-        return "cross_entropy"
-    return "mse" if labels.numel() == outputs.numel() else "unknown"
 
 
 @dataclass(frozen=True)
@@ -75,49 +52,8 @@ class History:
     loss: list[float] = field(default_factory=list)
     val: list[float] = field(default_factory=list)
     kept_epoch: int = 0
-
-
-@dataclass(frozen=True)
-class Teacher:
-    """The baseline's outputs: looked up where the train set is in memory, else computed."""
-
-    module: nn.Module
-    table: tuple[Tensor, ...] | None = None
-
-    def outputs(self, indices: Tensor, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
-        """For the train examples at ``indices``."""
-        if self.table is not None:
-            return tuple(x[indices].to(device) for x in self.table)
-        with evaluating(self.module), torch.no_grad():
-            return outputs_of(self.module.to(device)(*inputs))
-
-
-def make_objective(loss: Loss | None, metric_loss: str | None, metric: str) -> Objective:
-    """The task's own loss, else the usual one for its metric; raises TaskError where there is neither."""
-    if loss is not None:
-        return Objective(loss, "own")
-    if metric_loss is None:
-        raise TaskError(f"metric {metric!r} has no usual loss to train with; give the task a loss=")
-    return Objective(None, metric_loss)
-
-
-def make_teacher(module: nn.Module, train: Split | Stream, mode: TrainingMode) -> Teacher:
-    """Run the baseline over the train set once, where that can be kept."""
-    if isinstance(train, Stream):
-        return Teacher(module)
-    return Teacher(module, predict(module, train.inputs, mode))
-
-
-def predict(module: nn.Module, inputs: tuple[Tensor, ...], mode: TrainingMode, batch: int = 256) -> tuple[Tensor, ...]:
-    """Outputs in eval mode for all of ``inputs`` (samples first), on the CPU."""
-    device = torch.device(mode.device)
-    module = module.to(device)
-    parts: list[tuple[Tensor, ...]] = []
-    with threads(mode.threads), evaluating(module), torch.no_grad():
-        for start in range(0, len(inputs[0]), batch):
-            chunk = tuple(mode.place(x[start : start + batch]) for x in inputs)
-            parts.append(tuple(x.float().cpu() for x in outputs_of(module(*chunk))))
-    return tuple(torch.cat([part[k] for part in parts]) for k in range(len(parts[0])))
+    features: list[str] = field(default_factory=list)
+    """The layers whose attention maps were compared with the teacher's."""
 
 
 def finetune(
@@ -131,13 +67,16 @@ def finetune(
     teacher: Teacher | None = None,
     val_quality: Callable[[nn.Module], float] | None = None,
     on_epoch: Callable[[int], None] | None = None,
+    optimizer: OptimizerFunction | None = None,
 ) -> History:
     """Train ``module`` in place and leave it on the CPU in eval mode.
 
-    ``val_quality``: higher is better; asked after every epoch where ``settings.patience`` is set.
-    Raises TrainingError when the loss or a weight becomes NaN or infinite, or the loss diverges.
+    ``val_quality``: higher is better; asked after every epoch where ``settings.patience`` is set. ``optimizer``: the
+    user's own in place of AdamW. Raises TrainingError when the loss or a weight becomes NaN or infinite, the loss
+    diverges, or the data does not allow what ``settings`` ask for.
     """
-    _seed(seed)
+    seed_all(seed)
+    mode = suited(mode, module)
     device = torch.device(mode.device)
     module.to(device)
     if mode.channels_last:
@@ -148,7 +87,9 @@ def finetune(
             if settings.epochs == 0:
                 recalibrate(module, train, mode, generator, settings.batch_size)
                 return History()
-            history = _Loop(module, train, settings, objective, mode, teacher, generator).run(val_quality, on_epoch)
+            loop = _Loop(module, train, settings, objective, mode, teacher, generator, seed, optimizer)
+            with contextlib.closing(loop):
+                history = loop.run(val_quality, on_epoch)
         bad = _not_finite(module)
         if bad is not None:
             raise TrainingError(
@@ -191,7 +132,7 @@ def own_finetune(
     """The user's own loop instead of ours. What it prints goes to stderr; what it raises ends the trial."""
     from compress.loading import describe
 
-    _seed(seed)
+    seed_all(seed)
     before = {name: x.shape for name, x in module.state_dict().items()}
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -212,7 +153,7 @@ def own_finetune(
     return trained.to("cpu").eval()
 
 
-def _seed(seed: int) -> None:
+def seed_all(seed: int) -> None:
     """Everything that an augmentation or a training loop may draw from."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -226,7 +167,7 @@ def _not_finite(module: nn.Module) -> str | None:
 
 
 class _Loop:
-    """One training: optimizer, schedule and epochs."""
+    """One training: optimizer, schedule and epochs. What a config leaves out is None here and costs nothing."""
 
     def __init__(
         self,
@@ -237,19 +178,33 @@ class _Loop:
         mode: TrainingMode,
         teacher: Teacher | None,
         generator: torch.Generator,
+        seed: int,
+        optimizer: OptimizerFunction | None,
     ) -> None:
         self.module, self.train, self.settings, self.objective, self.mode = module, train, settings, objective, mode
-        self.teacher = teacher if settings.distill_weight > 0 else None
+        self.teacher, self.share = teacher, settings.distill_weight if teacher is not None else 0.0
         self.generator = generator
         self.weights = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
-        others = [p for p in module.parameters() if p.requires_grad and p.dim() <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": self.weights, "weight_decay": settings.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=settings.lr,
-        )
+        self.optimizer = make_optimizer(module, settings, optimizer)
+        self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
         self.total = settings.epochs * max(1, math.ceil(len(train) / settings.batch_size))
         self.step = 0
         self.first_loss: float | None = None
+        self.average = Average(module, settings.ema) if settings.ema else None
+        self.mixer = mixing.Mixer(settings.mixup, seed) if settings.mixup else None
+        self.class_weights: Tensor | None = None
+        self.example_weights: Tensor | None = None
+        if settings.balance == "loss":
+            if objective.loss is not None:
+                raise TrainingError("balance='loss' cannot weight a loss of the task's own; use balance='sampler'")
+            self.class_weights = balancing.class_weights(train.labels).to(mode.device)
+        elif settings.balance == "sampler":
+            self.example_weights = balancing.example_weights(train.labels)
+        self.layers: tuple[Layer, ...] = ()
+        self.features: Features | None = None
+        if settings.feature_weight and teacher is not None:
+            self.layers = self._matching(teacher)
+            self.features = Features(module, teacher.module, self.layers) if self.layers else None
 
     def run(self, val_quality: Callable[[nn.Module], float] | None, on_epoch: Callable[[int], None] | None) -> History:
         """All epochs, or until val has not improved for ``patience`` of them."""
@@ -264,19 +219,37 @@ class _Loop:
             if not self.settings.patience or val_quality is None:
                 kept_epoch = epoch
                 continue
-            scores.append(val_quality(self.module))
-            if scores[-1] >= best_score:
-                best, best_score, kept_epoch = copy.deepcopy(self.module.state_dict()), scores[-1], epoch
-            elif epoch - kept_epoch >= self.settings.patience:
+            with contextlib.nullcontext() if self.average is None else self.average.shown():
+                scores.append(val_quality(self.module))
+                if scores[-1] >= best_score:
+                    best, best_score, kept_epoch = copy.deepcopy(self.module.state_dict()), scores[-1], epoch
+            if epoch - kept_epoch >= self.settings.patience:
                 break
         if best is not None:
             self.module.load_state_dict(best)
-        return History(losses, scores, kept_epoch)
+        elif self.average is not None:
+            self.average.take()
+        return History(losses, scores, kept_epoch, [layer.name for layer in self.layers])
+
+    def close(self) -> None:
+        """Take the hooks off the networks."""
+        if self.features is not None:
+            self.features.close()
+
+    def _matching(self, teacher: Teacher) -> tuple[Layer, ...]:
+        inputs, _ = sample(self.train, 3, 0)
+        theirs = teacher.module.to(torch.device(self.mode.device))
+        layers = matching(self.module, theirs, tuple(self.mode.place(x) for x in inputs))
+        if not layers:
+            print("feature_weight: no layer with positions is in both networks; it does nothing", file=sys.stderr)
+        return layers
 
     def _epoch(self, epoch: int) -> float:
         self.module.train()
         total, count = 0.0, 0
-        for indices, inputs, labels in batches(self.train, self.settings.batch_size, self.generator):
+        for indices, inputs, labels in batches(
+            self.train, self.settings.batch_size, self.generator, self.example_weights
+        ):
             value = self._step(indices, inputs, labels)
             if self.first_loss is None:
                 self.first_loss = value
@@ -293,44 +266,62 @@ class _Loop:
         return mean
 
     def _step(self, indices: Tensor, inputs: tuple[Tensor, ...], labels: Any) -> float:
-        settings, device = self.settings, torch.device(self.mode.device)
+        device = torch.device(self.mode.device)
         placed = tuple(self.mode.place(x) for x in inputs)
         labels = labels.to(device) if isinstance(labels, Tensor) else labels
-        for group in self.optimizer.param_groups:
-            group["lr"] = settings.lr * self._rate()
+        mixed = None if self.mixer is None else self.mixer.mix(placed)
+        factor = self._rate()
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
-        with self.mode.autocast():
-            outputs = self.module(*placed)
-        loss = torch.zeros((), device=device)
-        if settings.distill_weight < 1.0 or self.teacher is None:
-            share = 1.0 - settings.distill_weight if self.teacher is not None else 1.0
-            loss = loss + share * self.objective.value(outputs, labels, settings.label_smoothing)
-        if self.teacher is not None:
-            expected = self.teacher.outputs(indices, placed, device)
-            loss = loss + settings.distill_weight * self._distillation(outputs_of(outputs), expected)
+        loss = self._loss(indices if mixed is None else None, placed if mixed is None else mixed.inputs, labels, mixed)
         loss.backward()  # type: ignore[no-untyped-call]
-        if settings.l1:
+        if self.settings.l1:
             with torch.no_grad():
                 for weight in self.weights:
                     if weight.grad is not None:
-                        weight.grad.add_(weight.sign(), alpha=settings.l1)
+                        weight.grad.add_(weight.sign(), alpha=self.settings.l1)
         self.optimizer.step()
         self.step += 1
+        if self.average is not None:
+            self.average.update()
         return float(loss.detach())
 
-    def _distillation(self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> Tensor:
-        temperature = self.settings.temperature
-        terms = []
-        for student, teacher in zip(outputs, expected, strict=True):
-            student, teacher = student.float(), teacher.float()
-            if self.objective.kind == "cross_entropy" and student.dim() > 1 and student.shape[1] > 1:
-                log_p = F.log_softmax(student / temperature, dim=1)
-                q = F.softmax(teacher / temperature, dim=1)
-                # Per decision: one an example, or one a pixel.
-                terms.append(F.kl_div(log_p, q, reduction="none").sum(1).mean() * temperature**2)
-            else:
-                terms.append(F.mse_loss(student, teacher))
-        return torch.stack(terms).mean()
+    def _loss(
+        self, indices: Tensor | None, inputs: tuple[Tensor, ...], labels: Any, mixed: mixing.Mixed | None
+    ) -> Tensor:
+        """Of one batch; ``indices`` are None where no table knows what the teacher says of it."""
+        settings, device = self.settings, torch.device(self.mode.device)
+        watched = contextlib.nullcontext() if self.features is None else self.features.student.recording()
+        with watched, self.mode.autocast():
+            outputs = self.module(*inputs)
+        loss = torch.zeros((), device=device)
+        if self.share < 1.0:
+            loss = loss + (1.0 - self.share) * self._supervised(outputs, labels, mixed)
+        if self.teacher is None:
+            return loss
+        expected: tuple[Tensor, ...] = ()
+        if self.features is not None:
+            # The maps take a run of the teacher, which brings its outputs along.
+            with self.features.teacher.recording():
+                expected = self.teacher.outputs(None, inputs, device)
+            loss = loss + settings.feature_weight * self.features.distance()
+        elif self.share > 0.0:
+            expected = self.teacher.outputs(indices, inputs, device)
+        if self.share > 0.0:
+            found = self.objective.divergence(outputs_of(outputs), expected, labels, settings.temperature)
+            loss = loss + self.share * found
+        return loss
+
+    def _supervised(self, outputs: Any, labels: Any, mixed: mixing.Mixed | None) -> Tensor:
+        """The loss against the labels; of a mixed batch, against those of both of its sides."""
+
+        def against(wanted: Any) -> Tensor:
+            return self.objective.value(outputs, wanted, self.settings.label_smoothing, self.class_weights)
+
+        if mixed is None:
+            return against(labels)
+        return mixed.share * against(labels) + (1.0 - mixed.share) * against(labels[mixed.partner])
 
     def _rate(self) -> float:
         """The learning rate's factor at this step."""

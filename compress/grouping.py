@@ -13,20 +13,20 @@ import copy
 import difflib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.nn.utils import parametrize
 
 from compress.attention import adapt
 from compress.channel_labels import FIXED, Axis, Removal, Trace
-from compress.cutting import COMPUTED, Group, Groups, Slot, Unsupported, is_depthwise, owner_of, refusal, side_of
-from compress.knobs import candidates as knob_candidates
-from compress.permutation_gate import UNEQUAL, Gate, Verdict, few, forward, said
+from compress.cutting import Group, Groups, Slot, Unsupported, is_depthwise, owner_of, refusal, side_of
+from compress.judging import judge
+from compress.permutation_gate import Gate, few, forward, said
 from compress.tracing import OUTPUT, trace
+from compress.unwrapping import with_stored_weights
 from targets.errors import SpaceError, TaskError
 
 _MOST_PARTS = 4
@@ -40,11 +40,12 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     """The groups of ``module`` that may be cut, and why the others may not.
 
     ``example_inputs``: a tensor or a tuple of tensors, batch first, on the module's device. ``keep``: names of layers
-    (or of modules that contain them) whose widths stay. ``module`` is untouched.
+    (or of modules that contain them) whose widths stay. ``module`` is untouched; weights that it computes (weight norm,
+    masks) are taken as they are now.
 
     Raises SpaceError if ``keep`` names nothing, TaskError if the module cannot be run on ``example_inputs`` or copied.
     """
-    inputs = as_inputs(example_inputs)
+    inputs, module = as_inputs(example_inputs), stored(module)
     asked = _check_keep(module, keep)
     found = _found(module, inputs)
     kept = dict(found.kept)
@@ -54,13 +55,25 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             kept[group.name] = "asked to keep"
         else:
             candidates.append(group)
-    prunable, refused = _judge(found.module, Gate(module, inputs), candidates)
+    prunable, refused = judge(found.module, Gate(module, inputs), candidates, found.parts)
     for name, why in refused.items():
         kept.setdefault(name, why)
     kept = _worth_saying(kept, prunable)
     position = {name: i for i, (name, _) in enumerate(module.named_modules())}
     order = sorted(kept.items(), key=lambda item: position.get(item[0].partition(":")[0], len(position)))
     return Groups(tuple(prunable), tuple(order))
+
+
+def stored(module: nn.Module) -> nn.Module:
+    """``module``, or a copy with ordinary weights where it computes some; raises TaskError if it cannot be copied."""
+    try:
+        return with_stored_weights(module)
+    except Exception as error:
+        raise _uncopied(error) from error
+
+
+def _uncopied(error: Exception) -> TaskError:
+    return TaskError(f"the model cannot be copied ({said(error)}): pruning needs a module that deepcopy takes")
 
 
 def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
@@ -92,91 +105,8 @@ class _Found:
     """A copy in eval mode, adapted."""
     groups: list[Group]
     kept: dict[str, str]
-
-
-def _judge(module: nn.Module, gate: Gate, candidates: Sequence[Group]) -> tuple[list[Group], dict[str, str]]:
-    """One by one, then all at once; if only that fails, as many as go together, in order."""
-    passed: list[Group] = []
-    kept: dict[str, str] = {}
-    failed: list[Group] = []
-    for group in candidates:
-        verdict = _verdict(module, gate, group)
-        if verdict.reason is None:
-            passed.append(verdict.group)
-        else:
-            failed.append(group)
-            kept[group.name] = verdict.reason
-    for parts in _side_by_side(failed):
-        verdict = _verdict(module, gate, joined(parts))
-        if verdict.reason is None:
-            passed.append(verdict.group)
-        for part in parts:
-            if verdict.reason is None:
-                kept.pop(part.name)
-            elif verdict.reason.startswith(UNEQUAL):
-                kept[part.name] = verdict.reason
-    if len(passed) < 2 or gate.refusal(passed) is None:
-        return passed, kept
-    together: list[Group] = []
-    for group in passed:
-        reason = gate.refusal([*together, group])
-        if reason is None:
-            together.append(group)
-        else:
-            kept[group.name] = f"not together with the groups before it: {reason}"
-    return together, kept
-
-
-def _verdict(module: nn.Module, gate: Gate, group: Group) -> Verdict:
-    """The gate's word on ``group``: as it is, else with numbers of the user's modules that change with it."""
-    first = best = gate.judge(group)
-    if first.reason is None or first.reason == OUTPUT:
-        return first
-    for knobs in knob_candidates(module, group):
-        verdict = gate.judge(replace(group, knobs=knobs))
-        if verdict.reason is None:
-            return verdict
-        if verdict.reason.startswith(UNEQUAL):  # it ran: nearer to the truth than what did not
-            best = verdict
-    return Verdict(group, best.reason)
-
-
-def _side_by_side(groups: Sequence[Group]) -> list[list[Group]]:
-    """Groups of one size around one module, to be tried as blocks of one: parts that must stay equally wide."""
-    by_place: dict[tuple[str, int], list[Group]] = {}
-    for group in groups:
-        if group.multiple == 1:
-            root = group.slots[0]
-            around = root.layer if ".in_proj_" in root.tensor else group.members[0].rpartition(".")[0]
-            by_place.setdefault((around, group.channels), []).append(group)
-    return [parts for parts in by_place.values() if 1 < len(parts) <= _MOST_PARTS]
-
-
-def joined(groups: Sequence[Group]) -> Group:
-    """One group whose blocks are ``groups``, which are of one size."""
-    slots: dict[tuple[str, int, bool], list[tuple[int, int]]] = {}
-    first: dict[tuple[str, int, bool], Slot] = {}
-    size = groups[0].channels
-    for k, group in enumerate(groups):
-        for slot in group.slots:
-            key = (slot.tensor, slot.dim, slot.grouped)
-            first.setdefault(key, slot)
-            moved = ((i, root + k * size) for i, root in zip(slot.index, slot.root, strict=True))
-            slots.setdefault(key, []).extend(moved)
-    merged = tuple(
-        replace(first[key], index=tuple(i for i, _ in sorted(at)), root=tuple(r for _, r in sorted(at)))
-        for key, at in slots.items()
-    )
-    members = tuple(dict.fromkeys(m for group in groups for m in group.members))
-    return replace(
-        groups[0],
-        channels=size * len(groups),
-        multiple=len(groups),
-        members=members,
-        slots=merged,
-        unit=min(group.unit for group in groups),
-        mixed=any(group.mixed for group in groups),
-    )
+    parts: dict[str, list[list[int]]] = field(default_factory=dict)
+    """Group -> its channels, part by part, where the network divides them in parts of unequal kinds."""
 
 
 def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
@@ -184,9 +114,7 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
     try:
         copied = copy.deepcopy(module).eval()
     except Exception as error:
-        raise TaskError(
-            f"the model cannot be copied ({said(error)}): pruning needs a module that deepcopy takes"
-        ) from error
+        raise _uncopied(error) from error
     try:
         forward(copied, inputs)
     except Exception as error:
@@ -203,7 +131,7 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
 
 
 def _has_width(layer: nn.Module) -> bool:
-    return isinstance(layer, _ConvNd | nn.Linear | nn.Embedding | nn.RNNBase | nn.RNNCellBase)
+    return isinstance(layer, _ConvNd | nn.Linear | nn.Bilinear | nn.Embedding | nn.RNNBase | nn.RNNCellBase)
 
 
 class _Builder:
@@ -221,12 +149,17 @@ class _Builder:
         self.sides = [self._side(axis) for axis in seen.axes]
         self.mixed = {int(c) for label in seen.mixed for c in seen.atoms.find(label)}
         self.family = self._families()
+        self.stored = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        self.slices = list(
+            dict.fromkeys(frozenset(c for c in seen.atoms.find(label).tolist() if c > FIXED) for label in seen.parts)
+        )
 
     def built(self) -> _Found:
         """The groups in the order of their root layers, and the reasons of layers without any."""
         assigned: set[int] = set()
         groups: list[Group] = []
         kept: dict[str, str] = {}
+        parts: dict[str, list[list[int]]] = {}
         for axis, classes, side in self._roots_first():
             if side == "in":
                 continue
@@ -236,17 +169,23 @@ class _Builder:
                     families.setdefault(self.family.get(basic), []).append(basic)
             for kind, seeds in families.items():
                 channels = self._channels([seed for seed in seeds if seed not in assigned])
-                assigned.update(seeds, *channels)
+                assigned.update(seeds)
+                if len(channels) != 1:  # what can only go all at once may still go in another way
+                    assigned.update(*channels)
                 if not channels:
                     continue
                 name = self._name(axis, kind, {*kept, *(group.name for group in groups)})
                 try:
-                    groups.append(self._group(name, axis, channels))
+                    group = self._group(name, axis, channels)
+                    if self.stored.isdisjoint(slot.tensor for slot in group.slots):
+                        continue  # a mask, or a table of angles: no layer's channels
+                    groups.append(group)
+                    parts[name] = self._parts(channels) if groups[-1].multiple == 1 else []
                 except Unsupported as error:
                     kept[name] = str(error)
         for name, why in self._reasons(groups).items():
             kept.setdefault(name, why)
-        return _Found(self.module, groups, kept)
+        return _Found(self.module, groups, kept, parts)
 
     def _roots_first(self) -> list[tuple[Axis, list[int], str]]:
         """All axes, those of layers before those of bare parameters (a position embedding is no root)."""
@@ -320,6 +259,14 @@ class _Builder:
         mixed = not self.mixed.isdisjoint(belongs)
         return Group(name, len(channels), multiple, members, tuple(slots), unit=unit, mixed=mixed)
 
+    def _parts(self, channels: Sequence[frozenset[int]]) -> list[list[int]]:
+        """The channels by the slices and pieces that they are in; none where those are one, or too many or small."""
+        held: dict[tuple[bool, ...], list[int]] = {}
+        for k, gone in enumerate(channels):
+            held.setdefault(tuple(not gone.isdisjoint(part) for part in self.slices), []).append(k)
+        found = list(held.values())
+        return found if 1 < len(found) <= _MOST_PARTS and min(map(len, found)) > 1 else []
+
     def _multiple(self, belongs: dict[int, int], channels: int) -> int:
         """What grouped convolutions and GroupNorms ask of the width. Raises Unsupported."""
         found = 1
@@ -351,9 +298,6 @@ class _Builder:
             owner = owner_of(Slot(axis.tensor, axis.dim, "out", (), ()))
             parent = axis.tensor.rpartition(".")[0]
             if side == "in" or owner in told or owner in found or not _has_width(self.module.get_submodule(parent)):
-                continue
-            if parametrize.is_parametrized(self.module.get_submodule(parent)):
-                found[owner] = COMPUTED
                 continue
             if axis.dim > 1:  # the taps of a filter
                 continue

@@ -1,7 +1,8 @@
 """Numbers in the user's own modules that may have to change with a group's width: heads, split sizes, flat sizes.
 
-Found, not asked for: whole numbers in the modules around a group's layers that equal one of its sizes. Which of them
-really belong to it, the gate decides: a wrong one breaks the network or changes its output.
+Found, not asked for: whole numbers in the modules around a group's layers, or in the source of their methods, that
+equal one of its sizes, or the width of a tensor of which its channels are a part. Which of them really belong to it,
+the gate decides: a wrong one breaks the network or changes its output.
 """
 
 from __future__ import annotations
@@ -13,39 +14,78 @@ from typing import Any
 from torch import nn
 
 from compress.attention import NarrowAttention
-from compress.cutting import Group, Knob, owner_of
+from compress.cutting import Group, Knob, owner_of, size
+from compress.literals import numbers
 
 _MOST = 8
 """More candidates than these are not tried in pairs: a number that common says nothing."""
 
 
 def candidates(module: nn.Module, group: Group) -> Iterator[tuple[Knob, ...]]:
-    """Sets of knobs worth trying for ``group``: each alone, all together, then in twos."""
+    """Sets of knobs worth trying for ``group``: each alone, all together, in twos; attributes before source."""
     found = _matching(module, group)
-    for knob in found:
+    held = [knob for knob in found if not knob.written]
+    yield from _sets(held)
+    if len(found) > len(held):
+        yield from _sets(found[len(held) :])
+        if held:
+            yield tuple(found)
+
+
+def _sets(knobs: list[Knob]) -> Iterator[tuple[Knob, ...]]:
+    for knob in knobs:
         yield (knob,)
-    if 2 <= len(found) <= _MOST:
-        yield tuple(found)
-        if len(found) > 2:
-            yield from combinations(found, 2)
+    if 2 <= len(knobs) <= _MOST:
+        yield tuple(knobs)
+        if len(knobs) > 2:
+            yield from combinations(knobs, 2)
 
 
 def _matching(module: nn.Module, group: Group) -> list[Knob]:
-    """Nearest modules first."""
-    sizes = {group.channels, group.channels // group.multiple}
-    for slot in group.slots:
-        if len(set(slot.index)) == max(slot.index) + 1:  # the whole axis
-            sizes.add(len(slot.index))
+    """Nearest modules first; those in the source after all others."""
+    sizes = _sizes(module, group)
     found: list[Knob] = []
+    written: list[Knob] = []
     for name in _around(module, group):
         layer = module.get_submodule(name)
         for attribute, value in _numbers(layer):
             if isinstance(value, int):
-                if value in sizes:
-                    found.append(Knob(name, attribute))
+                if value in sizes or _several(module, group, value):
+                    found.append(Knob(name, attribute, each=sizes.get(value, 0)))
                 continue
-            found += [Knob(name, attribute, place) for place, one in enumerate(value) if _whole(one) and one in sizes]
-    return [knob for knob in found if knob]
+            found += [
+                Knob(name, attribute, place, each=sizes[one])
+                for place, one in enumerate(value)
+                if _whole(one) and one in sizes
+            ]
+        written += [
+            Knob(name, method, which, written=True, each=sizes[value])
+            for method, which, value in numbers(type(layer))
+            if value in sizes
+        ]
+    return found + written
+
+
+def _several(module: nn.Module, group: Group, value: int) -> bool:
+    """Whether it may count heads of which each channel of the group takes several with it (grouped queries)."""
+    whole = [size(module, (slot.tensor, slot.dim, slot.grouped)) for slot in group.slots]
+    return group.unit > 1 and value % group.channels == 0 and any(n % value == 0 for n in whole)
+
+
+def _sizes(module: nn.Module, group: Group) -> dict[int, int]:
+    """Number that may belong to the group -> what each channel takes from it (0: it is scaled)."""
+    sizes = {group.channels: 0, group.channels // group.multiple: 0}
+    partial: dict[int, int] = {}
+    for slot in group.slots:
+        whole, held = size(module, (slot.tensor, slot.dim, slot.grouped)), len(set(slot.index))
+        if held == whole:
+            sizes[held] = 0
+        elif held % group.channels == 0:
+            each = held // group.channels
+            partial[whole] = each
+            if whole % each == 0:  # in a product: 20 * 4 * 4
+                partial.setdefault(whole // each, 1)
+    return partial | sizes
 
 
 def _around(module: nn.Module, group: Group) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from compress import latencies, scoring
 from compress.contexts import Context, Say
+from compress.precisions import refused
 from compress.results import Candidate, Measured
 from targets.errors import StageError
 from targets.target import Target
@@ -39,4 +40,5 @@ def _measured(context: Context, target: Target, candidate: Candidate) -> Measure
 
 def _refused(context: Context, target: Target, candidate: Candidate) -> bool:
     """Whether the target does not run candidates of that precision."""
-    return candidate.config["precision"]["scheme"] in context.abilities[target.name].refuses
+    can = context.abilities[target.name]
+    return candidate.config["precision"]["scheme"] in refused(can.refuses, can.lacks)

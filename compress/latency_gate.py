@@ -6,6 +6,7 @@ fp32 and in int8 with provisional ranges, since a config that only int8 can save
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ from typing import Any
 
 import onnx
 
-from compress import exporting, latencies, quantizing
+from compress import exporting, latencies, quantizing, stored_weights
+from compress.configs import QAT, STORED
 from compress.contexts import Context, Training
 from compress.pruning import Pruned
 from compress.quantities import Constraint
 from compress.results import Candidate
 from compress.serialization import to_json
+from targets.errors import QuantizeError
 
 VERSION = 2
 KNOWN = ("latency", "size", "instructions")
@@ -40,12 +43,17 @@ def gate(
     template: onnx.ModelProto,
     left: Mapping[str, int],
     constraints: tuple[Constraint, ...],
+    dropped: tuple[str, ...] = (),
 ) -> Gated | None:
-    """Measure the untrained network; Gated if no precision can meet the limits on any target, else None."""
+    """Measure the untrained network; Gated if no precision can meet the limits on any target, else None.
+
+    ``left``: widths of the groups that are cut; ``dropped``: residual blocks that it lacks.
+    """
     hard = tuple(c for c in constraints if c.quantity in KNOWN)
     if not hard:
         return None
-    files = _provisional(context, training, pruned, template, left)
+    shape = {"widths": dict(left), **({"dropped": list(dropped)} if dropped else {})}
+    files = _provisional(context, training, pruned, template, shape)
     known: dict[str, Any] = {}
     for target in context.targets:
         paths = [path for path, able in files.items() if target.name in able]
@@ -72,10 +80,13 @@ def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidat
 
 
 def _provisional(
-    context: Context, training: Training, pruned: Pruned, template: onnx.ModelProto, left: Mapping[str, int]
+    context: Context, training: Training, pruned: Pruned, template: onnx.ModelProto, shape: Mapping[str, Any]
 ) -> dict[Path, tuple[str, ...]]:
     """Files of the untrained network, in the precisions that decide about its cost, and who runs them."""
-    int8 = [variant for variant in context.variants if variant.scheme == "int8"]
+    plain = [variant for variant in context.variants if variant.scheme == "int8"]
+    # Trained in int8, a network costs what it costs quantized.
+    int8 = plain or [variant for variant in context.variants if variant.scheme == QAT]
+    stored = [variant for variant in context.variants if variant.scheme in STORED]
 
     def compute(folder: Path) -> dict[str, Any]:
         path, ranges = folder / "fp32.onnx", folder / "ranges.json"
@@ -87,12 +98,16 @@ def _provisional(
                 made = folder / f"{variant.name}.onnx"
                 quantizing.quantize_static(path, made, ranges, "minmax", variant.capabilities)
                 onnx.save(exporting.suit(onnx.load(made), context.limits), made)
+        for variant in stored:
+            with contextlib.suppress(QuantizeError):  # a cut network may have nothing left that is worth it
+                stored_weights.save(onnx.load(path), variant.scheme, folder / f"{variant.name}.onnx")
         return {}
 
     formats = {variant.name: [variant.format, variant.capabilities.reduce_range] for variant in int8}
-    inputs = {"baseline": training.digest, "widths": dict(left), "int8": formats, "limits": to_json(context.limits)}
+    formats |= {variant.name: [str(stored_weights.VERSION)] for variant in stored}
+    inputs = {"baseline": training.digest, **shape, "int8": formats, "limits": to_json(context.limits)}
     folder = context.cache.stage("gate", VERSION, inputs, compute).folder
-    files = {folder / f"{variant.name}.onnx": variant.targets for variant in int8}
+    files = {folder / f"{variant.name}.onnx": variant.targets for variant in (*int8, *stored)}
     # Where no float file is asked for, nothing but an int8 one may save the config.
     if not files or any(variant.scheme in ("fp32", "int8-dynamic") for variant in context.variants):
         files[folder / "fp32.onnx"] = tuple(target.name for target in context.targets)

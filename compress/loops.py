@@ -17,11 +17,12 @@ from compress.durations import format_duration
 from compress.latency_gate import Gated
 from compress.loading import describe
 from compress.progress import Progress
+from compress.quantities import excesses
 from compress.questions import problem_of, question_of
 from compress.records import Trial
 from compress.results import Candidate
 from compress.runs import Run, link
-from compress.sampling import GP_MOST, GP_SHARE, grid_params, propose, strong_params
+from compress.sampling import GP_MOST, GP_SHARE, grid_params, is_worth, propose, strong_params
 from targets.errors import CompressError, MeasurementError, ModelError
 
 if TYPE_CHECKING:
@@ -98,15 +99,34 @@ class Loop:
         if self.grid is not None:
             return (self.grid[number], {}) if number < len(self.grid) else None
         tried = [trial.params for trial in self.state.trials.values()]
-        for params in self.strong:
-            if params not in tried and number < len(self.strong):
-                return params, {}
+        if number < len(self.strong):
+            seen = self._seen()
+            for params in self.strong:
+                if params not in tried and is_worth(float(params.get("prune_ratio", 0.0)), seen):
+                    return params, {}
         sampler = self._sampler_now()
         start = clock.perf_counter()
         with self.context.cache.timed("sampler"):
             chosen = propose(self.problem, self.state.trials, self.state.candidates, number, self.context.seed, sampler)
         self.ask_seconds.append(clock.perf_counter() - start)
         return chosen
+
+    def _seen(self) -> list[tuple[float, float]]:
+        """(pruning ratio, excess of quality over its limit) of the strong configs that were trained."""
+        target, zero = self.problem.targets[0], self.problem.baseline
+        limits = tuple(c for c in self.constraints if c.quantity in ("quality", "quality_drop"))
+        found = []
+        for trial in self.state.trials.values():
+            ratio = float(trial.params.get("prune_ratio", 0.0))
+            if trial.state != "finished" or trial.params not in self.strong or not ratio or not limits:
+                continue
+            made = [self.state.candidates[name] for name in trial.candidates]
+            beyond = [
+                max(excesses(c, zero, target, limits, scaled=True).values()) for c in made if target in c.measured
+            ]
+            if beyond:
+                found.append((ratio, min(beyond)))
+        return found
 
     def _sampler_now(self) -> str | BaseSampler:
         """``auto``: the GP for as long as it is cheap beside training, then TPE."""

@@ -21,19 +21,16 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from compress import classification, regression
+from compress.decisions import Arrays, class_decisions, label_decisions, token_decisions
 from compress.intervals import bootstrap, tango, wilson
 from compress.results import Drop, Quality
 from targets.errors import MeasurementError, TaskError
-
-Arrays = np.ndarray | tuple[np.ndarray, ...]
-"""One array (n, ...), or one for each output of the model."""
 
 RESAMPLES = 1000
 """Enough for the ends of a 95 % interval to repeat within a few percent of its width."""
 _FEWEST, _VALUES = 200, 200_000_000
 """Fewer resamples, but not fewer than 200, where more values than these would have to be copied for them."""
-_WRONG = -1
-"""The class decided on where a score is NaN: no label's."""
 
 
 @dataclass(frozen=True)
@@ -47,125 +44,15 @@ class Metric:
     per_example: Callable[[Any, Any], np.ndarray] | None = None
     """(outputs, labels) -> (n,) values whose mean is the metric; bool makes it a proportion."""
     loss: str | None = None
-    """The usual loss to train for it: ``cross_entropy``, ``mse`` or ``l1``."""
+    """The usual loss to train for it: ``cross_entropy``, ``bce``, ``mse`` or ``l1``."""
     from_decisions: Callable[[np.ndarray, np.ndarray], float] | None = None
     """(class decisions, class numbers), of one shape -> the metric: cheaper to resample than scores are."""
     bounded: bool = False
     """Its values are within [0, 1]."""
     nan_is_wrong: bool = False
     """It takes outputs that are NaN, as wrong decisions; otherwise they are an error."""
-
-
-def classes(outputs: Arrays) -> np.ndarray:
-    """Class decisions (n, ...) of scores (n, classes, ...); -1 where a score is NaN. Integers (n,) are decisions.
-
-    Raises TaskError if there is more than one output, or no axis of classes.
-    """
-    if isinstance(outputs, tuple):
-        if len(outputs) != 1:
-            raise TaskError(f"the model has {len(outputs)} outputs, this metric takes one; bring a Metric of your own")
-        outputs = outputs[0]
-    if outputs.ndim == 1 and np.issubdtype(outputs.dtype, np.integer):
-        return outputs
-    if outputs.ndim < 2 or outputs.shape[1] < 2:
-        raise TaskError(
-            f"outputs of shape {outputs.shape} hold no scores of two or more classes on axis 1; "
-            "bring a Metric of your own, for example with a threshold"
-        )
-    decided: np.ndarray = np.argmax(outputs, axis=1)
-    return np.where(np.isnan(outputs).any(axis=1), _WRONG, decided)
-
-
-def _class_labels(labels: Arrays, shape: tuple[int, ...]) -> np.ndarray:
-    """Labels as integers of ``shape``, that of the decisions; a trailing axis of 1 is forgiven."""
-    if isinstance(labels, tuple):
-        raise TaskError(f"labels are {len(labels)} arrays, this metric takes one; bring a Metric of your own")
-    if labels.shape != shape and labels.shape == (*shape, 1):
-        labels = labels[..., 0]
-    if labels.shape != shape:
-        raise TaskError(
-            f"labels of shape {labels.shape} do not fit class decisions of shape {shape}; give class numbers"
-        )
-    whole: np.ndarray = labels.astype(np.int64)
-    if not np.array_equal(whole, labels) or (whole < 0).any():
-        raise TaskError("labels are not class numbers (0, 1, 2, ...)")
-    return whole
-
-
-def _decisions(outputs: Arrays, labels: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    decided = classes(outputs)
-    return decided, _class_labels(labels, decided.shape)
-
-
-def _mean_over_rest(values: np.ndarray) -> np.ndarray:
-    """(n,) stays as it is; of (n, ...), for example one decision a pixel, each example's mean."""
-    return values if values.ndim == 1 else np.asarray(values.reshape(len(values), -1).mean(axis=1))
-
-
-def _right(outputs: Arrays, labels: Arrays) -> np.ndarray:
-    decided, wanted = _decisions(outputs, labels)
-    return _mean_over_rest(decided == wanted)
-
-
-def _right_in_five(outputs: Arrays, labels: Arrays) -> np.ndarray:
-    scores = outputs[0] if isinstance(outputs, tuple) and len(outputs) == 1 else outputs
-    if isinstance(scores, tuple) or scores.ndim != 2 or scores.shape[1] <= 5:
-        shape = "several outputs" if isinstance(scores, tuple) else f"outputs of shape {scores.shape}"
-        raise TaskError(f"top5 takes scores (n, classes) of more than five classes, not {shape}; use accuracy")
-    wanted = _class_labels(labels, (len(scores),))
-    if wanted.size and wanted.max() >= scores.shape[1]:
-        raise TaskError(f"label {wanted.max()} is not among the {scores.shape[1]} classes of the model")
-    own = scores[np.arange(len(scores)), wanted][:, None]
-    # Ties go to the lower class, as argmax does: a constant output must not be right everywhere.
-    before = (scores > own) | ((scores == own) & (np.arange(scores.shape[1]) < wanted[:, None]))
-    among: np.ndarray = before.sum(axis=1) < 5
-    return among & ~np.isnan(scores).any(axis=1)
-
-
-def _agree(outputs: Arrays, labels: Arrays) -> np.ndarray:
-    """Labels are the baseline's class numbers, or its outputs."""
-    decided = classes(outputs)
-    same_form = isinstance(labels, tuple) or (labels.ndim > decided.ndim and labels.shape != (*decided.shape, 1))
-    wanted = classes(labels) if same_form else _class_labels(labels, decided.shape)
-    if wanted.shape != decided.shape:
-        raise TaskError(f"labels decide on {wanted.shape}, outputs on {decided.shape}; give the baseline's own outputs")
-    return _mean_over_rest((decided == wanted) & (decided != _WRONG))
-
-
-def _counts(decided: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per class: decided rightly, decided at all, labelled."""
-    decided, wanted = decided.ravel(), wanted.ravel()
-    number = int(max(decided.max(initial=0), wanted.max(initial=0))) + 1
-    right = np.bincount(wanted[decided == wanted], minlength=number)
-    return right, np.bincount(decided[decided >= 0], minlength=number), np.bincount(wanted, minlength=number)
-
-
-def _balanced_accuracy(decided: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean recall over the classes that are among the labels."""
-    right, _, labelled = _counts(decided, wanted)
-    there = labelled > 0
-    return float(np.mean(right[there] / labelled[there]))
-
-
-def _macro_f1(decided: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean of 2 TP / (2 TP + FP + FN) over the classes that are labelled or decided on."""
-    right, found, labelled = _counts(decided, wanted)
-    both = found + labelled
-    return float(np.mean(2 * right[both > 0] / both[both > 0]))
-
-
-def _errors(outputs: Arrays, labels: Arrays) -> np.ndarray:
-    """Outputs minus labels, (n, values); several outputs side by side."""
-    found, wanted = (side if isinstance(side, tuple) else (side,) for side in (outputs, labels))
-    if len(found) != len(wanted):
-        raise TaskError(f"the model has {len(found)} outputs, the labels are {len(wanted)}; bring a Metric of your own")
-    flat = []
-    for one, other in zip(found, wanted, strict=True):
-        # Equal sizes, not broadcasting: (n, 1) against (n,) would silently compare everything with everything.
-        if one.size != other.size or len(one) != len(other):
-            raise TaskError(f"outputs of shape {one.shape} do not fit labels of shape {other.shape}")
-        flat.append(one.reshape(len(one), -1).astype(np.float64) - other.reshape(len(other), -1))
-    return np.concatenate(flat, axis=1)
+    decide: Callable[[Any, Any], tuple[np.ndarray, np.ndarray]] = class_decisions
+    """(outputs, labels) -> what ``from_decisions`` takes."""
 
 
 def _average(name: str, per_example: Callable[[Any, Any], np.ndarray], loss: str, share: bool) -> Metric:
@@ -175,26 +62,42 @@ def _average(name: str, per_example: Callable[[Any, Any], np.ndarray], loss: str
     return Metric(name, function, share, per_example, loss, bounded=share, nan_is_wrong=share)
 
 
-def _of_decisions(name: str, from_decisions: Callable[[np.ndarray, np.ndarray], float]) -> Metric:
+def _of_decisions(
+    name: str,
+    from_decisions: Callable[[np.ndarray, np.ndarray], float],
+    decide: Callable[[Any, Any], tuple[np.ndarray, np.ndarray]] = class_decisions,
+    loss: str = "cross_entropy",
+) -> Metric:
     def function(outputs: Arrays, labels: Arrays) -> float:
-        return from_decisions(*_decisions(outputs, labels))
+        return from_decisions(*decide(outputs, labels))
 
-    return Metric(name, function, True, None, "cross_entropy", from_decisions, bounded=True, nan_is_wrong=True)
+    return Metric(name, function, True, None, loss, from_decisions, bounded=True, nan_is_wrong=True, decide=decide)
 
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        _average("accuracy", _right, "cross_entropy", share=True),
-        _of_decisions("balanced_accuracy", _balanced_accuracy),
-        _of_decisions("macro_f1", _macro_f1),
-        _average("top5", _right_in_five, "cross_entropy", share=True),
-        _average("agreement", _agree, "cross_entropy", share=True),
-        _average("mae", lambda outputs, labels: np.abs(_errors(outputs, labels)).mean(axis=1), "l1", share=False),
-        _average("mse", lambda outputs, labels: np.square(_errors(outputs, labels)).mean(axis=1), "mse", share=False),
+        _average("accuracy", classification.right, "cross_entropy", share=True),
+        _of_decisions("balanced_accuracy", classification.balanced_accuracy),
+        _of_decisions("macro_precision", classification.macro_precision),
+        _of_decisions("macro_recall", classification.macro_recall),
+        _of_decisions("macro_f1", classification.macro_f1),
+        _average("top5", classification.right_in_five, "cross_entropy", share=True),
+        _average("agreement", classification.agree, "cross_entropy", share=True),
+        _of_decisions("token_accuracy", classification.token_accuracy, token_decisions),
+        _average("multilabel_accuracy", classification.labels_right, "bce", share=True),
+        _average("multilabel_exact", classification.all_labels_right, "bce", share=True),
+        _of_decisions("multilabel_micro_f1", classification.multilabel_micro_f1, label_decisions, "bce"),
+        _of_decisions("multilabel_macro_f1", classification.multilabel_macro_f1, label_decisions, "bce"),
+        _average("mae", regression.absolute, "l1", share=False),
+        _average("mse", regression.squared, "mse", share=False),
+        Metric("rmse", regression.rmse, False, None, "mse"),
+        Metric("r2", regression.r2, True, None, "mse"),
     )
 }
-"""The metrics that have a name. ``agreement`` is accuracy with the baseline's own outputs (or classes) as labels."""
+"""The metrics that have a name. ``agreement`` is accuracy with the baseline's own outputs (or classes) as labels;
+``multilabel_...`` take logits, above 0 a yes, also one for each example; ``token_accuracy`` leaves out labels of -100.
+"""
 
 
 def get(metric: str | Metric) -> Metric:
@@ -364,7 +267,7 @@ def _statistic(
     if each is not None:
         return lambda rows: float(each[rows].mean())
     if metric.from_decisions is not None:
-        function, (decided, wanted) = metric.from_decisions, _decisions(outputs, labels)
+        function, (decided, wanted) = metric.from_decisions, metric.decide(outputs, labels)
         return lambda rows: function(decided[rows], wanted[rows])
 
     def evaluate(rows: np.ndarray) -> float:

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from compress import fake_quantization, onnx_layers, onnx_pooling, onnx_shapes
 from compress import onnx_functions as functions
-from compress import onnx_layers, onnx_pooling, onnx_shapes
 from compress.importing import Importer, NotImportable, Operator, Value
 
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
@@ -345,13 +345,14 @@ _TABLE: dict[str, Build] = {
     **onnx_pooling.TABLE, **onnx_layers.TABLE,
 }  # fmt: skip
 _ML: dict[str, Build] = {"ArrayFeatureExtractor": _feature, "Scaler": _scaler, "Identity": _identity}
+_OWN: dict[str, Build] = {fake_quantization.KIND: fake_quantization.build}
 
 
 def find(domain: str, kind: str) -> Build | None:
     """What builds an operator; None where it is not covered."""
     if domain in ("", "ai.onnx"):
         return _TABLE.get(kind)
-    return _ML.get(kind) if domain == "ai.onnx.ml" else None
+    return {"ai.onnx.ml": _ML, fake_quantization.DOMAIN: _OWN}.get(domain, {}).get(kind)
 
 
 def check_covered(model: onnx.ModelProto) -> None:

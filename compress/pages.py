@@ -25,6 +25,8 @@ View = dict[str, Any]
 
 _ELSEWHERE = ("command", "warnings", "higher_is_better", "hypervolume")
 """Entries of a description that the page shows in another place, or that mean nothing alone."""
+_MOST_CLASSES = 50
+"""With more classes, a table of them would be longer than anybody reads; all are in report.json."""
 
 
 def render(report: Report, *, importances: Importances | None = None, notes: Sequence[str] = ()) -> str:
@@ -138,6 +140,7 @@ def _target(report: Report, target: str) -> View:
         "refutations": outcomes.refutations(report, target),
         "notes": target_notes.notes(report, target),
         "slices": _slices(report, target, [rows.baseline(report), *read]),
+        "classes": _classes(target, [rows.baseline(report), *read]),
         "candidates": [_candidate(report, target, candidate) for candidate in rows.measured_on(report, target)],
     }
 
@@ -234,6 +237,32 @@ def _slices(report: Report, target: str, candidates: Sequence[Candidate]) -> lis
         }
         for name, values in found.items()
     ]
+
+
+def _classes(target: str, candidates: Sequence[Candidate]) -> View | None:
+    """A table of F1 with precision and recall: classes down, the picks across; None where there are none, or many."""
+    found = {c["id"]: (rows.on(c, target) or {})["quality"].get("classes") or {} for c in candidates}
+    numbers = sorted({number for classes in found.values() for number in classes}, key=int)
+    if not 0 < len(numbers) <= _MOST_CLASSES:
+        return None
+    return {
+        "columns": list(found),
+        "rows": [
+            {
+                "value": number,
+                "n": max(classes[number]["n"] for classes in found.values() if number in classes),
+                "cells": [_class_cell(classes.get(number)) for classes in found.values()],
+            }
+            for number in numbers
+        ],
+    }
+
+
+def _class_cell(one: Mapping[str, Any] | None) -> View:
+    if one is None:
+        return _with_interval(formatting.MISSING, "")
+    f1, precision, recall = (formatting.fixed(100 * one[name], 1) for name in ("f1", "precision", "recall"))
+    return _with_interval(f"{f1} %", f"{precision} / {recall}")
 
 
 def _slice_cell(quality: Mapping[str, Any] | None, written: formatting.QualityFormat) -> View:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from compress.tasks import Task
     from targets.target import Target
 
+_NOT_OFFERED = (("unstructured and 2:4 sparsity", "no target here is faster with zeros; channels are removed instead"),)
+"""Ways of making a network smaller that are left out, and why."""
 _CHECKED = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
 
 
@@ -35,6 +37,7 @@ def plan(spec: str, data: str | None, **options: Any) -> dict[str, Any]:
     from compress import metrics, preparing, quantities, runs
     from compress.loading import load_task
     from compress.options import check_options
+    from compress.preconditions import check_space
     from compress.spaces import SearchSpace
 
     check_options(**{name: options[name] for name in _CHECKED if name in options})
@@ -53,6 +56,7 @@ def plan(spec: str, data: str | None, **options: Any) -> dict[str, Any]:
         identity = preparing.identity(task, splits, metrics.get(task.metric))
         preparing.check_identity(before.task if before else None, identity, folder)
         space = loaded.space or (before.space if before else SearchSpace())
+        check_space(space, task, splits.train)
         found = {
             "schema": 1, "task": task.name, "constraints": constraints, "warnings": list(splits.warnings),
             "targets": _targets(places, space),
@@ -73,15 +77,17 @@ def _asked(
 
 
 def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
-    """Target -> the precisions of the space it gains by, its int8 format, the step of its widths, its limits."""
-    from compress.precisions import offered
+    """Target -> the precisions made for it, those left out and why, its int8 format, its widths' steps, its limits."""
+    from compress.precisions import left_out, offered, offers, wanted
     from targets.probing import probed
 
     abilities = {place.name: probed(place) for place in places}
-    schemes = offered(space.schemes(), abilities)
+    schemes = offered(wanted(space, [one.precisions for one in abilities.values()]), abilities)
+    out = left_out(space, abilities)
     return {
         name: {
-            "precisions": [scheme for scheme in schemes if scheme in one.precisions],
+            "precisions": [scheme for scheme in schemes if offers(scheme, one)],
+            "left_out": [list(pair) for pair in out[name]],
             "int8_format": one.int8_format,
             "channel_step": one.channel_step,
             "int8_step": one.int8_step,
@@ -121,17 +127,22 @@ def _of_module(task: Task, splits: Splits, space: SearchSpace, folder: Path) -> 
 
 
 def _of_network(module: nn.Module, task: Task, splits: Splits, space: SearchSpace) -> dict[str, Any]:
-    from compress import pruning
+    from compress import depth, pruning
+    from compress.configs import AUTO
 
     example = splits.val.first(4)
-    groups = pruning.find_groups(module, example)
+    groups, blocks = pruning.find_groups(module, example), depth.find_blocks(module, example)
     macs, parameters = pruning.count(module, example)
     names = tuple(group.name for group in groups.prunable)
     return {
         "macs": macs, "parameters": parameters,
         "prunable": [[g.name, g.channels, list(g.members)] for g in groups.prunable],
         "kept": [list(entry) for entry in groups.kept],
-        "dimensions": {name: str(domain) for name, domain in space.dimensions(names).items()},
+        "removable": [[b.name, [*b.served]] for b in blocks.removable],
+        "kept_blocks": [list(entry) for entry in blocks.kept],
+        "not_offered": [list(entry) for entry in _NOT_OFFERED],
+        "dimensions": {name: str(domain) for name, domain in space.dimensions(names, len(blocks.removable)).items()}
+        | ({"lr": "found by a range test"} if space.lr == AUTO and task.finetune is None else {}),
         "trial_seconds": _trial_seconds(module, task, splits, space, groups, example),
     }  # fmt: skip
 
@@ -151,11 +162,21 @@ def print_plan(found: dict[str, Any], console: Console) -> None:
             f"target {name}: {', '.join(target['precisions']) or 'nothing of what is searched'}; int8 as "
             f"{target['int8_format']}; widths in steps of {target['channel_step']}, in int8 {target['int8_step']}"
         )
+        for why in dict.fromkeys(why for _, why in target["left_out"]):
+            schemes = ", ".join(scheme for scheme, one in target["left_out"] if one == why)
+            say(f"left out on {name}: {schemes}: {why}")
     for name, channels, members in found["prunable"]:
         others = ", ".join(member for member in members if member != name) or "nothing else"
         say(f"prunable: {name}, {channels} channels (with {others})")
     for name, why in found["kept"]:
         say(f"left alone: {name}: {why}")
+    for name, others in found.get("removable", ()):
+        served = f" (with {', '.join(others)})" if others else ""
+        say(f"removable block: {name}{served}")
+    for name, why in found.get("kept_blocks", ()):
+        say(f"block left alone: {name}: {why}")
+    for name, why in found.get("not_offered", ()):
+        say(f"not offered: {name}: {why}")
     say(f"searched: {', '.join(found['dimensions'])}")
     if found["trial_seconds"] is not None:
         say(f"a trial with half of the channels: about {format_duration(found['trial_seconds'])}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ from compress import (
     data,
     exporting,
     file_baselines,
-    finetuning,
     graphs,
     importing,
     latencies,
@@ -27,17 +25,18 @@ from compress import (
     profiling,
     pruning,
     scoring,
+    training_setups,
 )
 from compress.caching import Cache
-from compress.configs import FinetuneSettings
-from compress.contexts import Context, Say, Training
+from compress.configs import QAT
+from compress.contexts import Context, Say
 from compress.file_baselines import EXAMPLES
 from compress.quantizing import has_matmul, layers
+from compress.questions import space_of
 from compress.results import Candidate, Drop, Measured, Parity
 from compress.runs import Run, same_task
 from compress.serialization import file_hash, from_json, stable_hash, to_json
 from compress.tasks import Task, TaskIdentity
-from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device
 from targets.errors import ExportError, RunError, TaskError
 from targets.probing import probed
 from targets.target import Capabilities, Target
@@ -160,16 +159,19 @@ def prepare(
     baseline = _baseline_candidate(setting, names, module, scorer)
     training = None
     if module is not None and template is not None:
-        training = _training(setting, module, template, device, say)
+        training = training_setups.make_training(_setup(setting), module, template, device, say)
     say("profile")
     calibration = _calibration(setting, names)
-    profile = profiling.make_profile(cache, training, path, calibration, abilities[places[0].name])
+    first, able = places[0], abilities[places[0].name]
+    mixed = "mixed" in run.request.space.schemes() and "mixed" in able.precisions
+    timed_on = (first, describe[first.name]) if mixed else None
+    profile = profiling.make_profile(cache, training, path, calibration, able, timed_on)
     return Context(
         task=task,
         run=run,
         cache=cache,
         targets=setting.places,
-        space=run.request.space,
+        space=space_of(run),
         seed=run.request.seed,
         metric=metric,
         val=splits.val,
@@ -181,9 +183,9 @@ def prepare(
         profile=profile,
         calibration=calibration,
         calibration_digest=profiling.digest(calibration),
-        step=precisions.channel_step(run.request.space.schemes(), abilities),
+        step=precisions.channel_step(_schemes(setting, abilities), abilities),
         abilities=abilities,
-        variants=_variants(setting, abilities),
+        variants=_variants(setting, abilities, trained=training is not None),
         limits=setting.limits,
         scorer=scorer,
         training=training,
@@ -299,14 +301,18 @@ def _abilities(run: Run, cache: Cache, places: Sequence[Target]) -> dict[str, Ca
     return {target.name: from_json(Capabilities, known[target.name]) for target in places}
 
 
-def _variants(setting: _Setting, abilities: precisions.Abilities) -> tuple[precisions.Variant, ...]:
-    """The files of every network, without those that the model has no layers for."""
-    found = precisions.variants(setting.run.request.space.schemes(), abilities)
+def _schemes(setting: _Setting, abilities: precisions.Abilities) -> tuple[str, ...]:
+    return precisions.wanted(setting.run.request.space, [one.precisions for one in abilities.values()])
+
+
+def _variants(setting: _Setting, abilities: precisions.Abilities, *, trained: bool) -> tuple[precisions.Variant, ...]:
+    """The files of every network, without those that it has no layers for; without training, none that need it."""
+    found = precisions.variants(_schemes(setting, abilities), abilities)
     if not layers(setting.path):
-        found = tuple(variant for variant in found if variant.scheme == "fp32")
+        found = tuple(variant for variant in found if variant.scheme in ("fp32", "fp16"))
     if not has_matmul(setting.path):
-        found = tuple(variant for variant in found if variant.scheme != "int8-dynamic")
-    return found
+        found = tuple(variant for variant in found if variant.scheme not in ("int8-dynamic", "int4-weights"))
+    return tuple(variant for variant in found if trained or variant.scheme != QAT)
 
 
 def _baseline_candidate(
@@ -360,40 +366,9 @@ def _baseline_on(setting: _Setting, names: list[str], target: Target, scorer: sc
     return replace(measured, latency=None if latency is None else replace(latency, ratio=1.0, low=1.0, high=1.0))
 
 
-def _training(setting: _Setting, module: torch.nn.Module, template: onnx.ModelProto, device: str, say: Say) -> Training:
-    task, metric, train = setting.task, setting.metric, setting.splits.train
-    if train is None:
-        raise TaskError(f"task {task.name!r}: train is None; fine-tuning needs training data")
-    if task.finetune is None:
-        objective = finetuning.make_objective(task.loss, metric.loss, metric.name)
-    else:
-        objective = finetuning.Objective(task.loss, metric.loss or "mse")
-    place = resolve_device(device)
-    mode = default_mode(place)
-    # A search whose costs are repeatable is repeatable as a whole: there, nothing is decided by timing.
-    if not all(target.deterministic for target in setting.places) and task.finetune is None:
-        say("training mode")
-        mode = _found_mode(setting, module, train, objective, place)
-    with setting.cache.timed("teacher"):
-        teacher = finetuning.make_teacher(copy.deepcopy(module), train, mode)
-    return Training(module, baselines.state_hash(module), train, setting.example, objective, teacher, mode, template)
-
-
-def _found_mode(
-    setting: _Setting,
-    module: torch.nn.Module,
-    train: data.Split | data.Stream,
-    objective: finetuning.Objective,
-    device: str,
-) -> TrainingMode:
-    """How to train fastest here: tried on the network at half its width, which is what will be trained."""
-    known = setting.run.state.facts.get("mode")
-    if known is not None and known["mode"]["device"] == device:
-        return TrainingMode(**known["mode"])
-    with setting.cache.timed("training mode"):
-        groups = pruning.find_groups(module, setting.example)
-        network = pruning.prune(module, setting.example, 0.5, groups=groups).module if groups.prunable else module
-        inputs, labels = data.sample(train, FinetuneSettings().batch_size, 0)
-        mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), device)
-    setting.run.record.append("fact", name="mode", value={"mode": mode, "seconds": seconds})
-    return mode
+def _setup(setting: _Setting) -> training_setups.Setup:
+    deterministic = all(target.deterministic for target in setting.places)
+    return training_setups.Setup(
+        setting.task, setting.run, setting.cache, setting.metric, setting.splits.train, setting.example,
+        deterministic, lambda text: _warn(setting.run, text),
+    )  # fmt: skip

@@ -22,7 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from compress.cutting import Group, Groups, Unsupported, cut, positions, size
-from compress.grouping import as_inputs, find_groups
+from compress.grouping import as_inputs, find_groups, stored
 from compress.permutation_gate import evaluating, forward, said
 from compress.ranking import ALLOCATIONS, IMPORTANCES, Allocation, Importance, global_ratios, scores
 from compress.widths import check_ratio, check_step, realise
@@ -62,6 +62,7 @@ def prune(
     groups: Groups | None = None,
 ) -> Pruned:
     """Remove channels of ``module``; it is untouched, and its modes, device, dtype and ``requires_grad`` are kept.
+    Weights that it computes (weight norm, spectral norm, masks) become ordinary ones, as they are now.
 
     ``example_inputs``: a tensor or a tuple of tensors, batch first, on the module's device.
     ``ratio``: share of channels to remove, in [0, 1): of every prunable group, or {layer: ratio}, the others then
@@ -75,7 +76,7 @@ def prune(
     Raises SpaceError for a ratio, width, step or name that does not fit, PruneError if the result is not as planned,
     TaskError if the module cannot be run on ``example_inputs`` or copied.
     """
-    inputs = as_inputs(example_inputs)
+    inputs, module = as_inputs(example_inputs), stored(module)
     check_step(step)
     if isinstance(importance, str) and importance not in IMPORTANCES:
         raise SpaceError(f"importance {importance!r} is not known: use {', '.join(map(repr, IMPORTANCES))}")

@@ -21,20 +21,27 @@ import numpy as np
 import onnx
 
 import targets
-from compress.configs import CALIBRATIONS, SCHEMES
+from compress.calibration_samples import BATCH as BATCH
+from compress.calibration_samples import Batches, named
+from compress.configs import CALIBRATIONS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
 from compress.exporting import check_folder, open_session
+from compress.fencing import fence
 from compress.graphs import load_model, parse
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
-VERSION = 2
-BATCH = 32
+VERSION = 3
 _OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_RECURRENT = ("LSTM", "GRU", "RNN")
+_KINDS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile", "search": "Percentile"}
+"""ONNX Runtime's names of the calibration methods."""
+PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
+"""What a search tries: the share of values within the range; half of the rest is cut off on each side."""
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was written: its path and size, and which layers (by node name) are in int8 and which in float."""
+    """What was written: its path and size, and which layers (by node name) are in integers and which in float."""
 
     path: Path
     size: int
@@ -51,12 +58,17 @@ def quantize(
     *,
     method: str = "minmax",
     keep_float: tuple[str, ...] = (),
+    equalize: bool = False,
+    adaround: bool = False,
+    correct_bias: bool = False,
 ) -> Quantized:
     """Write ``source`` in another precision, in the format whose integer kernels run on ``target``.
 
-    ``precision``: ``int8`` (static, QDQ), ``mixed`` (static, the nodes in ``keep_float`` stay in float) or
-    ``int8-dynamic``. ``calibration``: an array, samples first, or a dict of them by input name; the static schemes
-    need it. ``method``: ``minmax``, ``entropy`` or ``percentile``.
+    ``precision``: ``int8`` (static, QDQ), ``mixed`` (static, the nodes in ``keep_float`` stay in float),
+    ``int8-dynamic``, or weights alone: ``fp16``, ``int8-weights``, ``int4-weights``. ``calibration``: an array,
+    samples first, or a dict of them by input name; the static schemes need it. ``method``: ``minmax``,
+    ``entropy``, ``percentile`` or ``search`` (for the percentile with the smallest error). ``equalize``, ``adaround``,
+    ``correct_bias``: refinements before static int8.
     Raises RequestError for what cannot be asked, QuantizeError where the quantizer fails.
     """
     source, destination = Path(source), Path(destination)
@@ -66,18 +78,41 @@ def quantize(
     capabilities = targets.get(target).capabilities()
     with tempfile.TemporaryDirectory(prefix=".quantizing-", dir=destination.parent) as folder:
         made, ranges = Path(folder) / "model.onnx", Path(folder) / "ranges.json"
-        if precision == "int8-dynamic":
+        if precision in STORED:
+            found = _stored(source, made, precision, capabilities)
+        elif precision == "int8-dynamic":
             found = quantize_dynamic(source, made, capabilities)
         else:
-            collect_ranges(source, samples, method, ranges)
+            settings = PrecisionSettings(
+                calibration=method, equalize=equalize, adaround=adaround, correct_bias=correct_bias
+            )
+            if is_refined(settings):
+                from compress.refining import refine
+
+                refined = Path(folder) / source.name
+                onnx.save(refine(source, samples, capabilities, settings, keep_float), refined)
+                source = refined
+            collect_ranges(source, samples, method, ranges, capabilities)
             found = quantize_static(source, made, ranges, method, capabilities, keep_float=keep_float)
         os.replace(made, destination)
     return replace(found, path=destination)
 
 
+def _stored(source: Path, destination: Path, precision: str, capabilities: Capabilities) -> Quantized:
+    """Weights alone in fewer bits; raises RequestError where the target does not run that."""
+    from compress.precisions import refused
+    from compress.stored_weights import save
+
+    if precision in refused(capabilities.refuses, capabilities.lacks):
+        raise RequestError(f"precision {precision!r} does not run on the target; use fp16")
+    integers = save(read(source), precision, destination, source.name)
+    kept = tuple(name for name in layers(source) if name not in integers)
+    return Quantized(destination, destination.stat().st_size, integers, kept)
+
+
 def layers(path: Path) -> list[str]:
     """Names of the nodes that int8 can speed up, in graph order: products with a constant weight."""
-    return _layers(_read(path))
+    return _layers(read(path))
 
 
 def has_matmul(path: Path) -> bool:
@@ -92,7 +127,20 @@ def _layers(model: onnx.ModelProto) -> list[str]:
     return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
 
 
-def _read(path: Path) -> onnx.ModelProto:
+def _constants(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that compute from constants alone: a recurrent layer's weights, put in order."""
+    known = {t.name for t in model.graph.initializer} | {""}
+    found = []
+    for node in model.graph.node:
+        # A random node has no inputs, an If has them inside.
+        inside = any(a.HasField("g") or a.graphs for a in node.attribute)
+        if (node.input or node.op_type == "Constant") and not inside and known.issuperset(node.input):
+            known.update(node.output)
+            found.append(node.name)
+    return found
+
+
+def read(path: Path) -> onnx.ModelProto:
     """The model with a name for every node: layers are told apart by them, and ONNX does not ask for any."""
     model = parse(path)
     seen: set[str] = set()
@@ -103,28 +151,54 @@ def _read(path: Path) -> onnx.ModelProto:
     return model
 
 
-def collect_ranges(source: Path, samples: Mapping[str, np.ndarray], method: str, path: Path) -> None:
-    """Run ``samples`` through the float model and write every tensor's range to ``path`` (JSON)."""
+def collect_ranges(
+    source: Path,
+    samples: Mapping[str, np.ndarray],
+    method: str,
+    path: Path,
+    capabilities: Capabilities | None = None,
+) -> None:
+    """Run ``samples`` through the float model and write every tensor's range to ``path`` (JSON).
+
+    ``search`` tries percentiles in the format of ``capabilities`` and takes the one that leaves the smallest error.
+    """
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
     from onnxruntime.quantization.quantize import save_tensors_data
 
-    methods = {
-        "minmax": (CalibrationMethod.MinMax, {}),
-        "entropy": (CalibrationMethod.Entropy, {}),
-        "percentile": (CalibrationMethod.Percentile, {"percentile": 99.99, "symmetric": False}),
-    }
-    kind, options = methods[method]
-    model = _read(source)
+    options = {"percentile": 99.99, "symmetric": False} if _KINDS[method] == "Percentile" else {}
+    kind = getattr(CalibrationMethod, _KINDS[method])
+    model = read(source)
     # Of a copy: the quantizer writes files beside the one it is given.
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         copied, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
         try:
             onnx.save(model, copied)
             calibrator = create_calibrator(copied, [], str(augmented), calibrate_method=kind, extra_options=options)
-            calibrator.collect_data(_Batches(model, samples))
+            calibrator.collect_data(Batches(model, samples))
+            if method == "search":
+                able = capabilities or Capabilities()
+                calibrator.collector.percentile = _best_percentile(copied, calibrator, samples, able, Path(folder))
             save_tensors_data(calibrator.compute_data(), path)
         except Exception as error:
             raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {_line(error)}") from error
+
+
+def _best_percentile(
+    source: Path, calibrator: Any, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
+) -> float:
+    """The one with the smallest squared error of the first output; the widest of equals."""
+    from onnxruntime.quantization.quantize import save_tensors_data
+
+    model = read(source)
+    reference = outputs(source, model, samples).astype(np.float64)
+    errors: dict[float, float] = {}
+    for percentile in PERCENTILES:
+        ranges, made = folder / f"{percentile}.json", folder / f"{percentile}.onnx"
+        calibrator.collector.percentile = percentile
+        save_tensors_data(calibrator.compute_data(), ranges)
+        quantize_static(source, made, ranges, "search", capabilities)
+        errors[percentile] = float(np.mean(np.square(outputs(made, model, samples) - reference)))
+    return min(errors, key=lambda p: (not np.isfinite(errors[p]), errors[p]))
 
 
 def quantize_static(
@@ -141,7 +215,7 @@ def quantize_static(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as rewrite
 
-    model = _read(source)
+    model = read(source)
     names = _layers(model)
     unknown = [name for name in keep_float if name not in names]
     if unknown:
@@ -149,12 +223,10 @@ def quantize_static(
     if not names:
         raise QuantizeError(f"{source.name} has no convolution or matrix product to quantize")
     activation = QuantType.QUInt8 if capabilities.int8_format == "u8s8" else QuantType.QInt8
-    kinds = {
-        "minmax": CalibrationMethod.MinMax,
-        "entropy": CalibrationMethod.Entropy,
-        "percentile": CalibrationMethod.Percentile,
-    }
-    with _quiet():
+    model, fences = fence(model, keep_float)
+    # Recurrent layers have no static int8 kernel, and their weights must be constants (OpenVINO), not converted ones.
+    aside = [node.name for node in model.graph.node if node.op_type in _RECURRENT] + _constants(model) + fences
+    with quiet():
         try:
             rewrite(
                 model,
@@ -165,9 +237,9 @@ def quantize_static(
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=capabilities.reduce_range,
-                nodes_to_exclude=list(keep_float),
+                nodes_to_exclude=[*keep_float, *aside],
                 nodes_to_quantize=list(only),
-                calibrate_method=kinds[method],
+                calibrate_method=getattr(CalibrationMethod, _KINDS[method]),
                 calibration_cache_path=ranges,
                 # Asymmetric in either format: a ReLU then folds into the quantizer after it. With a zero point of 0 it
                 # stays an operator of its own, and s8s8 is slower than u8s8 on ARM, where it should be faster.
@@ -187,14 +259,14 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as rewrite
 
-    original = _read(source)
+    original = read(source)
     model = split_gemm(original)
     constants = {t.name for t in model.graph.initializer}
     names = tuple(n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants)
     if not names:
         raise QuantizeError(f"{source.name} has no matrix product: dynamic int8 would change nothing")
     del model.graph.value_info[:]  # stale shapes make the quantizer fail
-    with _quiet():
+    with quiet():
         try:
             rewrite(
                 model,
@@ -260,96 +332,32 @@ def _used(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def layer_errors(
-    source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
-) -> list[float]:
-    """What int8 costs each layer alone, in the order of ``layers``: squared output error over squared output."""
-    model = _read(source)
-    reference = _outputs(source, model, samples)
-    scale = float(np.mean(np.square(reference))) or 1.0
-    errors = []
-    for name in _layers(model):
-        path = folder / "one.onnx"
-        quantize_static(source, path, ranges, method, capabilities, only=(name,))
-        found = _outputs(path, model, samples)
-        errors.append(float(np.mean(np.square(found - reference))) / scale)
-        path.unlink()
-    return errors
-
-
-class _Batches:
-    """A calibration reader over arrays. Every batch is equally large: histogram calibrators cannot stack others."""
-
-    def __init__(self, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> None:
-        count = min(len(x) for x in samples.values())
-        size = next((n for n in _static_batches(model) if n), min(BATCH, count))
-        # Fewer samples than a static batch are repeated; what is left over of more is not used.
-        starts = range(0, max(1, count // size) * size, size)
-        rows = [np.arange(i, i + size) % count for i in starts]
-        self._batches = iter([{name: x[r] for name, x in samples.items()} for r in rows])
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        return self._batches
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch, or None: the interface ONNX Runtime's calibrators read."""
-        return next(self._batches, None)
-
-
-def _outputs(path: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> np.ndarray:
+def outputs(path: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> np.ndarray:
     """The first output for ``samples``, in the batches that ``model`` takes."""
     session = open_session(path)
-    return np.concatenate([session.run(None, batch)[0] for batch in _Batches(model, samples)])
-
-
-def _inputs(model: onnx.ModelProto) -> dict[str, Any]:
-    """Tensor types by name, of the inputs that are no constants."""
-    constants = {t.name for t in model.graph.initializer}
-    return {value.name: value.type.tensor_type for value in model.graph.input if value.name not in constants}
-
-
-def _static_batches(model: onnx.ModelProto) -> list[int]:
-    """The first dimension of every input; 0 where it is dynamic."""
-    return [int(kind.shape.dim[0].dim_value) if kind.shape.dim else 0 for kind in _inputs(model).values()]
+    return np.concatenate([session.run(None, batch)[0] for batch in Batches(model, samples)])
 
 
 def _check_request(
     model: onnx.ModelProto, name: str, precision: str, method: str, calibration: Any
 ) -> dict[str, np.ndarray]:
-    """The calibration samples by input name (none for int8-dynamic); raises RequestError for what cannot be asked."""
+    """The calibration samples by input name (none where none are needed); RequestError for what cannot be asked."""
+    if precision == QAT:
+        raise RequestError(f"precision {QAT!r} takes training: use compress.search with qat_epochs=1 or more")
     if precision not in SCHEMES or precision == "fp32":
-        raise RequestError(f"precision {precision!r}: use one of {', '.join(s for s in SCHEMES if s != 'fp32')}")
+        offered = ", ".join(one for one in SCHEMES if one not in ("fp32", QAT))
+        raise RequestError(f"precision {precision!r}: use one of {offered}")
     if method not in CALIBRATIONS:
         raise RequestError(f"calibration method {method!r}: use one of {', '.join(CALIBRATIONS)}")
-    if precision == "int8-dynamic":
+    if precision == "int8-dynamic" or precision in STORED:
         return {}
     if calibration is None:
         raise RequestError(f"precision {precision!r} needs calibration samples: an array, samples first")
-    return _named(model, name, calibration)
-
-
-def _named(model: onnx.ModelProto, name: str, calibration: Any) -> dict[str, np.ndarray]:
-    """Calibration samples by input name, in the model's types."""
-    kinds = _inputs(model)
-    given = calibration if isinstance(calibration, Mapping) else {next(iter(kinds)): calibration}
-    if set(given) != set(kinds):
-        raise RequestError(f"calibration has {sorted(given)}; {name} has the inputs {sorted(kinds)}")
-    samples: dict[str, np.ndarray] = {}
-    for key, values in given.items():
-        array = np.asarray(values)
-        wanted = onnx.helper.tensor_dtype_to_np_dtype(kinds[key].elem_type)
-        if array.ndim == 0 or len(array) == 0:
-            raise RequestError("calibration is empty; some dozens of typical samples are needed")
-        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
-            raise RequestError(f"calibration of {key!r} holds NaN or infinite values; clean the data first")
-        if np.issubdtype(array.dtype, np.floating) and np.issubdtype(wanted, np.floating):
-            array = array.astype(wanted, copy=False)
-        samples[key] = array
-    return samples
+    return named(model, name, calibration)
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The quantizer logs advice at warning level for every call, and the calibrators print what they do."""
     logger = logging.getLogger()
     level = logger.level

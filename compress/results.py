@@ -30,13 +30,26 @@ class Drop:
 
 
 @dataclass(frozen=True)
+class ClassQuality:
+    """How well one class is told apart; ``n`` examples are of it, ``decided`` were taken for it."""
+
+    precision: float
+    recall: float
+    f1: float
+    n: int
+    decided: int
+
+
+@dataclass(frozen=True)
 class QualitySplits:
-    """Quality on val, on test once it was read, and per slice of test."""
+    """Quality on val, on test once it was read, and per slice and class of test."""
 
     val: Quality
     test: Quality | None = None
     slices: dict[str, dict[str, Quality]] = field(default_factory=dict)
     """slice's name -> value of the slice -> quality on those test examples."""
+    classes: dict[str, ClassQuality] = field(default_factory=dict)
+    """Class number -> how well it is told apart on test; only where each example is of one class."""
 
 
 @dataclass(frozen=True)

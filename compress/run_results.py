@@ -168,3 +168,8 @@ def removed_channels(run: Run, candidate: Candidate) -> dict[str, tuple[int, ...
     if not path.exists():
         return {}
     return {name: tuple(indices) for name, indices in json.loads(path.read_text())["removed"].items()}
+
+
+def dropped_blocks(candidate: Candidate) -> tuple[str, ...]:
+    """Which residual blocks a candidate lacks."""
+    return tuple(candidate.config.get("dropped", ()))

@@ -166,14 +166,16 @@ def strong_params(
 ) -> list[dict[str, Any]]:
     """Configs that are tried before the sampler takes over: they usually do well, and they calibrate it.
 
-    All-int8 without training; half of the channels; five eighths and three quarters, spared where it hurts most. Each
-    is told in every precision, so half of the channels in int8 is among them.
+    All-int8 without training; half of the channels; three eighths, five eighths and three quarters, spared where it
+    hurts most. Each is told in every precision, so half of the channels in int8 is among them. ``is_worth`` says which
+    of them are still worth a training.
     """
     base = {name: _steady(name, domain) for name, domain in dimensions.items()}
     wanted: list[dict[str, Any]] = [{"epochs": 0, "prune_ratio": 0.0}]
     if groups:
         wanted += [
             {"prune_ratio": 0.5},
+            {"prune_ratio": 0.375, "prune_skew": 0.25},
             {"prune_ratio": 0.625, "prune_skew": 0.25},
             {"prune_ratio": 0.75, "prune_skew": 0.4},
             {"prune_ratio": 0.75},
@@ -193,6 +195,16 @@ def strong_params(
         if params not in found:
             found.append(params)
     return found
+
+
+def is_worth(ratio: float, seen: Sequence[tuple[float, float]]) -> bool:
+    """Whether a strong config says more than those before it, (ratio, excess of quality over its limit) each.
+
+    One that cuts more than what has lost twice as much as allowed is hopeless; one that cuts less than what has lost
+    no more than allowed gains nothing. The excess is a share of the limit.
+    """
+    too_much = any(cut <= ratio and excess > 1.0 for cut, excess in seen)
+    return not too_much and not any(cut >= ratio and excess <= 0.0 for cut, excess in seen)
 
 
 def grid_params(dimensions: Mapping[str, Float | Int | Choice]) -> list[dict[str, Any]]:
@@ -216,6 +228,7 @@ def _steady(name: str, domain: Float | Int | Choice) -> Any:
     wishes: dict[str, float] = {
         "prune_ratio": 0.5, "prune_skew": 0.0, "lr": 3e-3, "weight_decay": 1e-4, "l1": 0.0, "dropout": 0.0,
         "label_smoothing": 0.0, "distill_weight": 0.7, "temperature": 4.0, "float_share": 0.2,
+        "depth": 0.0, "sparsity": 0.0, "prune_steps": 1,
     }  # fmt: skip
     if name.startswith("prune_delta."):
         return nearest(domain, 0.0)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import targets as targets_package
-from compress import metrics, preparing, pruning, quantities, reporting, runs
+from compress import metrics, preparing, quantities, reporting, runs
 from compress.caching import Cache
 from compress.confirming import confirm
 from compress.contexts import Context
@@ -22,13 +22,15 @@ from compress.latencies import FINAL
 from compress.loops import Limits, Loop
 from compress.options import check_options, sampler_name
 from compress.precisions import offered, steps_in_words
+from compress.precisions import wanted as wanted_precisions
+from compress.preconditions import check_space
 from compress.progress import Progress, Silent
 from compress.questions import question_of
 from compress.records import Record
 from compress.results import Candidate
-from compress.run_results import Result, removed_channels
+from compress.run_results import Result, dropped_blocks, removed_channels
 from compress.runs import Request, Run
-from compress.spaces import SearchSpace
+from compress.spaces import Choice, Float, Int, SearchSpace
 from compress.tasks import Task
 from targets import environment
 from targets.errors import RequestError, RunError
@@ -78,8 +80,10 @@ def search(
     before = runs.read_request(folder)
     request = _request(wanted, before, places, command)
     places = places or [targets_package.get(name) for name in request.targets]
-    offered(request.space.schemes(), {place.name: place.capabilities() for place in places})
+    abilities = {place.name: place.capabilities() for place in places}
+    offered(wanted_precisions(request.space, [one.precisions for one in abilities.values()]), abilities)
     splits = preparing.read_splits(task)
+    check_space(request.space, task, splits.train)
     preparing.check_identity(
         before.task if before else None, preparing.identity(task, splits, metrics.get(task.metric)), folder
     )
@@ -201,6 +205,8 @@ def _search(
     deterministic = all(place.deterministic for place in places)
     context = preparing.prepare(task, run, cache, places, splits, device, progress.stage)
     run.record.append("fact", name="groups", value=[group.name for group in context.profile.groups.prunable])
+    if isinstance(context.space.depth, (Float, Int, Choice)) and context.training is not None:
+        run.record.append("fact", name="blocks", value=len(context.training.blocks.removable))
     result = Result(run, _module_maker(context))
     for text in run.state.facts["warnings"][len(splits.warnings) :]:
         progress.note(f"warning: {text}")
@@ -287,16 +293,16 @@ def _module_maker(context: Context) -> Any:
         return None
 
     def make(candidate: Candidate) -> Any:
-        import copy
-
         import torch
 
-        removed = removed_channels(context.run, candidate)
-        module = copy.deepcopy(training.module)
-        if removed:
-            module = pruning.prune(
-                training.module, training.example, removed=removed, groups=context.profile.groups
-            ).module
+        from compress import int8_training
+        from compress.narrowing import rebuilt
+
+        floats = context.run.candidate_folder(candidate.id) / int8_training.FLOATS
+        if floats.exists():
+            return int8_training.network(floats, training.example)
+        removed, dropped = removed_channels(context.run, candidate), dropped_blocks(candidate)
+        module = rebuilt(training, context.profile.groups, dropped, removed)
         weights = context.run.candidate_folder(candidate.id) / "weights.pt"
         if weights.exists():
             module.load_state_dict(torch.load(weights, weights_only=True))
@@ -314,7 +320,7 @@ def _keep_front(run: Run, report: dict[str, Any]) -> None:
                 kept |= {pick["id"], *pick["refuted"]}
     for identifier in run.state.candidates:
         if identifier not in kept:
-            for name in ("model.onnx", "weights.pt"):
+            for name in ("model.onnx", "weights.pt", "weights.onnx"):
                 (run.candidate_folder(identifier) / name).unlink(missing_ok=True)
-    for stage in ("finetune", "quantize", "export", "gate", "score"):
+    for stage in ("finetune", "qat", "quantize", "export", "gate", "score"):
         shutil.rmtree(run.folder / "cache" / stage, ignore_errors=True)

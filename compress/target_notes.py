@@ -9,6 +9,7 @@ from collections import defaultdict
 from statistics import median
 
 from compress import formatting, rows
+from compress.configs import STORED
 from compress.rows import Candidate, Report
 from compress.selecting import SAME_LATENCY
 
@@ -63,7 +64,7 @@ def _integer(report: Report, target: str) -> list[str]:
     picked = {row.candidate["id"]: row.candidate for row in rows.pick_rows(report, target) if row.candidate}
     for name, candidate in picked.items():
         share = (rows.on(candidate, target) or {}).get("integer")
-        if share is None or _scheme(candidate) == "fp32" or not share["layers"]:
+        if share is None or _scheme(candidate) in ("fp32", *STORED) or not share["layers"]:
             continue
         rest = share["layers"] - share["integer"]
         why = f"; {'the other' if rest == 1 else 'the others'}: {', '.join(share['why'][:2])}" if share["why"] else ""

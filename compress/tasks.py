@@ -27,7 +27,8 @@ class Task:
     tuple of tensors; train fits weights, val steers the search, test is read once per pick and may be None.
     ``metric``: a name from ``compress.metrics`` or a ``Metric``. ``loss(outputs, labels)``: None for the usual one.
     ``finetune(module, train, settings)``: the user's own training loop instead of ours; it trains in place or
-    returns the trained module. ``slices``: name -> one label per test example.
+    returns the trained module. ``slices``: name -> one label per test example. ``optimizer(parameters, settings)``:
+    makes the torch optimizer that our loop uses in place of AdamW; parameters are groups that hold their weight decay.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Task:
     loss: Callable[[Any, Any], Any] | None = None
     finetune: Callable[[Any, Any, Any], Any] | None = None
     slices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    optimizer: Callable[[Any, Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.match(self.name):
@@ -49,6 +51,13 @@ class Task:
             raise TaskError(f"task {self.name!r}: model is None; give an nn.Module, a function or an .onnx path")
         if self.val is None:
             raise TaskError(f"task {self.name!r}: val is None; the search needs validation data to steer by")
+        if self.optimizer is not None and self.finetune is not None:
+            raise TaskError(f"task {self.name!r}: finetune trains by itself, so optimizer would do nothing; give one")
+        if self.optimizer is not None and not callable(self.optimizer):
+            raise TaskError(
+                f"task {self.name!r}: optimizer is {type(self.optimizer).__name__}; give a function of (parameters, "
+                "settings) that makes one, since every trial trains another network"
+            )
 
     @property
     def onnx_path(self) -> Path | None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import torch
 
-from compress import baselines, exporting, finetuning, pruning, widths
-from compress.configs import Config, PruneSettings
+from compress import baselines, exporting, finetuning, narrowing
+from compress.configs import Config
 from compress.contexts import Context, Say, Training
 from compress.latency_gate import Gated, gate
 from compress.pruning import Pruned
@@ -25,9 +25,6 @@ from compress.results import Candidate
 from compress.serialization import file_hash, stable_hash, to_json
 from compress.variants import Source, make_candidates, make_files
 from targets.errors import ParityError, StageError, TrainingError
-
-PRUNE_VERSION = 2
-_MOST_RATIO = 0.95
 
 
 @dataclass(frozen=True)
@@ -50,39 +47,12 @@ def evaluate(
             return made
         source = made
     say("quantize")
-    files, skipped = make_files(context, source.path, config)
-    if not source.widths and config.finetune.epochs == 0:
+    files, skipped = make_files(context, source.path, config, say)
+    if source.weights is None and config.finetune.epochs == 0:
         # In float that is the baseline itself.
         files = {variant: path for variant, path in files.items() if variant.scheme != "fp32"}
     say("measure")
     return Finished(tuple(make_candidates(context, number, config, source, files)), tuple(skipped))
-
-
-def realised_widths(context: Context, settings: PruneSettings) -> dict[str, int]:
-    """Group -> channels left, for the groups that lose some."""
-    left: dict[str, int] = {}
-    for group in context.profile.groups.prunable:
-        shift = settings.skew * context.profile.robustness.get(group.name, 0.0) + settings.deltas.get(group.name, 0.0)
-        ratio = min(_MOST_RATIO, max(0.0, settings.ratio + shift))
-        width = widths.realise(group.channels, ratio, group.step(context.step), group.multiple)
-        if width < group.channels:
-            left[group.name] = width
-    return left
-
-
-def prune_to(context: Context, training: Training, left: Mapping[str, int]) -> Pruned:
-    """The baseline cut to the given widths; which channels go is decided once and kept."""
-    groups = context.profile.groups
-
-    def compute(_: Path) -> dict[str, Any]:
-        pruned = pruning.prune(training.module, training.example, widths=dict(left), groups=groups)
-        return {"removed": {name: list(indices) for name, indices in pruned.removed.items()}}
-
-    inputs = {"baseline": training.digest, "widths": dict(left)}
-    removed = context.cache.stage("prune", PRUNE_VERSION, inputs, compute).info["removed"]
-    return pruning.prune(
-        training.module, training.example, removed={name: tuple(i) for name, i in removed.items()}, groups=groups
-    )
 
 
 def _network(
@@ -90,43 +60,68 @@ def _network(
 ) -> Source | Gated:
     """Prune, export, pass the gate, fine-tune, and put the trained weights into the exported graph."""
     say("prune")
-    left = realised_widths(context, config.prune)
-    pruned = prune_to(context, training, left)
+    settings = config.prune
+    origin = narrowing.make_origin(context, training, settings)
+    if settings.allocation == "global":  # the widths depend on the weights
+        origin = narrowing.sparsified(context, training, origin, settings, say)
+    left = narrowing.realised_widths(context, training, origin, settings)
+    # What a network costs does not depend on which channels it keeps.
+    cut = narrowing.prune_to(context, training, origin, left, settings.importance)
     say("export")
-    template = _template(context, training, pruned, left)
+    shape = _shape(context, origin, left)
+    template = _template(context, training, cut, shape)
     say("gate")
-    gated = gate(context, training, pruned, template, left, constraints)
+    gated = gate(context, training, cut, template, left, constraints, origin.dropped)
     if gated is not None:
         return gated
+    if settings.allocation != "global":
+        origin = narrowing.sparsified(context, training, origin, settings, say)
     say("finetune")
-    weights = None
-    if left or config.finetune.epochs:
-        weights = _trained(context, training, pruned, config, say)
+
+    def train(start: narrowing.Origin, pruned: Pruned, epochs: int) -> Path:
+        shorter = replace(config, finetune=replace(config.finetune, epochs=epochs))
+        return _trained(context, training, start, pruned, shorter, say)
+
+    start, pruned, epochs = narrowing.cut_in_steps(
+        context, training, origin, left, settings, config.finetune.epochs, train
+    )
+    weights = origin.weights
+    if left or origin.dropped or config.finetune.epochs:
+        weights = train(start, pruned, epochs)
         pruned.module.load_state_dict(torch.load(weights, weights_only=True))
     say("export")
-    path = _bound(context, training, pruned, template, left, weights)
+    path = _bound(context, training, pruned, template, shape, weights)
     removed = {name: list(indices) for name, indices in pruned.removed.items()}
-    return Source(path, weights, pruned.macs, pruned.parameters, removed, left, pruned.module)
+    return Source(
+        path, weights, pruned.macs, pruned.parameters, removed, left, pruned.module, dropped=list(origin.dropped)
+    )
 
 
-def _template(context: Context, training: Training, pruned: Pruned, left: Mapping[str, int]) -> onnx.ModelProto:
-    """The pruned network's raw graph: exported once for its widths."""
-    if not left:
+def _shape(context: Context, origin: narrowing.Origin, left: Mapping[str, int]) -> dict[str, Any]:
+    """What determines a pruned network's graph: part of the keys of what is exported."""
+    dropped = {"dropped": list(origin.dropped)} if origin.dropped else {}
+    return {"graph": context.baseline_structure, "widths": dict(left), "limits": to_json(context.limits), **dropped}
+
+
+def _template(context: Context, training: Training, pruned: Pruned, shape: Mapping[str, Any]) -> onnx.ModelProto:
+    """The pruned network's raw graph: exported once for its widths and blocks."""
+    if not shape["widths"] and "dropped" not in shape:
         return training.template
 
     def compute(folder: Path) -> dict[str, Any]:
         onnx.save(exporting.trace(pruned.module, training.example, context.limits), folder / "template.onnx")
         return {}
 
-    inputs = {"graph": context.baseline_structure, "widths": dict(left), "limits": to_json(context.limits)}
-    return onnx.load(context.cache.stage("export", exporting.VERSION, inputs, compute).folder / "template.onnx")
+    return onnx.load(context.cache.stage("export", exporting.VERSION, shape, compute).folder / "template.onnx")
 
 
-def _trained(context: Context, training: Training, pruned: Pruned, config: Config, say: Say) -> Path:
-    """The file with the fine-tuned weights."""
+def _trained(
+    context: Context, training: Training, start: narrowing.Origin, pruned: Pruned, config: Config, say: Say
+) -> Path:
+    """The file with the fine-tuned weights of a network that was cut from ``start``."""
     task = context.task
     inputs = {
-        "baseline": training.digest,
+        **start.key(),
         "removed": stable_hash({name: list(indices) for name, indices in pruned.removed.items()}),
         "settings": to_json(config.finetune),
         "train": training.train.digest,
@@ -135,6 +130,7 @@ def _trained(context: Context, training: Training, pruned: Pruned, config: Confi
         "mode": to_json(training.mode),
         "loss": baselines.source_hash(task.loss),
         "finetune": baselines.source_hash(task.finetune),
+        "optimizer": baselines.source_hash(task.optimizer),
     }
 
     def compute(folder: Path) -> dict[str, Any]:
@@ -177,11 +173,12 @@ def _finetune(
         teacher=training.teacher,
         val_quality=val_quality,
         on_epoch=lambda epoch: say(f"finetune, epoch {epoch} of {config.finetune.epochs}"),
+        optimizer=context.task.optimizer,
     )
 
 
 def _bound(
-    context: Context, training: Training, pruned: Pruned, template: onnx.ModelProto, left: Mapping[str, int],
+    context: Context, training: Training, pruned: Pruned, template: onnx.ModelProto, shape: Mapping[str, Any],
     weights: Path | None,
 ) -> Path:  # fmt: skip
     """The float ONNX file of the trained network: its weights swapped into the template, or exported anew."""
@@ -201,7 +198,5 @@ def _bound(
         return {"traced": True}
 
     digest = file_hash(weights)[:16] if weights else training.digest
-    inputs = {
-        "graph": context.baseline_structure, "widths": dict(left), "weights": digest, "limits": to_json(context.limits),
-    }  # fmt: skip
+    inputs = {**shape, "weights": digest}
     return context.cache.stage("export", exporting.VERSION, inputs, compute).folder / "model.onnx"

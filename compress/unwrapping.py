@@ -43,6 +43,11 @@ def plain_copy(module: nn.Module) -> nn.Module:
     return copied
 
 
+def with_stored_weights(module: nn.Module) -> nn.Module:
+    """``module`` itself, or a plain copy where some of its weights are computed. Raises what deepcopy does."""
+    return plain_copy(module) if any(_is_computed(layer) for layer in module.modules()) else module
+
+
 def in_half(module: nn.Module) -> bool:
     """Whether some of its weights are in half precision."""
     return any(tensor.dtype in HALF for tensor in module.state_dict().values())
@@ -81,10 +86,16 @@ def _check(module: nn.Module, name: str) -> None:
         )
 
 
+def _is_computed(layer: nn.Module) -> bool:
+    hooks: Any = layer._forward_pre_hooks.values()
+    return parametrize.is_parametrized(layer) or any(type(hook).__module__ in _HOOKS for hook in hooks)
+
+
 def _without_hooks(layer: nn.Module) -> None:
     """Parametrizations, old and new, and pruning masks are applied for good."""
     if parametrize.is_parametrized(layer):
         parametrizations: Any = layer.parametrizations
+        parametrizations.eval()  # spectral_norm moves on at every look while it trains
         # Copies share the class that torch made for the original, and removing changes the class.
         kind = type(layer)
         own = {key: value for key, value in vars(kind).items() if key not in ("__dict__", "__weakref__")}

@@ -7,7 +7,9 @@ what the ratio asks for; that makes it monotone in the ratio, and a realised wid
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Mapping, Sequence
 
 from targets.errors import SpaceError
 
@@ -62,3 +64,53 @@ def realise(channels: int, ratio: float, step: int = 1, multiple: int = 1) -> in
     above = below + rungs.step if below + rungs.step < channels else channels
     # A hair of float error must not turn a tie (or an exact rung) into the neighbour.
     return above if above - wanted <= wanted - below + 1e-9 * channels else below
+
+
+MOST_RATIO = 0.95
+"""No group is given a larger share to lose."""
+_TILT = 0.01
+
+
+def evened(
+    curves: Mapping[str, Sequence[tuple[float, float]]], channels: Mapping[str, int], ratio: float
+) -> dict[str, float]:
+    """Group -> share to remove, so that ``ratio`` of all channels goes and each group's cut costs the same by itself.
+
+    ``curves``: group -> measured (share removed, damage), in ascending order of the share; in between and beyond, the
+    damage is taken to go on in straight lines, and never to fall. What costs nothing goes first.
+    """
+    whole = {name: _rising(points) for name, points in curves.items()}
+    worst = max((points[-1][1] for points in whole.values()), default=0.0)
+    # A little more for every channel: flat stretches would leave the share open.
+    tilt = _TILT * worst if worst > 0 else 1.0
+    whole = {name: [(share, damage + tilt * share) for share, damage in points] for name, points in whole.items()}
+    total = sum(channels.values())
+    low, high = 0.0, max((points[-1][1] for points in whole.values()), default=0.0)
+    shares = dict.fromkeys(whole, 0.0)
+    for _ in range(60):
+        level = (low + high) / 2
+        shares = {name: _share_at(points, level) for name, points in whole.items()}
+        if sum(shares[name] * channels[name] for name in whole) < ratio * total:
+            low = level
+        else:
+            high = level
+    return shares
+
+
+def _rising(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The curve from (0, 0) to the largest share, monotone."""
+    found = [(0.0, 0.0)]
+    for share, damage in points:
+        found.append((share, max(damage, found[-1][1])))
+    (a, low), (b, high) = found[-2:] if len(found) > 1 else (found[0], (MOST_RATIO, 0.0))
+    if b < MOST_RATIO:
+        found.append((MOST_RATIO, high + (high - low) / (b - a) * (MOST_RATIO - b)))
+    return found
+
+
+def _share_at(points: Sequence[tuple[float, float]], level: float) -> float:
+    """The share at which a strictly rising curve reaches ``level``, at most its last."""
+    for (a, low), (b, high) in itertools.pairwise(points):
+        if level <= high:
+            return a + (b - a) * (level - low) / (high - low)
+    return points[-1][0]

@@ -19,10 +19,10 @@ import numpy as np
 
 from targets import arm_installation
 from targets.arm_installation import COMMAND, CPUS
-from targets.errors import CompressError, TargetUnavailable
-from targets.inputs import check_shapes
+from targets.errors import CompressError, TargetError, TargetUnavailable
+from targets.inputs import check_names, check_shapes
 from targets.local import LocalTarget, check_request, first_samples
-from targets.process import Launch
+from targets.process import Heard, Launch, WorkerProcess
 from targets.settings import Setting
 from targets.target import Capabilities, Measurement, Protocol, Watch
 
@@ -40,6 +40,10 @@ class ArmEmulated(LocalTarget):
     remote = True
     patience = 600.0
     """One inference is the longest silence; an emulated one takes some hundred times as long."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._counter: WorkerProcess | None = None
 
     @staticmethod
     def missing() -> str | None:
@@ -91,21 +95,44 @@ class ArmEmulated(LocalTarget):
         protocol: Protocol | None = None,
         watch: Watch | None = None,
     ) -> list[Measurement]:
-        """Count the instructions of one inference of each (see ``Target``), in a process that is kept."""
+        """Count the instructions of one inference of each (see ``Target``), in a process that is kept.
+
+        It does nothing else: what scoring leaves in memory moved the counts of a tiny model by 0.18 %.
+        """
         paths = [Path(model) for model in models]
         check_request(paths, protocol or Protocol())
         arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
-        request = {
-            "operation": "count",
-            "models": [str(path.absolute()) for path in paths],
-            "shapes": check_shapes(shapes or {}),
-        }
+        sizes = check_shapes(shapes or {})
         with self._lock:
-            counts = self._ask_scorer(request, arrays, self._heard(watch, 1, 1)).header["counts"]
+            answers = [self._count(path, sizes, arrays, self._heard(watch, 1, 1)) for path in paths]
+        names = [name for answer in answers for name in answer["inputs"]]
+        check_names(names, arrays, "values")
+        check_names(names, sizes, "shape", TargetError)
         return [
-            Measurement(path, self.name, path.stat().st_size, instructions=count)
-            for path, count in zip(paths, counts, strict=True)
+            Measurement(path, self.name, path.stat().st_size, instructions=int(answer["count"]))
+            for path, answer in zip(paths, answers, strict=True)
         ]
+
+    def _count(
+        self, path: Path, shapes: Mapping[str, list[int]], arrays: Mapping[str, np.ndarray], heard: Heard
+    ) -> dict[str, Any]:
+        if self._counter is None or not self._counter.alive:
+            self._end_counter()
+            self._counter = self._worker(afresh=True)
+        request = {"operation": "count", "model": str(path.absolute()), "shapes": shapes}
+        answer: dict[str, Any] = self._asked(self._counter, request, arrays, heard).header
+        return answer
+
+    def close(self) -> None:
+        """End both processes."""
+        with self._lock:
+            self._end_counter()
+            super().close()
+
+    def _end_counter(self) -> None:
+        if self._counter is not None:
+            self._counter.close()
+            self._counter = None
 
     def launch(self) -> Launch:
         """The worker, in the emulator."""

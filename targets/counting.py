@@ -4,9 +4,9 @@ Counted is one call of the loaded session with inputs and outputs bound beforeha
 between them, and a few thousand instructions of its Python binding; not the conversion of arrays, which a program in
 another language does not have. A call of nothing is counted likewise and taken off.
 
-Every model is loaded and counted in a child, forked from the process that has loaded the runtime: where things lie in
-memory does not depend on what was counted before. Without that, counts of a model of 50 000 instructions differed by
-0.16 %; with it, by less than 0.07 % whatever the model, process and installation.
+Every model is loaded and counted in a process that has done nothing else (``afresh`` in ``worker.py``): where things
+lie in memory does not depend on what was counted before, which moved the counts of a model of 40 000 instructions by
+0.2 %.
 
 Only the thread that runs the program counts: with one thread for kernels, it is the one they run on. Counts of one
 model still differ by a few hundred from call to call (what the allocator finds free), so the median of some calls is
@@ -15,20 +15,15 @@ taken, after calls that are thrown away: the first ones also allocate what later
 
 from __future__ import annotations
 
-import ctypes
-import json
 import mmap
 import os
-import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from targets import errors
 from targets.errors import MeasurementError
 from targets.ort_cpu import OrtRuntime, OrtSession
 from targets.runtime import Input
@@ -37,7 +32,6 @@ Call: TypeAlias = tuple[Callable[[Any, Any], object], Any, Any]
 """A function and its two arguments: the same to call whatever it is."""
 COUNTERS = "paretopress-counters"
 """Name of the memory file that the plugin keeps its counters in."""
-_PR_SET_PDEATHSIG = 1
 _WARM = 2
 """Calls thrown away."""
 _FEWEST, _MOST = 3, 31
@@ -83,20 +77,13 @@ class CountingRuntime(OrtRuntime):
         make_feeds: Callable[[Sequence[Input]], dict[str, np.ndarray]],
         report: Callable[[str], None],
     ) -> tuple[int, tuple[Input, ...]]:
-        """Instructions of one inference, and the file's inputs; counted in a child of this process."""
-
-        def work() -> dict[str, Any]:
-            session = self.load(path)
-            feeds = make_feeds(session.inputs)
-            report(f"running {path} for the first time")
-            # What it does not accept shows here, with an explanation.
-            session.run(feeds)
-            count = self._counted(session.bind(feeds), report) - self._nothing
-            return {"count": max(1, count), "inputs": [astuple(item) for item in session.inputs]}
-
-        found = alone(work)
-        takes = tuple(Input(name, dtype, tuple(shape)) for name, dtype, shape in found["inputs"])
-        return int(found["count"]), takes
+        """Instructions of one inference, and the file's inputs."""
+        session = self.load(path)
+        feeds = make_feeds(session.inputs)
+        report(f"running {path} for the first time")
+        # What it does not accept shows here, with an explanation.
+        session.run(feeds)
+        return max(1, self._counted(session.bind(feeds), report) - self._nothing), session.inputs
 
     def _counted(self, bound: Call, report: Callable[[str], None]) -> int:
         counters, taken = self._counters, [0] * (_WARM + _MOST)
@@ -112,48 +99,6 @@ class CountingRuntime(OrtRuntime):
         if found <= 0:
             raise MeasurementError("the emulator counts nothing; its plugin does not fit this version of qemu")
         return found
-
-
-def alone(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``work`` gives (JSON), done in a child: what it leaves in memory is gone when the next one starts.
-
-    Raises what it raised, by name, if that is ours; MeasurementError where the child died.
-    """
-    ours, theirs = os.pipe()
-    child = os.fork()
-    if child == 0:
-        _end_with_parent()
-        os.write(theirs, json.dumps(_outcome(work)).encode())
-        os._exit(0)
-    os.close(theirs)
-    # Nothing is done here meanwhile: parent and child share the counters.
-    with os.fdopen(ours, "rb") as stream:
-        said = stream.read()
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status or not said:
-        how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        raise MeasurementError(f"{how} while counting instructions")
-    outcome: dict[str, Any] = json.loads(said)
-    if "error" in outcome:
-        raise getattr(errors, outcome["error"])(outcome["message"])
-    return outcome
-
-
-def _outcome(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    try:
-        return work()
-    except errors.CompressError as error:
-        return {"error": type(error).__name__, "message": str(error)}
-    except MemoryError:
-        return {"error": "TransientError", "message": "out of memory while counting instructions"}
-    except BaseException as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        return {"error": "MeasurementError", "message": said}
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this process when its parent is gone, however that ended."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
 
 
 def _nothing(first: object, second: object) -> None:

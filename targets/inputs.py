@@ -7,7 +7,7 @@ repeated. Integers are kept small, since they are usually indices into a table.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -18,10 +18,10 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def check_names(
-    sessions: Sequence[Session], given: Mapping[str, object], what: str, kind: type[RequestError] = ModelError
+    names: Iterable[str], given: Mapping[str, object], what: str, kind: type[RequestError] = ModelError
 ) -> None:
-    """Raise an error of that kind for a given name that is an input of none of the models."""
-    known = sorted({item.name for session in sessions for item in session.inputs})
+    """Raise an error of that kind for a given name that is not among ``names``, the inputs of all models."""
+    known = sorted(set(names))
     for name in given:
         if name not in known:
             raise kind(f"{what} for {name!r}: no model has that input; inputs are {', '.join(known)}")
@@ -123,7 +123,7 @@ def run_batches(
     missing = [item.name for item in session.inputs if item.name not in given]
     if missing:
         raise ModelError(f"no values for input {missing[0]!r}; inputs are {', '.join(i.name for i in session.inputs)}")
-    check_names([session], given, "values")
+    check_names([item.name for item in session.inputs], given, "values")
     count = sample_count(given)
     feeds = {item.name: cast(item, given[item.name]) for item in session.inputs}
     static = {item.shape[0] for item in session.inputs if item.shape[0] is not None}

@@ -153,9 +153,10 @@ class LocalTarget(Target):
         """How a worker is started."""
         return local_launch(int(self.values.get("threads", 1)))
 
-    def _worker(self) -> WorkerProcess:
+    def _worker(self, *, afresh: bool = False) -> WorkerProcess:
         setup = {
             "runtime": self.runtime, "settings": dict(self.values), "threads": int(self.values.get("threads", 1)),
+            "afresh": afresh,
         }  # fmt: skip
         return WorkerProcess(setup, self.launch(), patience=self.patience, memory_limit=self.memory_limit)
 

@@ -37,6 +37,7 @@ from targets import memory
 from targets.errors import CompressError, MeasurementError, ModelError, TargetUnavailable, TransientError
 from targets.inputs import make_feeds, show
 from targets.ncnn_network import DTYPES, Converted, Network
+from targets.ort_refusals import refusal
 from targets.runtime import Input
 
 _TICK = 0.01
@@ -217,14 +218,8 @@ def run_pnnx(
 def explain(text: str, status: int) -> str:
     """What pnnx printed before it failed, as one short line; ``status`` is as Popen has it."""
     text = " ".join(re.sub(r"\x1b\[[\d;]*m", "", text).split())
-    if found := re.search(r"No Op registered for (\S+) with domain_version of (\d+)", text):
-        return f"operator {found.group(1)} (opset {found.group(2)}) is not supported by ncnn"
-    if found := re.search(r"Fatal error: (\S+?)\(-?\d+\) is not a registered function/op", text):
-        return f"operator {found.group(1)} is not supported by ncnn"
-    if found := re.search(r"Opset (\d+) is under development.*till opset (\d+)", text):
-        return f"opset {found.group(1)} is too new, the installed pnnx knows up to {found.group(2)}"
-    if found := re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", text):
-        return f"IR version {found.group(1)} is too new, the installed pnnx knows up to {found.group(2)}"
+    if refused := refusal(text, "ncnn", "pnnx"):
+        return refused
     if found := re.search(r"input_shapes\[\d+\] expect \S+ but got \S+", text):
         return f"pnnx says {found.group(0)}"
     if found := re.search(r"ort CreateSession failed ((?!.*/onnxruntime/).+)", text):

@@ -74,7 +74,7 @@ class NcnnCpu(LocalTarget):
         """
         return Capabilities(
             precisions=("fp32",),
-            refuses=("int8", "mixed", "int8-dynamic"),
+            refuses=("int8", "mixed", "int8-dynamic", "int4-weights"),
             channel_step=4,
             int8_step=4,
             opset=26,

@@ -21,6 +21,7 @@ from targets import environment, onnx_graph, ort_audit
 from targets.errors import ModelError
 from targets.inputs import show
 from targets.local import LocalTarget
+from targets.ort_refusals import refusal
 from targets.runtime import Input, Runtime, Session
 from targets.settings import Setting
 from targets.target import Capabilities, Layer
@@ -172,16 +173,10 @@ def explain(text: str) -> str:
     text = " ".join(text.split())
     if "INVALID_PROTOBUF" in text or "No graph was found" in text:
         return "truncated or not an ONNX file"
-    if found := re.search(r"No Op registered for (\S+) with domain_version of (\d+)", text):
-        return f"operator {found.group(1)} (opset {found.group(2)}) is not supported by onnxruntime"
-    if found := re.search(r"Fatal error: (\S+?)\(-?\d+\) is not a registered function/op", text):
-        return f"operator {found.group(1)} is not supported by onnxruntime"
+    if refused := refusal(text, "onnxruntime", "onnxruntime"):
+        return refused
     if found := re.search(r"Could not find an implementation for (\S+?)\((\d+)\) node", text):
         return f"operator {found.group(1)} (opset {found.group(2)}) has no CPU kernel for these types in onnxruntime"
-    if found := re.search(r"Opset (\d+) is under development.*till opset (\d+)", text):
-        return f"opset {found.group(1)} is too new, the installed onnxruntime knows up to {found.group(2)}"
-    if found := re.search(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)", text):
-        return f"IR version {found.group(1)} is too new, the installed onnxruntime knows up to {found.group(2)}"
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", text)
     text = re.sub(r"^Load model from .*? failed:\s*", "", text)
     return text if len(text) <= 300 else text[:299] + "…"

@@ -8,11 +8,13 @@ wrong inside a native library goes wrong here. Three precautions:
   signals this process (works while native code holds the interpreter), and a thread ends it where that is not known;
 - SIGINT is ignored: Ctrl-C reaches the whole group, and the parent decides what it means.
 
-``SETUP`` is JSON: ``lifeline`` (descriptor), ``runtime`` (``module:class``), ``settings``, ``threads``.
+``SETUP`` is JSON: ``lifeline`` (descriptor), ``runtime`` (``module:class``), ``settings``, ``threads``, and ``afresh``:
+whether every request is answered by a fork of the process that has loaded the runtime and done nothing else.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import importlib
 import json
@@ -26,7 +28,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO, Callable
 
 import numpy as np
@@ -36,6 +37,9 @@ from targets.intervals import Interval
 from targets.runtime import Runtime, Session
 from targets.target import Protocol, Samples
 
+_PR_SET_PDEATHSIG = 1
+_NO_MORE = 99
+"""Status of a child that found no request."""
 Report = Callable[..., None]
 """Of a stage, in words, and what else there is to say (JSON)."""
 Reply = tuple[dict[str, Any], dict[str, np.ndarray]]
@@ -64,11 +68,40 @@ def main() -> None:
 
     service = _Service(setup, report)
     with suppress(BrokenPipeError):
-        while (message := pipes.read(requests)) is not None:
-            header, arrays = service.answer(message)
-            pipes.write(replies, header, arrays)
+        if setup.get("afresh"):
+            _serve_afresh(service, requests, replies)
+        while _serve_one(service, requests, replies):
+            pass
     # Destructors of native libraries have nothing left to do that is worth a crash.
     os._exit(0)
+
+
+def _serve_one(service: _Service, requests: BinaryIO, replies: BinaryIO) -> bool:
+    """Answer a request; False where there is no more."""
+    message = pipes.read(requests)
+    if message is None:
+        return False
+    header, arrays = service.answer(message)
+    pipes.write(replies, header, arrays)
+    return True
+
+
+def _serve_afresh(service: _Service, requests: BinaryIO, replies: BinaryIO) -> None:
+    """Answer every request in a child: what one leaves in memory does not act on the next."""
+    # Here, once; what is wrong with it is said by the child that tries again.
+    with suppress(Exception):
+        service.load_runtime()
+    while True:
+        child = os.fork()
+        if child == 0:
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+            os._exit(0 if _serve_one(service, requests, replies) else _NO_MORE)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status < 0:  # as if it had happened here: the parent knows how to tell it
+            signal.signal(-status, signal.SIG_DFL)
+            os.kill(os.getpid(), -status)
+        if status:
+            os._exit(0 if status == _NO_MORE else status)
 
 
 def _end_with_parent(descriptor: int) -> None:
@@ -132,7 +165,8 @@ class _Service:
     def _tell(self, ratios: Sequence[Interval]) -> None:
         self._report("timing", ratios=[[one.value, one.low, one.high] for one in ratios])
 
-    def _get_runtime(self) -> Runtime:
+    def load_runtime(self) -> Runtime:
+        """The runtime, loaded when it is first needed."""
         if self._runtime is None:
             self._stage("loading the runtime")
             module, _, name = self._setup["runtime"].partition(":")
@@ -141,17 +175,17 @@ class _Service:
         return self._runtime
 
     def _facts(self, _: pipes.Message) -> Reply:
-        return {"facts": self._get_runtime().facts()}, {}
+        return {"facts": self.load_runtime().facts()}, {}
 
     def _audit(self, message: pipes.Message) -> Reply:
         path = Path(message.header["model"])
         existing(path)
         self._stage(f"auditing {path}")
-        found = self._get_runtime().audit(path)
+        found = self.load_runtime().audit(path)
         return {"layers": None if found is None else [asdict(one) for one in found]}, {}
 
     def _run(self, message: pipes.Message) -> Reply:
-        runtime = self._get_runtime()
+        runtime = self.load_runtime()
         path = Path(message.header["model"])
         session = self._session(runtime, path)
         self._stage(f"running {path}")
@@ -172,7 +206,7 @@ class _Service:
         protocol = Protocol(**header["protocol"])
         threads = int(self._setup["threads"])
         cpus.pin_quietest(self._cpus, threads)
-        runtime = self._get_runtime()
+        runtime = self.load_runtime()
         paths = [Path(path) for path in header["models"]]
         # What the library does once (thread pools, kernels touched for the first time) is nobody's: it falls on
         # a model that is thrown away.
@@ -181,9 +215,9 @@ class _Service:
         for index in header["order"]:
             loaded[index] = self._load(runtime, paths[index], message.arrays, header["shapes"])
         models = [loaded[index] for index in range(len(paths))]
-        sessions = [one.session for one in models]
-        inputs.check_names(sessions, message.arrays, "values")
-        inputs.check_names(sessions, header["shapes"], "shape", errors.TargetError)
+        names = [item.name for one in models for item in one.session.inputs]
+        inputs.check_names(names, message.arrays, "values")
+        inputs.check_names(names, header["shapes"], "shape", errors.TargetError)
         taken = measuring.sample(
             [one.call for one in models],
             protocol,
@@ -197,18 +231,12 @@ class _Service:
 
     def _count(self, message: pipes.Message) -> Reply:
         given, shapes = message.arrays, message.header["shapes"]
-        runtime = self._get_runtime()
-        counts: list[int] = []
-        seen: list[Any] = []
-        for path in map(Path, message.header["models"]):
-            existing(path)
-            self._stage(f"loading {path}")
-            count, takes = runtime.count(path, lambda items: inputs.make_feeds(items, given, shapes, 0), self._stage)
-            counts.append(count)
-            seen.append(SimpleNamespace(inputs=takes))
-        inputs.check_names(seen, given, "values")
-        inputs.check_names(seen, shapes, "shape", errors.TargetError)
-        return {"counts": counts}, {}
+        runtime = self.load_runtime()
+        path = Path(message.header["model"])
+        existing(path)
+        self._stage(f"loading {path}")
+        count, takes = runtime.count(path, lambda items: inputs.make_feeds(items, given, shapes, 0), self._stage)
+        return {"count": count, "inputs": [item.name for item in takes]}, {}
 
     def _load(self, runtime: Runtime, path: Path, given: Mapping[str, np.ndarray], shapes: inputs.Shapes) -> _Loaded:
         existing(path)

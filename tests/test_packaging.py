@@ -78,7 +78,7 @@ def test_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
     wanted = {
         file.relative_to(REPOSITORY).as_posix()
         for package in PACKAGES
-        for pattern in ("*.py", "*.c", "*.j2", "*.json", "py.typed")
+        for pattern in ("*.py", "*.c", "*.j2", "*.json", "*.pt", "py.typed")
         for file in (REPOSITORY / package).glob(pattern)
     }
     assert wanted <= names, sorted(wanted - names)

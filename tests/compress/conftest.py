@@ -19,9 +19,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 
 import compress
 from compress import exporting
+from compress.data import Split, read
 from compress.results import Candidate, Drop, DropSplits, LatencyResult, Measured, Parity, Quality, QualitySplits
 from compress.run_results import Result
 from targets import FakeTarget
@@ -199,6 +201,18 @@ def _trained(digits: Digits) -> nn.Module:
 def cnn(_trained: nn.Module) -> nn.Module:
     """A copy of the trained CNN."""
     return copy.deepcopy(_trained)
+
+
+@pytest.fixture(scope="session")
+def few(digits: Digits) -> Split:
+    """128 train examples: two batches."""
+    return read(TensorDataset(*(x[:128] for x in digits.train)), "train")
+
+
+@pytest.fixture
+def half(cnn: nn.Module, digits: Digits) -> nn.Module:
+    """The trained CNN with half of its channels, not trained again."""
+    return compress.prune(cnn, digits.val[0][:4], 0.5).module
 
 
 @pytest.fixture

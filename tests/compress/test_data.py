@@ -185,6 +185,32 @@ def test_a_stream_gives_batches() -> None:
     assert (inputs[0].mean(1) - indices).abs().max() < 5
 
 
+class Together(Augmented):
+    """Gives whole batches, and counts how often it is asked."""
+
+    def __init__(self, short: bool = False) -> None:
+        super().__init__()
+        self.asked, self.short = 0, short
+
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, int]]:
+        self.asked += 1
+        return [self[i] for i in indices][int(self.short) :]
+
+
+def test_a_stream_that_can_is_asked_for_whole_batches() -> None:
+    dataset = Together()
+    found = list(batches(read_train(dataset), 16, torch.Generator().manual_seed(0)))
+    assert dataset.asked == len(found) == 4
+    for indices, inputs, labels in found:
+        assert torch.equal(labels, indices % 2)
+        assert (inputs[0].mean(1) - indices).abs().max() < 5
+
+
+def test_a_batch_that_lacks_examples_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"train.__getitems__ gave 15 examples for 16 indices"):
+        list(batches(read_train(Together(short=True)), 16, torch.Generator().manual_seed(0)))
+
+
 @given(st.integers(2, 200), st.integers(1, 70), st.integers(0, 5))
 def test_an_epoch_has_every_example_once_but_a_last_batch_of_one(n: int, size: int, seed: int) -> None:
     train = Split((torch.arange(float(n))[:, None],), torch.arange(n), "")

@@ -84,6 +84,11 @@ RIGHT: dict[str, tuple[Callable[[], nn.Module], int]] = {
         lambda: Made(lambda m, x: m.h(torch.einsum("bchw,dc->bd", m.a(x), m.b.weight)), a=conv(2, 8),
                      b=nn.Linear(8, 6), h=nn.Linear(6, 3)), 2,
     ),
+    "every-second": (lambda: Made(lambda m, x: head(m, m.a(x)[:, ::2]), a=conv(2, 8), h=nn.Linear(4, 3)), 1),
+    "slices": (
+        lambda: Made(lambda m, x: head(m, m.a(x)[:, : m.n] * m.a(x)[:, m.n : 2 * m.n] + m.a(x)[:, 2 * m.n :]), n=4,
+                     a=conv(2, 12), h=nn.Linear(4, 3)), 1,
+    ),
     "one-key": (lambda: Made(one_key, heads=4, **qkv(4)), 3),
     "heads": (lambda: Made(attended, heads=4, **qkv(16)), 3),
     "cells": (lambda: Made(lambda m, x: stepped(m, x.flatten(2)), a=nn.LSTMCell(32, 12), h=nn.Linear(12, 3)), 1),
@@ -98,7 +103,6 @@ ALONE: dict[str, Callable[[], nn.Module]] = {
     "roll": lambda: Made(lambda m, x: head(m, m.a(x) + m.a(x).roll(2, 1)), a=conv(2, 8), h=nn.Linear(8, 3)),
     "sort": lambda: Made(lambda m, x: head(m, m.a(x).sort(1)[0]), a=conv(2, 8), h=nn.Linear(8, 3)),
     "top": lambda: Made(lambda m, x: m.h(m.a(x).amax((2, 3)).topk(4, 1)[0]), a=conv(2, 8), h=nn.Linear(4, 3)),
-    "every-second": lambda: Made(lambda m, x: head(m, m.a(x)[:, ::2]), a=conv(2, 8), h=nn.Linear(4, 3)),
     "scaled-by-width": lambda: Made(
         lambda m, x: head(m, m.a(x)) / math.sqrt(m.a.out_channels), a=conv(2, 8), h=nn.Linear(8, 3)
     ),

@@ -22,6 +22,7 @@ from targets.errors import RequestError, RunError
 from targets.testing import reference_model
 
 Content = Callable[[Path], dict[str, str]]
+ASK = "not asked for; name it in the precision of the space"
 
 
 @pytest.fixture
@@ -52,6 +53,10 @@ def test_a_plan_says_what_is_prunable_what_is_searched_and_how_long_it_takes(
     assert found["targets"] == {
         "fake": {
             "precisions": ["fp32", "int8", "mixed", "int8-dynamic"], "int8_format": "u8s8",
+            "left_out": [
+                ["int8-qat", "qat_epochs is 0 in the space"],
+                *([one, ASK] for one in ("fp16", "int8-weights", "int4-weights")),
+            ],
             "channel_step": 8, "int8_step": 8, "opset": 23, "ir_version": 11,
         }
     }  # fmt: skip
@@ -169,3 +174,4 @@ def test_a_plan_is_printed_for_people(asked: Callable[..., dict[str, Any]]) -> N
     assert "left alone: 11: output layer" in text
     assert "a trial with half of the channels: about " in text
     assert "target fake: fp32, int8, mixed, int8-dynamic; int8 as u8s8; widths in steps of 8, in int8 8" in text
+    assert f"left out on fake: fp16, int8-weights, int4-weights: {ASK}\n" in text

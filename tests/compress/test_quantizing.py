@@ -17,7 +17,8 @@ from onnx import TensorProto, helper
 import targets
 from compress import graphs, quantize
 from compress.exporting import export, open_session
-from compress.quantizing import collect_ranges, has_matmul, layer_errors, layers, quantize_static, split_gemm
+from compress.layer_costs import layer_errors
+from compress.quantizing import collect_ranges, has_matmul, layers, quantize_static, split_gemm
 from targets import FakeTarget
 from targets.errors import ModelError, QuantizeError, RequestError
 from targets.target import Capabilities
@@ -376,3 +377,91 @@ def test_weights_that_an_inner_graph_reads_are_not_lost() -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     found = onnxruntime.InferenceSession(split_gemm(model).SerializeToString(), providers=["CPUExecutionProvider"])
     assert np.allclose(found.run(None, {"x": ROWS})[0], 2 * ROWS.sum(1, keepdims=True), atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def spotter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
+    """A convolution, a GRU whose weights are put in order in the graph (too large to be folded), and a linear layer."""
+
+    class Spotter(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.front, self.gru = torch.nn.Conv2d(1, 8, 3, 2, 1), torch.nn.GRU(8 * 16, 40, batch_first=True)
+            self.head = torch.nn.Linear(40, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found, _ = self.gru(torch.relu(self.front(x)).permute(0, 3, 1, 2).flatten(2))
+            return self.head(found[:, -1])
+
+    torch.manual_seed(0)
+    x, path = torch.randn(8, 1, 32, 12), tmp_path_factory.mktemp("spotter") / "m.onnx"
+    export(Spotter(), x, path)
+    return path, x.numpy()
+
+
+def test_a_recurrent_layer_and_its_weights_stay_as_they_are(spotter: tuple[Path, np.ndarray], tmp_path: Path) -> None:
+    path, x = spotter
+    found = quantize(path, tmp_path / "q.onnx", "int8", x)
+    makers = {name: node for node in onnx.load(found.path).graph.node for name in node.output}
+    gru = next(node for node in makers.values() if node.op_type == "GRU")
+    above, todo = set(), list(gru.input[1:4])
+    while todo:
+        node = makers.get(todo.pop())
+        if node is not None:
+            above.add(node.op_type)
+            todo += node.input
+    assert "Slice" in above, "the weights are computed in this file"
+    assert not {"QuantizeLinear", "DequantizeLinear"} & above
+    assert _integer_layers(found.path, tmp_path) == {"QLinearConv": 1, "QGemm": 1}
+
+
+@pytest.mark.parametrize("name", ["ort-cpu", "openvino-cpu"])
+def test_a_quantized_recurrent_network_runs(spotter: tuple[Path, np.ndarray], tmp_path: Path, name: str) -> None:
+    if name == "openvino-cpu":
+        pytest.importorskip("openvino")
+    path, x = spotter
+    target = targets.get(name)
+    found = quantize(path, tmp_path / "q.onnx", "int8", x, target)
+    (got,) = target.run(found.path, {onnx.load(path).graph.input[0].name: x})
+    target.close()
+    session = open_session(path)
+    (expected,) = session.run(None, {session.get_inputs()[0].name: x})
+    assert np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
+
+
+class Between(torch.nn.Module):
+    """Products with and without a ReLU behind them, each between quantized ones, without biases."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = torch.nn.ModuleList(
+            torch.nn.Conv2d(2 if i == 0 else 8, 8, 3, padding=1, bias=i % 2 == 0) for i in range(4)
+        )
+        self.first, self.second, self.third = (torch.nn.Linear(8, 8, bias=False) for _ in range(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b, c, d = self.convolutions
+        x = torch.relu(a(x))
+        x = torch.nn.functional.relu6(d(x + c(torch.relu(b(x)))))
+        return self.third(torch.relu(self.second(self.first(x.mean((2, 3))))))
+
+
+def test_every_layer_can_be_kept_in_float(tmp_path: Path) -> None:
+    """ONNX Runtime quantizes float weights itself where they stand between quantized values."""
+    torch.manual_seed(0)
+    x = torch.randn(16, 2, 8, 8)
+    export(Between(), x, tmp_path / "m.onnx")
+    target = targets.get("ort-cpu")
+    for name in layers(tmp_path / "m.onnx"):
+        found = quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", "mixed", x.numpy(), target, keep_float=(name,))
+        audited = {layer.name: layer.integer for layer in target.audit(found.path) or ()}
+        assert [other for other, integer in audited.items() if not integer] == [name]
+        same, weight = (_weight(path, name) for path in (tmp_path / "m.onnx", found.path))
+        assert np.array_equal(same, weight)
+    target.close()
+
+
+def _weight(path: Path, name: str) -> np.ndarray:
+    graph = onnx.load(path).graph
+    node = next(node for node in graph.node if node.name == name)
+    return onnx.numpy_helper.to_array(next(t for t in graph.initializer if t.name == node.input[1]))

@@ -143,11 +143,21 @@ def test_ranges_may_change_under_way(problem: Problem, candidate: Make) -> None:
     assert 30 <= params["epochs"] <= 40
 
 
+def test_a_strong_config_is_left_out_where_the_others_have_told_already() -> None:
+    assert sampling.is_worth(0.5, [])
+    assert not sampling.is_worth(0.625, [(0.5, 1.5)])  # half has lost 2.5 times the limit: more loses more
+    assert sampling.is_worth(0.625, [(0.5, 0.5)])
+    assert sampling.is_worth(0.375, [(0.5, 1.5)])
+    assert not sampling.is_worth(0.375, [(0.5, -0.2)])  # half is good enough: less gains nothing
+    assert sampling.is_worth(0.625, [(0.5, -0.2)])
+
+
 def test_strong_configs_come_first_and_fit_the_space() -> None:
     dimensions = SPACE.dimensions(GROUPS)
     strong = sampling.strong_params(SPACE, dimensions, len(GROUPS))
     assert [(p["prune_ratio"], p["epochs"]) for p in strong[:2]] == [(0.0, 0), (0.5, 16)]
-    assert all(p["prune_ratio"] > 0.5 and p["epochs"] == 16 for p in strong[2:])
+    assert [p["prune_ratio"] for p in strong[2:]] == [0.375, 0.625, 0.75, 0.75]
+    assert all(p["epochs"] == 16 for p in strong[1:])
     assert all(strong.count(params) == 1 for params in strong)
     assert all(set(params) == set(dimensions) for params in strong)
     configs = [SPACE.config(params) for params in strong]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device, threads
+from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device, suited, threads
 from targets.errors import RequestError
 
 
@@ -35,6 +35,12 @@ def test_channels_last_is_for_images() -> None:
     assert mode.place(torch.zeros(2, 3, 4, 4)).is_contiguous(memory_format=torch.channels_last)
     assert mode.place(torch.zeros(2, 3)).shape == (2, 3)
     assert TrainingMode().place(torch.zeros(2, 3, 4, 4)).is_contiguous()
+
+
+@pytest.mark.parametrize(("channels", "kernel", "stride", "kept"), [(4, 1, 2, False), (8, 1, 2, True), (4, 3, 2, True)])
+def test_channels_last_is_left_where_it_corrupts_memory(channels: int, kernel: int, stride: int, kept: bool) -> None:
+    mode, network = TrainingMode(channels_last=True), nn.Sequential(nn.Conv2d(channels, 16, kernel, stride=stride))
+    assert suited(mode, network) == TrainingMode(channels_last=kept)
 
 
 def test_autocast_follows_the_mode() -> None:

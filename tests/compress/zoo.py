@@ -24,7 +24,7 @@ def beside(name: str) -> Any:
     return module
 
 
-images, sequences = beside("zoo_images"), beside("zoo_sequences")
+images, sequences, awkward = beside("zoo_images"), beside("zoo_sequences"), beside("zoo_awkward")
 
 
 def block(a: int, b: int, k: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -361,7 +361,29 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]]
         sequences.Bert,
         lambda: (*WORDS(), torch.randint(0, 2, (2, 6)), torch.tensor([[1] * 6, [1] * 4 + [0] * 2])),
     ),
+    "doubled": (awkward.Doubled, IMAGE),
+    "interleaved": (awkward.Interleaved, IMAGE),
+    "bare-parameters": (awkward.Scaled, IMAGE),
+    "functional": (awkward.Functional, IMAGE),
+    "tied-convs": (awkward.TiedConvs, IMAGE),
+    "stochastic-depth": (awkward.StochasticDepth, IMAGE),
+    "llama": (awkward.Llama, WORDS),
+    "nanogpt": (awkward.NanoGPT, WORDS),
+    "einsum-heads": (awkward.Einsum, lambda: image(5, 6)),
+    "context": (awkward.Context, IMAGE),
+    "layernorm-chw": (awkward.WideNorm, IMAGE),
+    "bilinear": (awkward.TwoFactors, lambda: image(6)),
+    "cell-loop": (awkward.CellLoop, lambda: image(5, 6)),
+    "dict-of-heads": (awkward.Heads, IMAGE),
+    "flat-concat": (awkward.FlatConcat, IMAGE),
+    "yolo": (awkward.Yolo, IMAGE),
+    "film": (awkward.Conditioned, lambda: (*image(3, 8, 8), *image(5))),
+    "wavenet": (awkward.WaveNet, lambda: image(2, 12)),
+    "encoder-decoder": (awkward.EncoderDecoder, lambda: (*image(5, 6), *image(4, 5))),
+    "cosine": (awkward.Cosine, IMAGE),
+    "swin": (awkward.Windows, IMAGE),
 }
+AWKWARD = list(ZOO)[list(ZOO).index("doubled") :]
 
 
 def made(name: str) -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -13,7 +13,8 @@ HEAD = """# What can be pruned
 Each row is a small network of `tests/compress/zoo*.py`. For each, the tests show that the pruned network computes
 what the original does without the removed channels. *MACs left*: share of the multiply-accumulates that remain when
 every group that can be loses 0.6 of its channels. A name with `:heads` means whole heads of attention, with `:width`
-their width. Written by `python tests/compress/zoo_table.py`.
+their width, with `:blocks` channels that go several at a time, with `:part` those of one slice.
+Written by `python tests/compress/zoo_table.py`.
 
 | network | prunable: layer (channels) | MACs left | left alone: why |
 |---|---|---|---|

@@ -19,7 +19,7 @@ import compress
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPECTED: dict[str, dict[str, Any]] = json.loads((REPOSITORY / "recipes" / "expected.json").read_text())
-DATA = {"digits": None, "keyword-spotting": "fsdd.zip"}
+DATA = {"digits": None, "image-classification": "cifar10-jpeg.zip", "keyword-spotting": "fsdd.zip"}
 """Recipe -> the file it needs in the data folder."""
 HIGHER_IS_BETTER = {"baseline_accuracy"}
 

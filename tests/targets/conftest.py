@@ -34,6 +34,17 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty home folder, and nothing in the environment that keeps runtimes quiet by itself."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("HOME", str(folder))
+    for name in ("XDG_CACHE_HOME", "CI", "ORT_DISABLE_TELEMETRY"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
 def misbehaving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Misbehaving]]:
     """Makes targets whose runtime goes wrong: ``misbehaving("hang", patience=0.5)``."""
     known = os.environ.get("PYTHONPATH")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,22 @@ import pytest
 
 import targets
 from targets import ncnn_converter, ncnn_cpu, registry
-from targets.errors import MeasurementError, ModelError, TargetError, TargetUnavailable, TransientError
+from targets.errors import MeasurementError, ModelError, TargetError, TransientError
 from targets.ncnn_converter import explain
 from targets.ncnn_cpu import Converter, NcnnCpu
 from targets.ncnn_network import Converted
 from targets.runtime import Input
 from targets.target import Target
-from targets.testing import QUICK, TargetConformance, reference_model, reference_output, samples
+from targets.testing import QUICK, reference_model, reference_output, samples
 
 onnx = pytest.importorskip("onnx")
-TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
+_SPEC = importlib.util.spec_from_file_location("local_runtimes", Path(__file__).with_name("local_runtimes.py"))
+assert _SPEC is not None
+assert _SPEC.loader is not None
+local: Any = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(local)
+graph_model, node_model = local.graph_model, local.node_model
+TensorProto, helper = onnx.TensorProto, onnx.helper
 
 INSTALL = "pip install 'paretopress[ncnn]'"
 needs_ncnn = pytest.mark.skipif(
@@ -40,72 +47,18 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
-def graph_model(
-    path: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: dict[str, Any] | None = None
-) -> Path:
-    """A graph of nodes; inputs and outputs are (name, type, shape)."""
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info(*one) for one in inputs],
-        [helper.make_tensor_value_info(*one) for one in outputs],
-        [numpy_helper.from_array(np.asarray(value), name) for name, value in (weights or {}).items()],
-    )
-    domains = {node.domain for node in nodes} - {""}
-    opsets = [helper.make_opsetid("", 17), *(helper.make_opsetid(domain, 1) for domain in domains)]
-    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
-    return path
-
-
-def node_model(path: Path, op: str, *, domain: str = "", dtype: int = FLOAT) -> Path:
-    """One node from x to y, both (n, 3)."""
-    ends = [("x", dtype, ["n", 3])], [("y", dtype, ["n", 3])]
-    return graph_model(path, [helper.make_node(op, ["x"], ["y"], domain=domain)], *ends)
-
-
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def working_threads(pid: int) -> dict[str, int]:
-    """Nanoseconds every thread of a process has run."""
-    folder = Path(f"/proc/{pid}/task")
-    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir()}
-
-
-class _Conformance(TargetConformance):
-    @pytest.fixture(autouse=True)
-    def _crash(self, misbehaving: Callable[..., Target]) -> None:
-        self._misbehaving = misbehaving
-
-    def make_crashing(self) -> Target | None:
-        return self._misbehaving("segfault")
-
-    def thread_count(self, target: Target, model: Path) -> int | None:
-        """Threads of the scoring process that run while it scores; a helper that is late gets another chance."""
-        assert isinstance(target, NcnnCpu)
-        target.run(model, {"x": samples(512)}, batch=512)
-        assert target._scorer is not None
-        if not Path(f"/proc/{target._scorer.pid}/task").is_dir():
-            return None
-        before, count = working_threads(target._scorer.pid), 0
-        for _ in range(50):
-            target.run(model, {"x": samples(512)}, batch=512)
-            after = working_threads(target._scorer.pid)
-            count = sum(ran > before.get(task, 0) for task, ran in after.items())
-            if count >= self.asked_threads() > 1:
-                break
-        return count
-
-
 @needs_ncnn
-class TestOneThread(_Conformance):
+class TestOneThread(local.ThreadsSeenWorking):
     def make(self) -> Target:
         return NcnnCpu()
 
 
 @needs_ncnn
-class TestTwoThreads(_Conformance):
+class TestTwoThreads(local.ThreadsSeenWorking):
     def make(self) -> Target:
         return NcnnCpu(threads=2)
 
@@ -113,8 +66,9 @@ class TestTwoThreads(_Conformance):
         return 2
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def target() -> Iterator[NcnnCpu]:
+    """One for all tests, so that its scoring process starts once."""
     made = NcnnCpu()
     yield made
     made.close()
@@ -135,19 +89,12 @@ def test_names_are_canonical(monkeypatch, spec, name):
 
 
 def test_where_it_is_missing_the_command_is_said(monkeypatch):
-    monkeypatch.setattr(NcnnCpu, "requires", ("no_such_module_here",))
-    with pytest.raises(TargetUnavailable) as caught:
-        targets.get("ncnn-cpu")
-    assert str(caught.value).endswith(f"run: {INSTALL}")
-    row = next(row for row in targets.available() if row["name"] == "ncnn-cpu")
-    assert (row["available"], row["install"]) == (False, INSTALL)
+    local.see_install_said(NcnnCpu, INSTALL, monkeypatch)
 
 
-def test_a_worker_without_it_says_so_too(target, model, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "runtimes" / "absent"), prepend=os.pathsep)
-    with pytest.raises(TargetUnavailable) as caught:
-        target.measure([model], protocol=QUICK)
-    assert str(caught.value).endswith(INSTALL)
+def test_a_worker_without_it_says_so_too(model, monkeypatch):
+    with closing(NcnnCpu()) as fresh:
+        local.see_worker_says_install(fresh, model, INSTALL, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -176,13 +123,7 @@ def test_what_pnnx_prints_becomes_one_line(text, said):
     ],
 )
 def test_what_is_not_supported_is_named_on_one_line(target, tmp_path, op, options, said):
-    path = node_model(tmp_path / "m.onnx", op, **options)
-    with pytest.raises(ModelError) as caught:
-        target.run(path, {"x": np.zeros((1, 3), np.float32)})
-    assert said in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert len(str(caught.value)) < 200 + len(str(path))
-    assert "\n" not in str(caught.value)
+    local.see_refused_on_one_line(target, node_model(tmp_path / "m.onnx", op, **options), said)
 
 
 @needs_ncnn
@@ -255,19 +196,8 @@ def test_a_static_batch_inside_the_graph_works(target, tmp_path):
 @needs_ncnn
 def test_other_dynamic_axes_get_the_shape_they_are_run_with(target, tmp_path):
     """A 3x3 window does not fit on a dynamic axis of 1: nothing is converted until a shape is known."""
-    path = graph_model(
-        tmp_path / "m.onnx",
-        [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3])],
-        [("x", FLOAT, ["n", 1, "h", "w"])],
-        [("y", FLOAT, ["n", 1, "i", "j"])],
-    )
-    x = np.arange(64, dtype=np.float32).reshape(4, 1, 4, 4)
-    for size in (4, 3):
-        (y,) = target.run(path, {"x": x[:, :, :size, :size]})
-        assert y.shape == (4, 1, size - 2, size - 2)
-        np.testing.assert_array_equal(y[:, 0, 0, 0], x[:, 0, 2, 2])
-    (measured,) = target.measure([path], shapes={"x": (1, 1, 8, 8)}, protocol=QUICK)
-    assert measured.latency is not None
+    path = local.window_model(tmp_path / "m.onnx")
+    local.see_windows(target, path)
     with pytest.raises(ModelError, match=r"m\.onnx"):
         target.measure([path], protocol=QUICK)
 
@@ -275,26 +205,15 @@ def test_other_dynamic_axes_get_the_shape_they_are_run_with(target, tmp_path):
 @needs_ncnn
 def test_a_graph_that_is_converted_wrongly_is_refused(target, tmp_path):
     """The mean over one axis, given as an input, is dropped by pnnx 20261020, without a word."""
-    graph = helper.make_graph(
-        [
-            helper.make_node("Conv", ["x", "k"], ["c"]),
-            helper.make_node("Reshape", ["c", "s"], ["r"]),
-            helper.make_node("ReduceMean", ["r", "a"], ["m"], keepdims=0),
-            helper.make_node("MatMul", ["m", "w"], ["y"]),
-        ],
-        "g",
-        [helper.make_tensor_value_info("x", FLOAT, ["n", 3, 4, 4])],
-        [helper.make_tensor_value_info("y", FLOAT, ["n", 5])],
-        [
-            numpy_helper.from_array(value, name)
-            for name, value in {
-                "k": normal(8, 3, 1, 1), "s": np.array([0, 16, 8]), "a": np.array([1]), "w": normal(8, 5),
-            }.items()
-        ],
-    )  # fmt: skip
-    path = tmp_path / "m.onnx"
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    path.write_bytes(model.SerializeToString())
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"]),
+        helper.make_node("Reshape", ["c", "s"], ["r"]),
+        helper.make_node("ReduceMean", ["r", "a"], ["m"], keepdims=0),
+        helper.make_node("MatMul", ["m", "w"], ["y"]),
+    ]
+    weights = {"k": normal(8, 3, 1, 1), "s": np.array([0, 16, 8]), "a": np.array([1]), "w": normal(8, 5)}
+    ends = [("x", FLOAT, ["n", 3, 4, 4])], [("y", FLOAT, ["n", 5])]
+    path = graph_model(tmp_path / "m.onnx", nodes, *ends, weights, opset=20, ir=9)
     x = normal(3, 3, 4, 4)
     ort = targets.get("ort-cpu")
     (expected,) = ort.run(path, {"x": x})
@@ -358,11 +277,12 @@ def test_it_says_its_versions_and_what_it_can(target):
 
 
 @needs_ncnn
-def test_nothing_is_left_beside_the_model_or_behind(target, tmp_path, monkeypatch, model):
+def test_nothing_is_left_beside_the_model_or_behind(tmp_path, monkeypatch, model):
     monkeypatch.setenv("TMPDIR", str(tmp_path / "scratch"))
     (tmp_path / "scratch").mkdir()
     before = sorted(tmp_path.iterdir())
-    target.measure([model, reference_model(tmp_path / "other.onnx")], protocol=QUICK)
+    with closing(NcnnCpu()) as fresh:
+        fresh.measure([model, reference_model(tmp_path / "other.onnx")], protocol=QUICK)
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "other.onnx"])
     assert gone(lambda: not list((tmp_path / "scratch").iterdir()))
 

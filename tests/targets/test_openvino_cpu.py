@@ -8,21 +8,28 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import targets
 from targets import registry
-from targets.errors import ModelError, TargetError, TargetUnavailable
+from targets.errors import ModelError, TargetError
 from targets.openvino_cpu import OpenvinoCpu, explain
 from targets.target import Target
-from targets.testing import QUICK, TargetConformance, reference_model, reference_output, samples
+from targets.testing import QUICK, reference_model, reference_output, samples
 
 onnx = pytest.importorskip("onnx")
-TensorProto, helper = onnx.TensorProto, onnx.helper
+_SPEC = importlib.util.spec_from_file_location("local_runtimes", Path(__file__).with_name("local_runtimes.py"))
+assert _SPEC is not None
+assert _SPEC.loader is not None
+local: Any = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(local)
+node_model, TensorProto = local.node_model, onnx.TensorProto
 
 INSTALL = "pip install 'paretopress[openvino]'"
 needs_openvino = pytest.mark.skipif(
@@ -30,59 +37,15 @@ needs_openvino = pytest.mark.skipif(
 )
 
 
-def node_model(path: Path, op: str, *, domain: str = "", dtype: int = TensorProto.FLOAT) -> Path:
-    """One node from x to y, both (n, 3)."""
-    graph = helper.make_graph(
-        [helper.make_node(op, ["x"], ["y"], name="n", domain=domain)],
-        "g",
-        [helper.make_tensor_value_info("x", dtype, ["n", 3])],
-        [helper.make_tensor_value_info("y", dtype, ["n", 3])],
-    )
-    opsets = [helper.make_opsetid("", 17), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString())
-    return path
-
-
-def working_threads(pid: int) -> dict[str, int]:
-    """Nanoseconds every thread of a process has run."""
-    folder = Path(f"/proc/{pid}/task")
-    return {task.name: int((task / "schedstat").read_text().split()[0]) for task in folder.iterdir()}
-
-
-class _Conformance(TargetConformance):
-    @pytest.fixture(autouse=True)
-    def _crash(self, misbehaving: Callable[..., Target]) -> None:
-        self._misbehaving = misbehaving
-
-    def make_crashing(self) -> Target | None:
-        return self._misbehaving("segfault")
-
-    def thread_count(self, target: Target, model: Path) -> int | None:
-        """Threads of the scoring process that run while it scores; a helper that is late gets another chance."""
-        assert isinstance(target, OpenvinoCpu)
-        target.run(model, {"x": samples(512)}, batch=512)
-        assert target._scorer is not None
-        if not Path(f"/proc/{target._scorer.pid}/task").is_dir():
-            return None
-        before, count = working_threads(target._scorer.pid), 0
-        for _ in range(50):
-            target.run(model, {"x": samples(512)}, batch=512)
-            after = working_threads(target._scorer.pid)
-            count = sum(ran > before.get(task, 0) for task, ran in after.items())
-            if count >= self.asked_threads() > 1:
-                break
-        return count
-
-
 @needs_openvino
-class TestOneThread(_Conformance):
+class TestOneThread(local.ThreadsSeenWorking):
     def make(self) -> Target:
         return OpenvinoCpu()
 
 
 @needs_openvino
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2 if hasattr(os, "sched_getaffinity") else True, reason="one CPU")
-class TestTwoThreads(_Conformance):
+class TestTwoThreads(local.ThreadsSeenWorking):
     def make(self) -> Target:
         return OpenvinoCpu(threads=2)
 
@@ -90,8 +53,9 @@ class TestTwoThreads(_Conformance):
         return 2
 
 
-@pytest.fixture
-def target():
+@pytest.fixture(scope="module")
+def target() -> Iterator[OpenvinoCpu]:
+    """One for all tests, so that its scoring process starts once."""
     made = OpenvinoCpu()
     yield made
     made.close()
@@ -112,19 +76,12 @@ def test_names_are_canonical(monkeypatch, spec, name):
 
 
 def test_where_it_is_missing_the_command_is_said(monkeypatch):
-    monkeypatch.setattr(OpenvinoCpu, "requires", ("no_such_module_here",))
-    with pytest.raises(TargetUnavailable) as caught:
-        targets.get("openvino-cpu")
-    assert str(caught.value).endswith(f"run: {INSTALL}")
-    row = next(row for row in targets.available() if row["name"] == "openvino-cpu")
-    assert (row["available"], row["install"]) == (False, INSTALL)
+    local.see_install_said(OpenvinoCpu, INSTALL, monkeypatch)
 
 
-def test_a_worker_without_it_says_so_too(target, model, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "runtimes" / "absent"), prepend=os.pathsep)
-    with pytest.raises(TargetUnavailable) as caught:
-        target.measure([model], protocol=QUICK)
-    assert str(caught.value).endswith(INSTALL)
+def test_a_worker_without_it_says_so_too(model, monkeypatch):
+    with closing(OpenvinoCpu()) as fresh:
+        local.see_worker_says_install(fresh, model, INSTALL, monkeypatch)
 
 
 def test_long_complaints_are_cut():
@@ -143,13 +100,7 @@ def test_long_complaints_are_cut():
     ],
 )
 def test_what_is_not_supported_is_named_on_one_line(target, tmp_path, op, options, said):
-    path = node_model(tmp_path / "m.onnx", op, **options)
-    with pytest.raises(ModelError) as caught:
-        target.run(path, {"x": np.zeros((1, 3), np.float32)})
-    assert said in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert len(str(caught.value)) < 200 + len(str(path))
-    assert "\n" not in str(caught.value)
+    local.see_refused_on_one_line(target, node_model(tmp_path / "m.onnx", op, **options), said)
 
 
 @needs_openvino
@@ -224,34 +175,17 @@ def test_more_threads_than_there_are_is_refused(model):
 @needs_openvino
 def test_a_model_that_cannot_have_ones_gets_its_own_shape(target, tmp_path):
     """A 3x3 window does not fit on a dynamic axis of 1: nothing is wrong until somebody asks for that."""
-    graph = helper.make_graph(
-        [helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[3, 3])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "h", "w"])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 1, "i", "j"])],
-    )
-    path = tmp_path / "m.onnx"
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    )
-    x = np.arange(64, dtype=np.float32).reshape(4, 1, 4, 4)
-    for size in (4, 3):
-        (y,) = target.run(path, {"x": x[:, :, :size, :size]})
-        assert y.shape == (4, 1, size - 2, size - 2)
-    (measured,) = target.measure([path], shapes={"x": (1, 1, 8, 8)}, protocol=QUICK)
-    assert measured.latency is not None
+    path = local.window_model(tmp_path / "m.onnx")
+    local.see_windows(target, path)
     with pytest.raises(ModelError, match="1x1x1x1"):
         target.measure([path], protocol=QUICK)
 
 
 @needs_openvino
-def test_nothing_is_written_to_the_home_folder(target, tmp_path, monkeypatch, model):
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("CI", raising=False)  # where it is set, OpenVINO keeps quiet by itself
-    target.run(model, {"x": samples(2)})
-    target.measure([model], protocol=QUICK)
+def test_nothing_is_written_to_the_home_folder(home, model):
+    with closing(OpenvinoCpu()) as fresh:
+        fresh.run(model, {"x": samples(2)})
+        fresh.measure([model], protocol=QUICK)
     assert list(home.iterdir()) == []
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +16,18 @@ import targets
 from targets.errors import ModelError, TargetError
 from targets.ort_cpu import OrtCpu, explain
 from targets.target import Protocol, Target
-from targets.testing import QUICK, TargetConformance, reference_model, reference_output, samples
+from targets.testing import QUICK, reference_model, reference_output, samples
 
 onnx = pytest.importorskip("onnx")
-TensorProto, helper = onnx.TensorProto, onnx.helper
+_SPEC = importlib.util.spec_from_file_location("local_runtimes", Path(__file__).with_name("local_runtimes.py"))
+assert _SPEC is not None
+assert _SPEC.loader is not None
+local: Any = importlib.util.module_from_spec(_SPEC)
+_SPEC.loader.exec_module(local)
+node_model, TensorProto = local.node_model, onnx.TensorProto
 
 
-class _Conformance(TargetConformance):
-    @pytest.fixture(autouse=True)
-    def _crash(self, misbehaving: Callable[..., Target]) -> None:
-        self._misbehaving = misbehaving
-
-    def make_crashing(self) -> Target | None:
-        return self._misbehaving("segfault")
-
+class _Conformance(local.Conformance):
     def thread_count(self, target: Target, model: Path) -> int | None:
         """One, and as many as the scoring process has beyond one of a plain ``ort-cpu``."""
         if not os.path.isdir("/proc/self/task"):
@@ -55,23 +56,9 @@ class TestTwoThreads(_Conformance):
         return 2
 
 
-def node_model(
-    path: Path, op: str, *, domain: str = "", opset: int = 17, dtype: int = TensorProto.FLOAT, ir: int = 8
-) -> Path:
-    """One node from x to y, both (n, 3)."""
-    graph = helper.make_graph(
-        [helper.make_node(op, ["x"], ["y"], name="n", domain=domain)],
-        "g",
-        [helper.make_tensor_value_info("x", dtype, ["n", 3])],
-        [helper.make_tensor_value_info("y", dtype, ["n", 3])],
-    )
-    opsets = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    path.write_bytes(helper.make_model(graph, opset_imports=opsets, ir_version=ir).SerializeToString())
-    return path
-
-
-@pytest.fixture
-def target():
+@pytest.fixture(scope="module")
+def target() -> Iterator[OrtCpu]:
+    """One for all tests, so that its scoring process starts once."""
     made = OrtCpu()
     yield made
     made.close()
@@ -87,12 +74,7 @@ def target():
     ],
 )
 def test_what_is_not_supported_is_named_on_one_line(target, tmp_path, op, options, said):
-    path = node_model(tmp_path / "m.onnx", op, **options)
-    with pytest.raises(ModelError) as caught:
-        target.run(path, {"x": np.zeros((1, 3), np.float32)})
-    assert said in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert len(str(caught.value)) < 400 + len(str(path))
+    local.see_refused_on_one_line(target, node_model(tmp_path / "m.onnx", op, **options), said, longest=400)
 
 
 def test_long_complaints_are_cut():
@@ -191,17 +173,9 @@ def test_external_data_may_not_leave_its_folder(target, tmp_path):
     (tmp_path / "inner").mkdir()
     weight = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[3], data_location=TensorProto.EXTERNAL)
     weight.external_data.add(key="location", value="../secret.bin")
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "w"], ["y"])],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
-        [weight],
-    )
-    path = tmp_path / "inner" / "m.onnx"
-    path.write_bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString()
-    )
+    ends = [("x", TensorProto.FLOAT, ["n", 3])], [("y", TensorProto.FLOAT, ["n", 3])]
+    add = onnx.helper.make_node("Add", ["x", "w"], ["y"])
+    path = local.graph_model(tmp_path / "inner" / "m.onnx", [add], *ends, {"w": weight})
     with pytest.raises(ModelError):
         target.run(path, {"x": np.zeros((1, 3), np.float32)})
 
@@ -215,13 +189,8 @@ def test_the_limits_of_the_library_are_asked_of_it(target):
     assert 10 <= facts["ir_version"] < 999
 
 
-def test_nothing_is_written_to_the_home_folder(target, tmp_path, monkeypatch, model):
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    for name in ("CI", "ORT_DISABLE_TELEMETRY"):  # where they are set, ONNX Runtime keeps quiet by itself
-        monkeypatch.delenv(name, raising=False)
-    target.run(model, {"x": samples(2)})
-    target.measure([model], protocol=QUICK)
+def test_nothing_is_written_to_the_home_folder(home, model):
+    with closing(OrtCpu()) as fresh:
+        fresh.run(model, {"x": samples(2)})
+        fresh.measure([model], protocol=QUICK)
     assert list(home.iterdir()) == []

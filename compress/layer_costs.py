@@ -1,0 +1,105 @@
+"""What int8 costs each layer in accuracy, and what it saves in time: both measured, each layer by itself.
+
+A layer's error is that of the network with nothing but this layer in int8. What it saves is measured where it counts,
+among other int8 layers: the time of the network with this layer alone in float, against all of it in int8. Layers stay
+in float by error per time saved; those that are faster in float than in int8 come before all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from compress import quantizing
+from targets.target import Capabilities, Measurement, Protocol, Target
+
+MOST = 24
+"""Networks that are timed; where there are more layers, neighbours are timed together."""
+_PROTOCOL = Protocol(width=0.01, seconds=8.0, rounds=10, block=0.01, warmup=0.1)
+_LEAST = 0.002
+"""Share of the network's time that is too little to tell from none."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Share of the int8 network's time that a layer's int8 saves (below 0: float is faster), and its uncertainty."""
+
+    value: float
+    noise: float
+
+
+def layer_errors(
+    source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
+) -> list[float]:
+    """What int8 costs each layer alone, in the order of ``layers``: squared output error over squared output."""
+    model = quantizing.read(source)
+    reference = quantizing.outputs(source, model, samples)
+    scale = float(np.mean(np.square(reference))) or 1.0
+    errors = []
+    for name in quantizing.layers(source):
+        path = folder / "one.onnx"
+        quantizing.quantize_static(source, path, ranges, method, capabilities, only=(name,))
+        found = quantizing.outputs(path, model, samples)
+        errors.append(float(np.mean(np.square(found - reference))) / scale)
+        path.unlink()
+    return errors
+
+
+def layer_savings(
+    source: Path,
+    ranges: Path,
+    method: str,
+    samples: Mapping[str, np.ndarray],
+    capabilities: Capabilities,
+    target: Target,
+    folder: Path,
+) -> list[Saving]:
+    """What int8 saves of the time (or of the instructions) by each layer, in the order of ``layers``.
+
+    Raises MeasurementError as the target does.
+    """
+    names = quantizing.layers(source)
+    most = MOST // 3 if target.slow_to_load else MOST
+    groups = [list(part) for part in np.array_split(np.arange(len(names)), min(most, len(names)))]
+    files = [folder / "int8.onnx", *(folder / f"without{i}.onnx" for i in range(len(groups)))]
+    quantizing.quantize_static(source, files[0], ranges, method, capabilities)
+    for path, group in zip(files[1:], groups, strict=True):
+        kept = tuple(names[i] for i in group)
+        quantizing.quantize_static(source, path, ranges, method, capabilities, keep_float=kept)
+    first = {name: x[:1] for name, x in samples.items()}
+    zero, *found = target.measure(files, inputs=first, protocol=_PROTOCOL)
+    savings: list[Saving] = []
+    for group, measurement in zip(groups, found, strict=True):
+        value, noise = _gain(zero, measurement)
+        savings += [Saving(value / len(group), noise / len(group))] * len(group)
+    return savings
+
+
+def float_order(errors: Sequence[float | None], savings: Sequence[Saving]) -> tuple[int, ...]:
+    """Positions of the layers, those first that should stay in float first.
+
+    An error of None is not finite: the worst. Without ``savings`` errors alone decide.
+    """
+    known = [float("inf") if error is None else error for error in errors]
+    if not savings:
+        return tuple(sorted(range(len(known)), key=lambda i: -known[i]))
+
+    def key(i: int) -> tuple[bool, float, float]:
+        one = savings[i]
+        faster_in_float = one.value < -max(one.noise, _LEAST)
+        worth = known[i] / max(one.value, one.noise, _LEAST)
+        return (not faster_in_float, one.value if faster_in_float else -worth, -known[i])
+
+    return tuple(sorted(range(len(known)), key=key))
+
+
+def _gain(zero: Measurement, one: Measurement) -> tuple[float, float]:
+    """Share of the first's cost that the second takes more, and half its interval."""
+    if one.latency is not None:
+        return one.latency.ratio - 1.0, (one.latency.high - one.latency.low) / 2
+    if one.instructions and zero.instructions:
+        return one.instructions / zero.instructions - 1.0, 0.0
+    return 0.0, 0.0

@@ -1,0 +1,93 @@
+"""What training minimises: the task's own loss, or the usual one for its metric.
+
+The usual losses are cross-entropy (classes on axis 1, or on the last axis where the labels say so), binary
+cross-entropy with logits for labels of which several may hold, and squared or absolute errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from compress.decisions import class_axis
+from compress.exporting import outputs_of
+from targets.errors import TaskError
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A loss, and what it is (label smoothing and divergences between distributions apply to some only)."""
+
+    loss: Loss | None
+    kind: str
+    """``cross_entropy``, ``bce``, ``mse``, ``l1`` or ``own``."""
+
+    def value(self, outputs: Any, labels: Any, smoothing: float, weights: Tensor | None = None) -> Tensor:
+        """The loss of a batch; ``weights`` (classes,) are those of the classes in a cross-entropy."""
+        if self.loss is not None:
+            return self.loss(outputs, labels)
+        first = outputs_of(outputs)[0].float()
+        kind = _likely(first, labels) if self.kind == "own" else self.kind
+        if kind == "unknown":
+            return first.new_full((), math.nan)
+        if kind == "cross_entropy":
+            scores = first.movedim(class_axis(first.shape, labels.shape), 1)
+            if weights is not None:
+                weights = _fitted(weights, scores.shape[1])
+            return F.cross_entropy(scores, labels.long(), weight=weights, label_smoothing=smoothing)
+        labels = labels.float().reshape(first.shape) if labels.numel() == first.numel() else labels.float()
+        if kind == "bce":
+            return F.binary_cross_entropy_with_logits(first, labels * (1.0 - smoothing) + 0.5 * smoothing)
+        return F.mse_loss(first, labels) if kind == "mse" else F.l1_loss(first, labels)
+
+    def divergence(self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...], labels: Any, t: float) -> Tensor:
+        """How far ``outputs`` are from a teacher's, averaged over the outputs.
+
+        T^2 * KL(teacher / T, student / T) where outputs are logits (Hinton et al. 2015), else the squared distance.
+        """
+        terms = []
+        for student, teacher in zip(outputs, expected, strict=True):
+            student, teacher = student.float(), teacher.float()
+            if self.kind == "cross_entropy" and student.dim() > 1 and student.shape[1] > 1:
+                axis = class_axis(student.shape, labels.shape) if isinstance(labels, Tensor) else 1
+                log_p, q = F.log_softmax(student / t, dim=axis), F.softmax(teacher / t, dim=axis)
+                # Per decision: one an example, or one a pixel.
+                terms.append(F.kl_div(log_p, q, reduction="none").sum(axis).mean() * t**2)
+            elif self.kind == "bce":
+                q = torch.sigmoid(teacher / t)
+                found, least = (F.binary_cross_entropy_with_logits(x / t, q) for x in (student, teacher))
+                terms.append((found - least) * t**2)
+            else:
+                terms.append(F.mse_loss(student, teacher))
+        return torch.stack(terms).mean()
+
+
+def make_objective(loss: Loss | None, metric_loss: str | None, metric: str) -> Objective:
+    """The task's own loss, else the usual one for its metric; raises TaskError where there is neither."""
+    if loss is not None:
+        return Objective(loss, "own")
+    if metric_loss is None:
+        raise TaskError(f"metric {metric!r} has no usual loss to train with; give the task a loss=")
+    return Objective(None, metric_loss)
+
+
+def _likely(outputs: Tensor, labels: Tensor) -> str:
+    """The usual loss for data of this form: all there is to go by where the user trains, and told us no loss."""
+    decisions = outputs.shape[:1] + outputs.shape[2:]
+    if outputs.dim() > 1 and outputs.shape[1] > 1 and labels.shape == decisions and not labels.is_floating_point():
+        return "cross_entropy"
+    return "mse" if labels.numel() == outputs.numel() else "unknown"
+
+
+def _fitted(weights: Tensor, classes: int) -> Tensor:
+    """One weight for each class of the outputs; those that train lacks weigh 1."""
+    missing = classes - len(weights)
+    return weights if missing <= 0 else torch.cat([weights, weights.new_ones(missing)])
