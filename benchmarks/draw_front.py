@@ -1,7 +1,7 @@
 """The picture in the README, and its table: ``python benchmarks/draw_front.py RUN docs/front.svg``.
 
-The figure is the page's own (``compress.figures``), so that picture and report cannot disagree; here it is only set
-as a static SVG, without a browser and without another dependency. The machine and the runtime stand under it.
+The figure is the page's own (``compress.reports.figures``), so that picture and report cannot disagree; here it is
+only set as a static SVG, without a browser and without another dependency. The machine and the runtime stand under it.
 The table goes to stdout, in Markdown. Its last row is the precision that gains least for the fastest pick's network.
 """
 
@@ -29,8 +29,8 @@ _Box: TypeAlias = tuple[float, float, float, float]
 
 def draw(report: Mapping[str, Any], target: str | None = None) -> str:
     """The SVG of quality against what stands for speed on ``target`` (the run's first where it is None)."""
-    from compress import rows
-    from compress.figures import front_figure
+    from compress.reports import rows
+    from compress.reports.figures import front_figure
 
     name = target or rows.target_names(report)[0]
     figure = front_figure(report, name, rows.main_cost(report, name))
@@ -52,7 +52,7 @@ def draw(report: Mapping[str, Any], target: str | None = None) -> str:
 
 def machine(report: Mapping[str, Any], target: str) -> str:
     """``digits on ort-cpu: AMD EPYC, 2 cores; onnxruntime 1.31.1; 40 candidates of 11 trials in 2 min 30 s``."""
-    from compress import formatting
+    from compress.reports import formatting
 
     described = report["targets"][target]
     where, runtime = described.get("machine") or {}, next(iter((described.get("packages") or {}).items()), None)
@@ -65,7 +65,7 @@ def machine(report: Mapping[str, Any], target: str) -> str:
 
 def table(report: Mapping[str, Any], target: str) -> str:
     """The baseline, three picks and the least useful sibling of the fastest, in Markdown."""
-    from compress import rows
+    from compress.reports import rows
 
     picks = {row.pick: row for row in rows.pick_rows(report, target)}
     shown = [("baseline", rows.baseline(report), "")]
@@ -84,7 +84,7 @@ def table(report: Mapping[str, Any], target: str) -> str:
 
 
 def _row(report: Mapping[str, Any], target: str, label: str, candidate: Mapping[str, Any], verdict: str) -> str:
-    from compress import formatting, rows
+    from compress.reports import formatting, rows
 
     written, here = rows.quality_format(report, target), rows.on(candidate, target) or {}
     quality, drop, cost = here["quality"]["val"], here["quality_drop"]["test"], _cost(report, target, candidate)
@@ -99,7 +99,7 @@ def _row(report: Mapping[str, Any], target: str, label: str, candidate: Mapping[
 
 
 def _cost(report: Mapping[str, Any], target: str, candidate: Mapping[str, Any]) -> Any:
-    from compress import rows
+    from compress.reports import rows
 
     return rows.cost_ratio(report, candidate, target, rows.main_cost(report, target)) or rows.Ratio(float("nan"))
 

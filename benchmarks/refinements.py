@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import compress
 from compress.configs import PrecisionSettings, is_refined
 from compress.exporting import open_session
+from compress.precision.refining import refine
 from compress.quantizing import collect_ranges, quantize_static
-from compress.refining import refine
 from targets.target import Capabilities
 
 SETTINGS = {

@@ -72,7 +72,7 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
 
 def table(report: Mapping[str, Any]) -> str:
     """The table for people, in Markdown, so that it can be pasted beside other results."""
-    from compress import formatting
+    from compress.reports import formatting
 
     lines = ["| part | time | share | computed | from cache | stages |", "|---|--:|--:|--:|--:|---|"]
     for name, part in parts(report).items():

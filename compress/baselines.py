@@ -23,7 +23,7 @@ from torch import nn
 
 from compress.loading import guarded
 from compress.tasks import Task
-from compress.training_modes import threads
+from compress.training.training_modes import threads
 from compress.unwrapping import in_half, unwrap
 from targets.errors import RunError, TaskError
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.bench_progress import LiveBench
 from compress.durations import parse_duration
+from compress.reports.bench_progress import LiveBench
 from targets import benching, regressions
 from targets.comparing import careful
 from targets.errors import RequestError

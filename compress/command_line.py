@@ -150,7 +150,7 @@ def bench(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     if as_json:
         _print_json(benched.document)
     else:
-        from compress.bench_tables import print_bench
+        from compress.reports.bench_tables import print_bench
 
         print_bench(benched.document, benched.changes, _console())
     for text in benched.document["warnings"]:
@@ -190,7 +190,7 @@ def front(run: str, target: str | None, as_json: bool) -> None:
         names = [target] if target else list(report["front"])
         _print_json({name: [by_id[i] for i in report["front"][name]] for name in names})
     else:
-        from compress.tables import print_front
+        from compress.reports.tables import print_front
 
         print_front(report, _console(), target)
 
@@ -203,7 +203,7 @@ def front(run: str, target: str | None, as_json: bool) -> None:
 @_JSON
 def pick(run: str, which: str | None, target: str | None, out: str | None, as_json: bool) -> None:
     """Copy the chosen .onnx file and its manifest out of a run."""
-    from compress.reporting import write_pick
+    from compress.reports.reporting import write_pick
     from compress.runs import open_for_reading
 
     opened = open_for_reading(run)
@@ -230,7 +230,7 @@ def pick(run: str, which: str | None, target: str | None, out: str | None, as_js
 @_JSON
 def report(run: str, out: str | None, as_json: bool) -> None:
     """Write the HTML report of a finished or running search."""
-    from compress.reporting import make_report, write_html
+    from compress.reports.reporting import make_report, write_html
     from compress.runs import open_for_reading
 
     opened = open_for_reading(run)
@@ -261,7 +261,7 @@ def list_targets(install: str | None, as_json: bool) -> None:
     if as_json:
         _print_json(rows)
     else:
-        from compress.tables import print_targets
+        from compress.reports.tables import print_targets
 
         print_targets(rows, _console())
 
@@ -278,7 +278,7 @@ def list_recipes(as_json: bool) -> None:
     if as_json:
         _print_json([{**row, "expected": expected.get(row["name"])} for row in rows])
     else:
-        from compress.tables import print_recipes
+        from compress.reports.tables import print_recipes
 
         for row in rows:
             if row["name"] in expected:
@@ -349,7 +349,7 @@ def _remaining(text: str | None) -> float | None:
 
 
 def _report(run: str) -> dict[str, Any]:
-    from compress.reporting import make_report
+    from compress.reports.reporting import make_report
     from compress.runs import open_for_reading
 
     return make_report(open_for_reading(run))
@@ -370,7 +370,7 @@ def _chosen(report: dict[str, Any], which: str, target: str, constraints: tuple[
 
 
 def _print_result(report: dict[str, Any], out: Path) -> None:
-    from compress.tables import print_picks
+    from compress.reports.tables import print_picks
 
     print_picks(report, _console())
     best = out / "best" / "model.onnx"

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from compress.data import Split, Stream
     from compress.depth import Blocks
     from compress.exporting import Limits
-    from compress.finetuning import Objective, Teacher
     from compress.metrics import Metric
     from compress.precisions import Variant
     from compress.pruning import Groups
@@ -27,7 +26,8 @@ if TYPE_CHECKING:
     from compress.scoring import Scorer
     from compress.spaces import SearchSpace
     from compress.tasks import Task
-    from compress.training_modes import TrainingMode
+    from compress.training.finetuning import Objective, Teacher
+    from compress.training.training_modes import TrainingMode
     from targets.target import Capabilities, Target
 
 Say = Callable[[str], None]

@@ -19,11 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compress.cutting import Group, Groups
-from compress.grouping import as_inputs
-from compress.permutation_gate import evaluating, few, said
-from compress.residuals import Block, Run, candidates, unfused, zeroed
-from compress.tracing import tensors
+from compress.channels.cutting import Group, Groups
+from compress.channels.grouping import as_inputs
+from compress.channels.permutation_gate import evaluating, few, said
+from compress.channels.residuals import Block, Run, candidates, unfused, zeroed
+from compress.channels.tracing import tensors
 from targets.errors import SpaceError, TaskError
 
 __all__ = ["Block", "Blocks", "drop", "drop_blocks", "find_blocks", "remaining"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from compress import exporting, importing, metrics, onnx_sources
+from compress import exporting, metrics
+from compress.onnx_import import importing, onnx_sources
 from compress.tasks import Task
 from targets.errors import TaskError
 

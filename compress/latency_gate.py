@@ -14,9 +14,10 @@ from typing import Any
 
 import onnx
 
-from compress import exporting, latencies, quantizing, stored_weights
+from compress import exporting, latencies, quantizing
 from compress.configs import QAT, STORED
 from compress.contexts import Context, Training
+from compress.precision import stored_weights
 from compress.pruning import Pruned
 from compress.quantities import Constraint
 from compress.results import Candidate

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from compress import picking, reporting, selecting, trials
+from compress import picking, selecting, trials
 from compress.contexts import Context
 from compress.durations import format_duration
 from compress.latency_gate import Gated
@@ -20,6 +20,7 @@ from compress.progress import Progress
 from compress.quantities import excesses
 from compress.questions import problem_of, question_of
 from compress.records import Trial
+from compress.reports import reporting
 from compress.results import Candidate
 from compress.runs import Run, link
 from compress.sampling import GP_MOST, GP_SHARE, grid_params, is_worth, propose, strong_params

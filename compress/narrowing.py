@@ -19,12 +19,14 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from compress import baselines, data, depth, profiling, pruning, ranking, sparsifying, widths
+from compress import baselines, data, depth, profiling, pruning
+from compress.channels import ranking, widths
+from compress.channels.cutting import Group, Groups, positions
 from compress.configs import PruneSettings
 from compress.contexts import Context, Say, Training
-from compress.cutting import Group, Groups, positions
 from compress.pruning import Pruned
 from compress.serialization import file_hash
+from compress.training import sparsifying
 from targets.errors import TrainingError
 
 VERSION = 2

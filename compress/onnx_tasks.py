@@ -23,7 +23,7 @@ from compress.tasks import Task
 from targets.errors import TaskError
 
 if TYPE_CHECKING:
-    from compress.onnx_sources import Source
+    from compress.onnx_import.onnx_sources import Source
 
 _SHARES = (0.6, 0.2)
 _SHOWN = 64
@@ -34,7 +34,7 @@ _STEPS, _BATCH = (200, 1000), 64
 
 def onnx_task(path: Path, data: Path | None) -> Task:
     """The task; raises ModelError or TaskError in one line."""
-    from compress import onnx_sources
+    from compress.onnx_import import onnx_sources
 
     source = onnx_sources.read(path)
     names = list(onnx_sources.input_types(source.model))
@@ -81,7 +81,7 @@ def onnx_space(task: Task, *, labelled: bool) -> SearchSpace:
 
 def _inputs(source: Source, arrays: dict[str, np.ndarray], path: Path, data: Path) -> list[np.ndarray]:
     """The samples in the types that the model takes."""
-    from compress.onnx_sources import input_types
+    from compress.onnx_import.onnx_sources import input_types
 
     types = input_types(source.model)
     inputs = [np.atleast_1d(arrays[name]) for name in types]

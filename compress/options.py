@@ -29,7 +29,7 @@ def check_options(
     keep: str = "all",
 ) -> None:
     """Raise RequestError for what cannot be asked; None is "not given" and always fine."""
-    from compress.training_modes import resolve_device
+    from compress.training.training_modes import resolve_device
 
     if trials is not None and not (_is_whole(trials) and trials >= 1):
         raise RequestError(f"trials={trials!r}: a whole number, at least 1, is needed")

@@ -103,7 +103,7 @@ def _of_file(task: Task, splits: Splits, space: SearchSpace, file: Path) -> dict
     import onnx
 
     from compress import file_baselines
-    from compress.importing import NotImportable
+    from compress.onnx_import.importing import NotImportable
 
     source = file_baselines.file_source(file, splits)
     warnings = [*splits.warnings, *(f"{file.name}: {note}" for note in source.notes)]
@@ -198,8 +198,9 @@ def _trial_seconds(
     module: nn.Module, task: Task, splits: Splits, space: SearchSpace, groups: Groups, example: tuple[Tensor, ...]
 ) -> float | None:
     """Steps of the longest training times the seconds of one, at half the width, plus an export."""
-    from compress import data, exporting, finetuning, metrics, pruning
-    from compress.training_modes import find_mode
+    from compress import data, exporting, metrics, pruning
+    from compress.training import finetuning
+    from compress.training.training_modes import find_mode
 
     if task.finetune is not None or splits.train is None:
         return None

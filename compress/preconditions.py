@@ -29,7 +29,7 @@ def check_space(space: SearchSpace, task: Task, train: data.Split | data.Stream 
 
 def _check_mixup(space: SearchSpace, train: data.Split | data.Stream) -> None:
     if _may(space.mixup, 0.0):
-        from compress import mixing
+        from compress.training import mixing
 
         mixing.check(data.sample(train, 2, 0)[0])
 
@@ -37,7 +37,7 @@ def _check_mixup(space: SearchSpace, train: data.Split | data.Stream) -> None:
 def _check_balance(space: SearchSpace, task: Task, train: data.Split | data.Stream) -> None:
     if not _may(space.balance, "none"):
         return
-    from compress import balancing
+    from compress.training import balancing
 
     if "loss" in corners(space.balance):
         if task.loss is not None:

@@ -18,25 +18,25 @@ from compress import (
     exporting,
     file_baselines,
     graphs,
-    importing,
     latencies,
     metrics,
     precisions,
     profiling,
     pruning,
     scoring,
-    training_setups,
 )
 from compress.caching import Cache
 from compress.configs import QAT
 from compress.contexts import Context, Say
 from compress.file_baselines import EXAMPLES
+from compress.onnx_import import importing
 from compress.quantizing import has_matmul, layers
 from compress.questions import space_of
 from compress.results import Candidate, Drop, Measured, Parity
 from compress.runs import Run, same_task
 from compress.serialization import file_hash, from_json, stable_hash, to_json
 from compress.tasks import Task, TaskIdentity
+from compress.training import training_setups
 from targets.errors import ExportError, RunError, TaskError
 from targets.probing import probed
 from targets.target import Capabilities, Target

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from compress import data, depth, finetuning, graphs, pruning, quantizing
+from compress import data, depth, graphs, pruning, quantizing
 from compress.caching import Cache
 from compress.contexts import Profile, Training
-from compress.layer_costs import Saving, float_order, layer_errors, layer_savings
+from compress.precision.layer_costs import Saving, float_order, layer_errors, layer_savings
 from compress.pruning import Groups
 from compress.serialization import file_hash
+from compress.training import finetuning
 from targets.errors import ModelError, StageError
 from targets.target import Capabilities, Target
 

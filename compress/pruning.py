@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.cutting import Group, Groups, Unsupported, cut, positions, size
-from compress.grouping import as_inputs, find_groups, stored
-from compress.permutation_gate import evaluating, forward, said
-from compress.ranking import ALLOCATIONS, IMPORTANCES, Allocation, Importance, global_ratios, scores
-from compress.widths import check_ratio, check_step, realise
+from compress.channels.cutting import Group, Groups, Unsupported, cut, positions, size
+from compress.channels.grouping import as_inputs, find_groups, stored
+from compress.channels.permutation_gate import evaluating, forward, said
+from compress.channels.ranking import ALLOCATIONS, IMPORTANCES, Allocation, Importance, global_ratios, scores
+from compress.channels.widths import check_ratio, check_step, realise
 from targets.errors import PruneError, SpaceError
 
 __all__ = ["Group", "Groups", "Importance", "Pruned", "count", "find_groups", "group_named", "prune"]

@@ -21,12 +21,12 @@ import numpy as np
 import onnx
 
 import targets
-from compress.calibration_samples import BATCH as BATCH
-from compress.calibration_samples import Batches, named
 from compress.configs import CALIBRATIONS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
 from compress.exporting import check_folder, open_session
-from compress.fencing import fence
 from compress.graphs import load_model, parse
+from compress.precision.calibration_samples import BATCH as BATCH
+from compress.precision.calibration_samples import Batches, named
+from compress.precision.fencing import fence
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
@@ -87,7 +87,7 @@ def quantize(
                 calibration=method, equalize=equalize, adaround=adaround, correct_bias=correct_bias
             )
             if is_refined(settings):
-                from compress.refining import refine
+                from compress.precision.refining import refine
 
                 refined = Path(folder) / source.name
                 onnx.save(refine(source, samples, capabilities, settings, keep_float), refined)
@@ -100,8 +100,8 @@ def quantize(
 
 def _stored(source: Path, destination: Path, precision: str, capabilities: Capabilities) -> Quantized:
     """Weights alone in fewer bits; raises RequestError where the target does not run that."""
+    from compress.precision.stored_weights import save
     from compress.precisions import refused
-    from compress.stored_weights import save
 
     if precision in refused(capabilities.refuses, capabilities.lacks):
         raise RequestError(f"precision {precision!r} does not run on the target; use fp16")

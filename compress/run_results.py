@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress import picking, selecting
 from compress.questions import question_of, targets_of
-from compress.reporting import make_report, picks_of
+from compress.reports.reporting import make_report, picks_of
 from compress.results import Candidate, LatencyResult, Pick, Quality
 from compress.runs import Run, open_for_reading
 from targets.errors import NoFeasibleCandidate, RequestError

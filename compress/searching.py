@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import targets as targets_package
-from compress import metrics, preparing, quantities, reporting, runs
+from compress import metrics, preparing, quantities, runs
 from compress.caching import Cache
 from compress.confirming import confirm
 from compress.contexts import Context
@@ -27,6 +27,7 @@ from compress.preconditions import check_space
 from compress.progress import Progress, Silent
 from compress.questions import question_of
 from compress.records import Record
+from compress.reports import reporting
 from compress.results import Candidate
 from compress.run_results import Result, dropped_blocks, removed_channels
 from compress.runs import Request, Run
@@ -295,8 +296,8 @@ def _module_maker(context: Context) -> Any:
     def make(candidate: Candidate) -> Any:
         import torch
 
-        from compress import int8_training
         from compress.narrowing import rebuilt
+        from compress.precision import int8_training
 
         floats = context.run.candidate_folder(candidate.id) / int8_training.FLOATS
         if floats.exists():

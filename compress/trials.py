@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import torch
 
-from compress import baselines, exporting, finetuning, narrowing
+from compress import baselines, exporting, narrowing
 from compress.configs import Config
 from compress.contexts import Context, Say, Training
 from compress.latency_gate import Gated, gate
@@ -23,6 +23,7 @@ from compress.pruning import Pruned
 from compress.quantities import Constraint
 from compress.results import Candidate
 from compress.serialization import file_hash, stable_hash, to_json
+from compress.training import finetuning
 from compress.variants import Source, make_candidates, make_files
 from targets.errors import ParityError, StageError, TrainingError
 

@@ -11,9 +11,10 @@ from typing import Any
 import onnx
 from torch import nn
 
-from compress import exporting, graphs, int8_training, latencies, metrics, quantizing, refining, scoring, stored_weights
+from compress import exporting, graphs, latencies, metrics, quantizing, scoring
 from compress.configs import QAT, REFINEMENTS, STORED, Config, PrecisionSettings, is_refined
 from compress.contexts import Context, Say
+from compress.precision import int8_training, refining, stored_weights
 from compress.precisions import Variant
 from compress.results import Candidate, Measured, Parity
 from compress.runs import link

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from compress.averaging import Average
 from compress.data import Split
+from compress.training.averaging import Average
 
 _SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
 assert _SPEC is not None

@@ -16,9 +16,9 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
-from compress.balancing import class_weights, example_weights
 from compress.data import batches, read, read_train
-from compress.objectives import Objective
+from compress.training.balancing import class_weights, example_weights
+from compress.training.objectives import Objective
 from targets.errors import TrainingError
 
 _SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))

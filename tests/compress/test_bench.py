@@ -17,9 +17,9 @@ from rich.console import Console
 
 import targets
 from compress import command_line
-from compress.bench_progress import LiveBench
-from compress.bench_tables import change_lines, print_bench
 from compress.benching import parse_share, read_inputs
+from compress.reports.bench_progress import LiveBench
+from compress.reports.bench_tables import change_lines, print_bench
 from targets.comparing import CAREFUL
 from targets.errors import RequestError
 from targets.regressions import Change

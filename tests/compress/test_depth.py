@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 import compress
 from compress import exporting
-from compress.cutting import zero
+from compress.channels.cutting import zero
+from compress.channels.permutation_gate import forward
 from compress.depth import Blocks, drop, find_blocks, least_harmful, remaining
-from compress.permutation_gate import forward
 from compress.pruning import find_groups, prune
 from targets.errors import SpaceError
 

@@ -19,10 +19,10 @@ from torch.utils.data import Dataset, TensorDataset
 
 from compress.configs import FinetuneSettings
 from compress.data import Split, read, read_train
-from compress.distilling import make_teacher, predict
-from compress.finetuning import History
-from compress.objectives import Objective
-from compress.training_modes import TrainingMode
+from compress.training.distilling import make_teacher, predict
+from compress.training.finetuning import History
+from compress.training.objectives import Objective
+from compress.training.training_modes import TrainingMode
 from targets.errors import TrainingError
 
 _SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))

@@ -15,9 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.channel_labels import FIXED, FREE, Atoms, Removal
-from compress.cutting import zero
-from compress.permutation_gate import forward, randomise
+from compress.channels.channel_labels import FIXED, FREE, Atoms, Removal
+from compress.channels.cutting import zero
+from compress.channels.permutation_gate import forward, randomise
 from compress.pruning import find_groups, prune
 
 

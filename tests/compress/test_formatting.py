@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import formatting
-from compress.formatting import DASH, MINUS, MISSING, QualityFormat
+from compress.reports import formatting
+from compress.reports.formatting import DASH, MINUS, MISSING, QualityFormat
 
 UNITS = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9, "B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9}
 COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.cutting import Group, Groups, Slot
-from compress.permutation_gate import Gate, permutations
+from compress.channels.cutting import Group, Groups, Slot
+from compress.channels.permutation_gate import Gate, permutations
 from compress.pruning import find_groups, group_named, prune
 
 _SPEC = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))

@@ -12,8 +12,9 @@ import pytest
 import torch
 from onnx import NodeProto, helper
 
-from compress import exporting, importing, onnx_shapes, pruning
-from compress.importing import ImportedNetwork, NotImportable, import_file
+from compress import exporting, pruning
+from compress.onnx_import import importing, onnx_shapes
+from compress.onnx_import.importing import ImportedNetwork, NotImportable, import_file
 
 _SPEC = importlib.util.spec_from_file_location("onnx_models", Path(__file__).with_name("onnx_models.py"))
 assert _SPEC is not None

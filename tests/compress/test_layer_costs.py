@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from compress.exporting import export
-from compress.layer_costs import Saving, float_order, layer_savings
+from compress.precision.layer_costs import Saving, float_order, layer_savings
 from compress.quantizing import collect_ranges, layers
 from targets import FakeTarget
 from targets.target import Capabilities
@@ -78,7 +78,7 @@ def test_layers_beyond_the_most_are_timed_together(
 ) -> None:
     """A target that is slow to load gets fewer files; neighbours share what they save."""
     path, ranges, samples = deep
-    monkeypatch.setattr("compress.layer_costs.MOST", 9)
+    monkeypatch.setattr("compress.precision.layer_costs.MOST", 9)
     target = FakeTarget()
     target.slow_to_load = True
     found = layer_savings(path, ranges, "minmax", samples, Capabilities(), target, tmp_path)

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 import compress
-from compress import learning_rates
 from compress.configs import FinetuneSettings
 from compress.data import Split
-from compress.learning_rates import find_range, read_range
 from compress.run_results import Result
 from compress.spaces import Float
+from compress.training import learning_rates
+from compress.training.learning_rates import find_range, read_range
 from targets.errors import SpaceError, TrainingError
 
 _SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))

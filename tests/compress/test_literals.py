@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.literals import numbers, put
-from compress.permutation_gate import forward
+from compress.channels.literals import numbers, put
+from compress.channels.permutation_gate import forward
 from compress.pruning import find_groups, prune
 
 WIDE = 3

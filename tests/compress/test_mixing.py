@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.data import Split
-from compress.distilling import make_teacher
-from compress.mixing import Mixer
-from compress.objectives import Objective
+from compress.training.distilling import make_teacher
+from compress.training.mixing import Mixer
+from compress.training.objectives import Objective
 from targets.errors import TrainingError
 
 _SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import compress
-from compress import narrowing, sparsifying
+from compress import narrowing
+from compress.channels.permutation_gate import forward
+from compress.channels.widths import MOST_RATIO, evened
 from compress.configs import PruneSettings
-from compress.permutation_gate import forward
 from compress.pruning import find_groups, prune
 from compress.run_results import Result
 from compress.spaces import Choice, Float, SearchSpace
-from compress.widths import MOST_RATIO, evened
+from compress.training import sparsifying
 from targets.errors import SpaceError
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from compress.data import Split, read
-from compress.objectives import Objective, make_objective
+from compress.training.objectives import Objective, make_objective
 from targets.errors import TaskError
 
 _SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))

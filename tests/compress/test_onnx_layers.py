@@ -12,7 +12,7 @@ from onnx import NodeProto
 from torch import nn
 
 from compress import pruning
-from compress.importing import import_file
+from compress.onnx_import.importing import import_file
 
 _SPEC = importlib.util.spec_from_file_location("onnx_models", Path(__file__).with_name("onnx_models.py"))
 assert _SPEC is not None

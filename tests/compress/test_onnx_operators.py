@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto
 
-from compress.importing import NotImportable, import_file
+from compress.onnx_import.importing import NotImportable, import_file
 
 _SPEC = importlib.util.spec_from_file_location("onnx_models", Path(__file__).with_name("onnx_models.py"))
 assert _SPEC is not None

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compress import outcomes, rows
+from compress.reports import outcomes, rows
 
 _SPEC = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
 assert _SPEC is not None

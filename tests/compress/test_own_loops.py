@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from compress.configs import FinetuneSettings
 from compress.data import Split
-from compress.finetuning import own_finetune
 from compress.tasks import Task
+from compress.training.finetuning import own_finetune
 from targets.errors import TaskError, TrainingError
 
 _SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from compress import figures, pages
+from compress.reports import figures, pages
 
 _SPEC = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
 assert _SPEC is not None
@@ -324,7 +324,7 @@ def test_a_write_that_fails_leaves_the_old_page(tmp_path: Path, monkeypatch: pyt
     def full(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("compress.pages.os.replace", full)
+    monkeypatch.setattr("compress.reports.pages.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         pages.write(path, fixture.report())
     assert path.read_text(encoding="utf-8") == "old"

@@ -15,9 +15,10 @@ import pytest
 from rich.console import Console
 
 import compress
-from compress import finetuning, loading, planning, training_modes
+from compress import loading, planning
 from compress.loading import LoadedTask
 from compress.run_results import Result
+from compress.training import finetuning, training_modes
 from targets.errors import RequestError, RunError
 from targets.testing import reference_model
 

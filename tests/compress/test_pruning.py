@@ -15,10 +15,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.cutting import Groups
-from compress.permutation_gate import forward
+from compress.channels.cutting import Groups
+from compress.channels.permutation_gate import forward
+from compress.channels.widths import realise
 from compress.pruning import count, find_groups, prune
-from compress.widths import realise
 from targets.errors import SpaceError, TaskError
 
 _SPEC = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))

@@ -18,15 +18,17 @@ from torch import nn
 
 import compress
 import targets
-from compress import Choice, SearchSpace, finetuning, qat
+from compress import Choice, SearchSpace
 from compress.configs import Config, FinetuneSettings, PrecisionSettings
 from compress.data import Split
 from compress.exporting import export, open_session
-from compress.fake_quantization import ActivationQuantizer, WeightQuantizer
-from compress.objectives import make_objective
+from compress.precision import qat
+from compress.precision.fake_quantization import ActivationQuantizer, WeightQuantizer
 from compress.quantizing import collect_ranges, quantize_static
 from compress.run_results import Result
-from compress.training_modes import TrainingMode
+from compress.training import finetuning
+from compress.training.objectives import make_objective
+from compress.training.training_modes import TrainingMode
 from targets.errors import QuantizeError, SpaceError
 from targets.target import Capabilities
 

@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 import targets
 from compress import graphs, quantize
 from compress.exporting import export, open_session
-from compress.layer_costs import layer_errors
+from compress.precision.layer_costs import layer_errors
 from compress.quantizing import collect_ranges, has_matmul, layers, quantize_static, split_gemm
 from targets import FakeTarget
 from targets.errors import ModelError, QuantizeError, RequestError

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-from compress.cutting import Groups
+from compress.channels.cutting import Groups
+from compress.channels.ranking import taylor
 from compress.pruning import find_groups, prune
-from compress.ranking import taylor
 from targets.errors import SpaceError
 
 _SPEC = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))

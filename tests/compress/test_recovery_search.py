@@ -13,9 +13,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import compress
-from compress import pages
 from compress.preconditions import check_space
 from compress.preparing import read_splits
+from compress.reports import pages
 from compress.run_results import Result
 from compress.spaces import Choice, Float
 from targets.errors import SpaceError

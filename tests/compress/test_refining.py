@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 import compress
-from compress.activations import tensors
-from compress.bias_correction import correct_biases
 from compress.configs import PrecisionSettings
-from compress.equalizing import equalize
-from compress.products import find_products
+from compress.precision.activations import tensors
+from compress.precision.bias_correction import correct_biases
+from compress.precision.equalizing import equalize
+from compress.precision.products import find_products
+from compress.precision.refining import refine
+from compress.precision.rounding import columns, nearest, round_weights
 from compress.quantizing import collect_ranges, outputs, quantize_static, read
-from compress.refining import refine
-from compress.rounding import columns, nearest, round_weights
 from targets.errors import QuantizeError, SpaceError
 from targets.target import Capabilities
 

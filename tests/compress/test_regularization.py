@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.data import Split
-from compress.objectives import Objective
+from compress.training.objectives import Objective
 
 _SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
 assert _SPEC is not None

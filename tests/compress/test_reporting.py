@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from compress import reporting
 from compress.records import Record
+from compress.reports import reporting
 from compress.results import Candidate, Failure
 from compress.run_results import Result
 from compress.runs import Request, Run

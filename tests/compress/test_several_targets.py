@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import pytest
 
-from compress import exporting, precisions, scoring, target_notes
+from compress import exporting, precisions, scoring
+from compress.reports import target_notes
 from compress.run_results import Result
 from targets import FakeTarget
 from targets.errors import TargetError

@@ -14,7 +14,7 @@ from torch import nn
 
 from compress import quantize
 from compress.exporting import export, open_session
-from compress.stored_weights import BLOCK, pack, store
+from compress.precision.stored_weights import BLOCK, pack, store
 from targets import FakeTarget
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from compress import tables
+from compress.reports import tables
 
 _SPEC = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
 assert _SPEC is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.training_modes import TrainingMode, default_mode, find_mode, resolve_device, suited, threads
+from compress.training.training_modes import TrainingMode, default_mode, find_mode, resolve_device, suited, threads
 from targets.errors import RequestError
 
 

@@ -235,7 +235,7 @@ def test_what_nobody_expected_is_one_line_and_a_stack_trace_in_a_file(
     def explode(*_: object) -> None:
         raise ZeroDivisionError("what\nis this")
 
-    monkeypatch.setattr("compress.reporting.make_report", explode)
+    monkeypatch.setattr("compress.reports.reporting.make_report", explode)
     done = command("front", run)
     assert (done.status, done.out) == (1, "")
     assert done.line.startswith("paretopress: ZeroDivisionError: what; stack trace: ")

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 import compress
-from compress.attention import NarrowAttention
-from compress.cutting import Group, Groups, duplicate, tensor_named, zero
+from compress.channels.attention import NarrowAttention
+from compress.channels.cutting import Group, Groups, duplicate, tensor_named, zero
+from compress.channels.permutation_gate import forward
 from compress.exporting import open_session
-from compress.permutation_gate import forward
 from compress.pruning import count, find_groups, prune
 from compress.quantizing import has_matmul
 from targets.errors import QuantizeError

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from compress.configs import FinetuneSettings
-from compress.finetuning import History, finetune
-from compress.objectives import Objective
-from compress.training_modes import TrainingMode
+from compress.training.finetuning import History, finetune
+from compress.training.objectives import Objective
+from compress.training.training_modes import TrainingMode
 
 CPU = TrainingMode()
 CROSS = Objective(None, "cross_entropy")

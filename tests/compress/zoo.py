@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from compress.permutation_gate import randomise
+from compress.channels.permutation_gate import randomise
 
 
 def beside(name: str) -> Any:

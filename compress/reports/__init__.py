@@ -1,0 +1,1 @@
+"""What people read: tables, sentences, figures and the HTML page."""

@@ -1,0 +1,79 @@
+"""What ``paretopress bench`` shows while it runs: on a terminal, on stderr; elsewhere nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from compress.reports import formatting
+from targets.advice import short_names
+from targets.target import Estimate, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_BAR = 20
+
+
+class LiveBench:
+    """Called with every estimate; a context that removes what it has drawn.
+
+    It draws when it is told something and never in between: no thread of ours beside what is timed.
+    """
+
+    def __init__(self, models: Sequence[str], protocol: Protocol, console: Console | None = None) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        console = console or Console(stderr=True, highlight=False)
+        self._names = short_names([Path(model) for model in models])
+        self._protocol = protocol
+        self._ratios: tuple[tuple[float, float, float], ...] = ()
+        self._target = ""
+        self._started = time.monotonic()
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+
+    def __enter__(self) -> LiveBench:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def __call__(self, estimate: Estimate) -> None:
+        """Show where the measurement is."""
+        if estimate.target != self._target:
+            self._target, self._ratios, self._started = estimate.target, (), time.monotonic()
+        # A process that is only loading has nothing to show; what the one before it found stays.
+        self._ratios = estimate.ratios or self._ratios
+        if self._live is not None:
+            self._live.update(self.shown(estimate), refresh=True)
+
+    def shown(self, estimate: Estimate) -> Text:
+        """A line that says what goes on, and one for every model: bar, ratio in this process, interval."""
+        from rich.text import Text
+
+        spent = formatting.duration(time.monotonic() - self._started)
+        limit = f" of {formatting.duration(self._protocol.total)} at most" if self._protocol.total else ""
+        more = " or more" if estimate.process < self._protocol.most else ""
+        text = Text(
+            f"{estimate.target}  process {estimate.process} of {estimate.processes}{more}  {spent}{limit}  ",
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        text.append("timing" if estimate.ratios else estimate.stage, style="dim")
+        if len(self._ratios) < 2:
+            return text
+        longest = max(1.0, *(value for value, _, _ in self._ratios))
+        room = max(map(len, self._names))
+        for name, (value, low, high) in zip(self._names, self._ratios, strict=False):
+            bar = formatting.bar(value, longest, _BAR)
+            text.append(f"\n  {name:<{room}}  {bar:<{_BAR}}  {formatting.ratio(value)}")
+            if low < high:
+                text.append(f" [{formatting.ratio_interval(low, high)}]", style="dim")
+        return text

@@ -1,0 +1,170 @@
+"""`report.json`: the run as one document, made from the record alone (design: "report.json")."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from compress import picking, selecting
+from compress.picking import Question
+from compress.questions import question_of, targets_of
+from compress.results import Candidate, Pick
+from compress.runs import Run
+from compress.serialization import file_hash, finite, to_json, write_json
+from targets.errors import RequestError
+
+SCHEMA = 1
+
+
+def picks_of(run: Run, target: str) -> dict[str, Pick | None]:
+    """Every pick on ``target``."""
+    question, candidates = question_of(run), run.available()
+    return {which: picking.choose(which, candidates, question, target)[0] for which in selecting.PICKS}
+
+
+def satisfied(run: Run) -> bool:
+    """Whether the run's main pick on its first target meets the constraints and is not refuted."""
+    question = question_of(run)
+    pick, _ = picking.choose(run.request.pick, run.available(), question, targets_of(run)[0])
+    return pick is not None and pick.verdict != selecting.REFUTED
+
+
+def make_report(run: Run) -> dict[str, Any]:
+    """The document; every number in it comes from the record. Raises RunError while there is no baseline."""
+    question = question_of(run)
+    state, request = run.state, run.request
+    names, there = targets_of(run), run.available()
+    described = state.facts.get("targets", {})
+    report = {
+        "schema": SCHEMA,
+        "task": request.task.name if request.task else "",
+        "seed": request.seed,
+        "wall_s": round(state.wall, 3),
+        "environment": _environment(run),
+        "objectives": list(request.objectives),
+        "constraints": list(request.constraints),
+        "satisfied": satisfied(run),
+        "targets": {
+            target: {**described.get(target, {}), "hypervolume": picking.hypervolume(there, question, target)}
+            for target in names
+        },
+        "baseline": question.baseline.id,
+        "candidates": [candidate_json(run, candidate, question) for candidate in state.candidates.values()],
+        "front": {target: [c.id for c in picking.front(there, question, target)] for target in names},
+        "picks": {t: {which: to_json(pick) for which, pick in picks_of(run, t).items()} for t in names},
+        "nearest_miss": {t: to_json(picking.nearest_miss(there, question, t)) for t in names},
+        "trials": {
+            "asked": len(state.trials), "finished": state.count("finished"),
+            "gated": state.count("gated"), "failed": state.count("failed"),
+        },
+        "failures": _failures(run),
+        "stages": {
+            name: {"count": int(row["count"]), "cached": int(row["cached"]), "seconds": round(row["seconds"], 3)}
+            for name, row in state.stages.items()
+        },
+    }  # fmt: skip
+    return dict(finite(report))
+
+
+def _environment(run: Run) -> dict[str, Any]:
+    facts = run.state.facts
+    return {
+        **run.request.environment, "warnings": facts.get("warnings", []), "training": facts.get("mode"),
+        "higher_is_better": run.request.higher_is_better,
+    }  # fmt: skip
+
+
+def _failures(run: Run) -> list[dict[str, Any]]:
+    """Failed trials, precisions that could not be made, and what could not be confirmed, each with its cause."""
+    state = run.state
+    failed = [to_json(t.failure) for t in state.trials.values() if t.failure is not None and t.state == "failed"]
+    skipped = [
+        {"trial": int(number), "stage": "quantize", "cause": f"{scheme}: {cause}"}
+        for number, scheme, cause in state.facts.get("skipped", [])
+    ]
+    unconfirmed = [
+        {"trial": number, "stage": "confirm", "cause": cause} for number, cause in state.facts.get("unconfirmed", [])
+    ]
+    return [*failed, *skipped, *unconfirmed]
+
+
+def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[str, Any]:
+    """One candidate with today's feasibility on every target it was measured on."""
+    names = targets_of(run)
+    for target in names:
+        candidate = next(iter(picking.judged([candidate], question, target)), candidate)
+    path = run.folder / (candidate.path or "")
+    data = to_json(candidate)
+    data["path"] = candidate.path if candidate.path and path.exists() else None
+    data["measured"] = {t: m for t, m in data["measured"].items() if t in names}
+    return dict(data)
+
+
+def write_report(run: Run) -> dict[str, Any]:
+    """Put ``report.json`` in place, whole."""
+    report = make_report(run)
+    write_json(run.folder / "report.json", report)
+    return report
+
+
+def write_html(run: Run, path: Path | None = None, report: dict[str, Any] | None = None) -> Path:
+    """Put the HTML report in place."""
+    from compress.reports import pages
+    from compress.reports.importances import importances
+
+    report = make_report(run) if report is None else report
+    path = run.folder / "report.html" if path is None else path
+    pages.write(path, report, importances=importances(run), notes=list(run.state.facts.get("warnings", [])))
+    return path
+
+
+def write_best(run: Run, report: dict[str, Any]) -> Path | None:
+    """``best/``: the main pick's file and its manifest; absent where the run is not satisfied."""
+    folder = run.folder / "best"
+    target = run.request.targets[0]
+    pick = report["picks"][target][run.request.pick]
+    if not report["satisfied"] or pick is None:
+        shutil.rmtree(folder, ignore_errors=True)
+        return None
+    return write_pick(run, pick["id"], target, folder, pick)
+
+
+def write_pick(run: Run, identifier: str, target: str, folder: Path, pick: dict[str, Any] | None) -> Path:
+    """Copy a candidate's file out, with a manifest that says what it is and how it was measured.
+
+    Raises RequestError where ``--keep front`` has removed the file, OSError where ``folder`` cannot be written.
+    """
+    candidate = run.state.candidates[identifier]
+    source = run.folder / (candidate.path or "")
+    if not source.is_file():
+        raise RequestError(f"the file of {identifier} was removed (--keep front); choose one of the front")
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "model.onnx"
+    # A copy of its own: what its owner does to it must not reach into the run.
+    temporary = folder / f".model.onnx.{os.getpid()}"
+    shutil.copyfile(source, temporary)
+    temporary.replace(path)
+    write_json(folder / "manifest.json", _manifest(run, candidate, target, file_hash(path), pick))
+    return path
+
+
+def _manifest(run: Run, candidate: Candidate, target: str, sha256: str, pick: dict[str, Any] | None) -> dict[str, Any]:
+    request = run.request
+    environment = {key: value for key, value in request.environment.items() if key != "command"}
+    return {
+        "sha256": sha256,
+        "id": candidate.id,
+        "task": request.task.name if request.task else "",
+        "target": target,
+        "pick": pick,
+        "config": candidate.config,
+        "measurements": candidate_json(run, replace(candidate, config={}), question_of(run)),
+        "environment": environment,
+        "reproduce": {
+            "command": request.environment.get("command"), "seed": request.seed,
+            "objectives": list(request.objectives), "constraints": list(request.constraints),
+        },
+    }  # fmt: skip

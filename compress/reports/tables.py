@@ -1,0 +1,205 @@
+"""The tables of the command line: picks, front, targets and recipes, for people to read.
+
+They hold what the page holds, fit in 120 columns, and are plain text where stdout is not a terminal. Text from
+outside (ids, paths, descriptions) is never read as rich's markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from compress.reports import formatting, outcomes, rows, target_notes
+from compress.reports.rows import Candidate, PickRow, Report
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDTH = 120
+"""Columns used where there is no terminal to ask, as in a pipe or a log file."""
+_STYLES = {"confirmed": "green", "refuted": "red", "open": "yellow", "no": "yellow"}
+
+
+def _table(columns: Iterable[tuple[str, str]], title: str | None = None) -> Table:
+    """An empty table; a column is its heading and ``<`` or ``>`` for the side its text keeps to."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        title_style="bold",
+        header_style="",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        collapse_padding=True,
+        padding=(0, 1),
+    )
+    for heading, side in columns:
+        # Names stay whole, so that they can be copied; numbers give way to a second line first.
+        name = heading in ("pick", "id", "target", "recipe")
+        table.add_column(Text(heading), justify="right" if side == ">" else "left", overflow="fold", no_wrap=name)
+    return table
+
+
+def _add(table: Table, cells: Sequence[str]) -> None:
+    from rich.text import Text
+
+    table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(" ")[0], "")) for cell in cells))
+
+
+def _show(console: Console, *parts: Table | str) -> None:
+    """Print tables and lines; where there is no terminal the console is widened, as rich would take 80 columns."""
+    from rich.text import Text
+
+    if not console.is_terminal:
+        console.width = max(console.width, WIDTH)
+    for part in parts:
+        console.print(Text(part) if isinstance(part, str) else part)
+
+
+def _bracketed(value: str, interval: str) -> str:
+    return f"{value} [{interval}]" if interval and interval != formatting.MISSING else value
+
+
+def _drop(report: Report, target: str, candidate: Candidate, split: str) -> str:
+    """``0.3 [-0.7 to 1.4]``: the drop on one split, without its unit."""
+    written, here = rows.quality_format(report, target), rows.on(candidate, target) or {}
+    drop = here["quality_drop"].get(split)
+    if drop is None or candidate["id"] == report["baseline"]:
+        return formatting.MISSING
+    return _bracketed(written.points(drop["value"]), written.interval(drop["low"], drop["high"]))
+
+
+def _quality(report: Report, target: str, candidate: Candidate, split: str) -> str:
+    quality = (rows.on(candidate, target) or {})["quality"].get(split)
+    return rows.quality_format(report, target).value(quality["value"] if quality else None)
+
+
+def _ratio(report: Report, target: str, candidate: Candidate, cost: str) -> str:
+    ratio = rows.cost_ratio(report, candidate, target, cost)
+    if ratio is None:
+        return formatting.MISSING
+    return ratio.text if candidate["id"] == report["baseline"] else _bracketed(ratio.text, ratio.interval)
+
+
+def _amount(target: str, candidate: Candidate, cost: str) -> str:
+    """The absolute figure behind the ratio: p50, or instructions."""
+    here = rows.on(candidate, target) or {}
+    if cost == "instructions":
+        return formatting.count(here.get("instructions"))
+    return formatting.seconds(here["latency"]["p50"]) if here.get("latency") else formatting.MISSING
+
+
+def _cost_columns(cost: str) -> list[tuple[str, str]]:
+    """Headings of the ratio and of what is behind it; where only the size is known that has its column already."""
+    return {
+        "latency": [("latency\nx", ">"), ("p50", ">")],
+        "instructions": [("instructions\nx", ">"), ("count", ">")],
+        "size": [("size\nx", ">")],
+    }[cost]
+
+
+def _cost_cells(report: Report, target: str, candidate: Candidate, cost: str) -> list[str]:
+    cells = [_ratio(report, target, candidate, cost)]
+    return cells if cost == "size" else [*cells, _amount(target, candidate, cost)]
+
+
+def picks_table(report: Report, target: str) -> Table:
+    """The baseline and the four picks on ``target``; the precision is part of an id."""
+    written, cost = rows.quality_format(report, target), rows.main_cost(report, target)
+    unit = "\npoints" if written.percent else ""
+    columns = [
+        *(("pick", "<"), ("id", "<"), (f"{written.metric}\nval", ">"), ("\ntest", ">"), (f"drop on test{unit}", ">")),
+        *(("verdict", "<"), *_cost_columns(cost), ("size", ">")),
+    ]
+    table = _table(columns, title=f"on {target}")
+    for row in (PickRow("baseline", rows.baseline(report)), *rows.pick_rows(report, target)):
+        label = row.pick.replace("_", " ")
+        if row.candidate is None:
+            _add(table, [label, formatting.MISSING])
+            continue
+        _add(
+            table,
+            [
+                label,
+                row.candidate["id"],
+                *(_quality(report, target, row.candidate, split) for split in ("val", "test")),
+                _drop(report, target, row.candidate, "test"),
+                row.verdict,
+                *_cost_cells(report, target, row.candidate, cost),
+                formatting.size(row.candidate["size"]),
+            ],
+        )
+    return table
+
+
+def print_picks(report: Report, console: Console) -> None:
+    """For every target: the outcome in a sentence, the table of picks, and what was refuted on the way."""
+    for target in rows.target_names(report):
+        if rows.on(rows.baseline(report), target) is None:
+            continue
+        told = [*outcomes.refutations(report, target), *outcomes.ties(report, target)]
+        told += [*filter(None, [outcomes.weak_baseline(report, target)]), *target_notes.notes(report, target)]
+        lines = [line.replace("`", "") for line in told]
+        sentence = outcomes.outcome(report, target).replace("`", "")
+        _show(console, sentence, "", picks_table(report, target), *lines, "")
+
+
+def front_table(report: Report, target: str) -> Table:
+    """The front on ``target``, best quality first, with the baseline above it and the picks marked."""
+    written, cost = rows.quality_format(report, target), rows.main_cost(report, target)
+    unit = "\npoints" if written.percent else ""
+    candidates, zero = rows.by_id(report), rows.baseline(report)
+    picked: dict[str, list[str]] = {zero["id"]: ["baseline"]}
+    for row in rows.pick_rows(report, target):
+        if row.candidate is not None:
+            picked.setdefault(row.candidate["id"], []).append(row.pick.replace("_", " "))
+    columns = [
+        *(("id", "<"), (f"{written.metric}\nval", ">"), (f"drop on val{unit}", ">"), *_cost_columns(cost)),
+        *(("size", ">"), ("precision", "<"), ("pruning\nratio", ">"), ("", "<")),
+    ]
+    table = _table(columns, title=f"on {target}")
+    for name in dict.fromkeys([zero["id"], *report["front"].get(target, [])]):
+        candidate = candidates[name]
+        _add(
+            table,
+            [
+                name,
+                _quality(report, target, candidate, "val"),
+                _drop(report, target, candidate, "val"),
+                *_cost_cells(report, target, candidate, cost),
+                formatting.size(candidate["size"]),
+                rows.precision(candidate),
+                formatting.fixed(rows.pruning_ratio(candidate), 2),
+                ", ".join(picked.get(name, [])),
+            ],
+        )
+    return table
+
+
+def print_front(report: Report, console: Console, target: str | None = None) -> None:
+    """The front on ``target``, or on every target."""
+    for name in [target] if target is not None else rows.target_names(report):
+        if rows.on(rows.baseline(report), name) is not None:
+            _show(console, front_table(report, name), "")
+
+
+def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Targets: dicts of ``name``, ``available``, ``description`` and ``install`` (the command that brings it)."""
+    table = _table([("target", "<"), ("there", "<"), ("what it is", "<"), ("to install it", "<")])
+    for row in listed:
+        install = "" if row["available"] else row.get("install") or ""
+        _add(table, [row["name"], "yes" if row["available"] else "no", row.get("description") or "", install])
+    _show(console, table)
+
+
+def print_recipes(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """Recipes: dicts of ``name`` and ``description``."""
+    table = _table([("recipe", "<"), ("what it is", "<")])
+    for row in listed:
+        _add(table, [row["name"], row.get("description") or ""])
+    _show(console, table)

@@ -1,0 +1,106 @@
+"""What a run has found out about its targets besides the front: where int8 does not pay, what runs in integers.
+
+Sentences for the page and the end of a search; ids stand in backticks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from statistics import median
+
+from compress.configs import STORED
+from compress.reports import formatting, rows
+from compress.reports.rows import Candidate, Report
+from compress.selecting import SAME_LATENCY
+
+_BUSY = 0.25
+"""Share of disturbed rounds from which a measurement is said to have been disturbed."""
+_FEWEST = 2
+"""Networks that must have been measured in both precisions before anything is said in general."""
+
+
+def notes(report: Report, target: str) -> list[str]:
+    """A line for everything there is to say about ``target``."""
+    return [
+        *_slower(report, target), *_integer(report, target), *_scored(report, target), *_disturbed(report, target),
+    ]  # fmt: skip
+
+
+def _slower(report: Report, target: str) -> list[str]:
+    """Precisions that take longer than float at the same widths, in so many words."""
+    cost = rows.main_cost(report, target)
+    if cost == "size":
+        return []
+    quotients: dict[str, list[float]] = defaultdict(list)
+    floats = {_network(one): one for one in rows.measured_on(report, target) if _scheme(one) == "fp32"}
+    for one in rows.measured_on(report, target):
+        partner = floats.get(_network(one)) or (rows.baseline(report) if not one["config"].get("widths") else None)
+        ratio = rows.cost_ratio(report, one, target, cost)
+        zero = rows.cost_ratio(report, partner, target, cost) if partner else None
+        if _scheme(one) != "fp32" and ratio and zero and zero.value:
+            quotients[_scheme(one)].append(ratio.value / zero.value)
+    word = "instructions" if cost == "instructions" else "time"
+    return [
+        f"{scheme} is slower than float on {target}: {formatting.ratio(median(found))} of its {word} at the same "
+        f"widths (median of {len(found)} networks)."
+        for scheme, found in quotients.items()
+        if len(found) >= _FEWEST and median(found) > 1 + SAME_LATENCY
+    ]
+
+
+def _scheme(candidate: Candidate) -> str:
+    return str(candidate["config"]["precision"]["scheme"])
+
+
+def _network(candidate: Candidate) -> int | None:
+    """The trial whose training a candidate comes from; None for the baseline."""
+    trial = candidate.get("trial")
+    return None if trial is None else int(trial)
+
+
+def _integer(report: Report, target: str) -> list[str]:
+    """How much of the picks that are quantized really runs in integer kernels, and why the rest does not."""
+    told: list[str] = []
+    picked = {row.candidate["id"]: row.candidate for row in rows.pick_rows(report, target) if row.candidate}
+    for name, candidate in picked.items():
+        share = (rows.on(candidate, target) or {}).get("integer")
+        if share is None or _scheme(candidate) in ("fp32", *STORED) or not share["layers"]:
+            continue
+        rest = share["layers"] - share["integer"]
+        why = f"; {'the other' if rest == 1 else 'the others'}: {', '.join(share['why'][:2])}" if share["why"] else ""
+        told.append(
+            f"`{name}` runs {share['integer']} of its {share['layers']} convolutions and matrix products in integers"
+            f"{why if rest else ''}."
+        )
+    return told
+
+
+def _scored(report: Report, target: str) -> list[str]:
+    """Where quality was not computed on the device, and how that was checked."""
+    checks = [
+        (split, check)
+        for one in rows.measured_on(report, target)
+        for split, check in ((rows.on(one, target) or {}).get("scored_on_host") or {}).items()
+    ]
+    if not checks:
+        return []
+    worst = min(check["agreement"] for _, check in checks)
+    splits = " and ".join(sorted({split for split, _ in checks}, reverse=True))
+    return [
+        f"Quality on {splits} was computed on this machine from the same files, {target} being too slow for it; on "
+        f"{checks[0][1]['n']} examples the device decided alike in {formatting.percent(worst)} or more."
+    ]
+
+
+def _disturbed(report: Report, target: str) -> list[str]:
+    """Measurements that other work on the machine got in the way of, where they are many."""
+    timed = [(rows.on(one, target) or {}).get("latency") for one in rows.measured_on(report, target)]
+    shares = [latency.get("disturbed", 0.0) for latency in timed if latency]
+    busy = [share for share in shares if share > _BUSY]
+    if len(busy) < _FEWEST or 4 * len(busy) < len(shares):
+        return []
+    return [
+        f"{len(busy)} of {len(shares)} measurements on {target} were disturbed: other work held up or slowed the CPU "
+        f"in up to {formatting.percent(max(busy))} of their rounds, which were left out and made up for. Searched "
+        "beside nothing else, intervals are narrower."
+    ]

@@ -1,0 +1,218 @@
+"""The baseline as teacher: its outputs, and where it looks.
+
+Outputs are looked up where the train set is in memory, and computed for examples that are new each time or mixed.
+
+Intermediate features are compared as attention maps (Zagoruyko & Komodakis 2017): of a layer's output the mean of
+squares over its channels, one number for each position (pixel, time step, token), scaled to unit length. The distance
+is the squared one, between 0 and 2. FitNets' hints (Romero et al. 2015) would need a trained regressor for each pruned
+width; a map has the same shape at any width, needs no weights, and is as robust to channels that are cut, permuted
+or scaled. Layers without positions (of a plain MLP) have none to compare: the outputs are what there is to learn from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from compress.data import Split, Stream
+from compress.exporting import evaluating, outputs_of
+from compress.training.training_modes import TrainingMode, threads
+
+_CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
+_CHANNELS_LAST = (
+    nn.Linear, nn.LayerNorm, nn.Embedding, nn.RNNBase, nn.MultiheadAttention, nn.TransformerEncoderLayer,
+    nn.TransformerDecoderLayer,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The baseline's outputs: looked up where the train set is in memory, else computed."""
+
+    module: nn.Module
+    table: tuple[Tensor, ...] | None = None
+
+    def outputs(self, indices: Tensor | None, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
+        """For the train examples at ``indices``; None: for ``inputs`` as they are."""
+        if self.table is not None and indices is not None:
+            return tuple(x[indices].to(device) for x in self.table)
+        with evaluating(self.module), torch.no_grad():
+            return outputs_of(self.module.to(device)(*inputs))
+
+
+def make_teacher(module: nn.Module, train: Split | Stream, mode: TrainingMode) -> Teacher:
+    """Run the baseline over the train set once, where that can be kept."""
+    if isinstance(train, Stream):
+        return Teacher(module)
+    return Teacher(module, predict(module, train.inputs, mode))
+
+
+def predict(module: nn.Module, inputs: tuple[Tensor, ...], mode: TrainingMode, batch: int = 256) -> tuple[Tensor, ...]:
+    """Outputs in eval mode for all of ``inputs`` (samples first), on the CPU."""
+    device = torch.device(mode.device)
+    module = module.to(device)
+    parts: list[tuple[Tensor, ...]] = []
+    with threads(mode.threads), evaluating(module), torch.no_grad():
+        for start in range(0, len(inputs[0]), batch):
+            chunk = tuple(mode.place(x[start : start + batch]) for x in inputs)
+            parts.append(tuple(x.float().cpu() for x in outputs_of(module(*chunk))))
+    return tuple(torch.cat([part[k] for part in parts]) for k in range(len(parts[0])))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One call of a layer that both networks have, and the axis of its channels."""
+
+    name: str
+    call: int
+    axis: int
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A call of a layer on a batch of samples."""
+
+    layer: Layer
+    shape: tuple[int, ...]
+    """Without the batch."""
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        rest = list(self.shape)
+        del rest[self.layer.axis - 1]
+        return tuple(rest)
+
+
+class Recorder:
+    """Keeps what a network's layers put out, while ``on``."""
+
+    def __init__(self, module: nn.Module, names: set[str] | None = None) -> None:
+        self.on = False
+        self.seen: dict[tuple[str, int], Tensor] = {}
+        self.kinds: dict[str, nn.Module] = dict(module.named_modules())
+        self._calls: dict[str, int] = {}
+        self._hooks = [
+            layer.register_forward_hook(self._hook(name))
+            for name, layer in module.named_modules()
+            if name and (names is None or name in names)
+        ]
+
+    def _hook(self, name: str) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            first = _first(output) if self.on else None
+            if first is not None:
+                call = self._calls[name] = self._calls.get(name, -1) + 1
+                self.seen[name, call] = first
+
+        return keep
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Forget what was, and keep what comes."""
+        self.seen.clear()
+        self._calls.clear()
+        self.on = True
+        try:
+            yield
+        finally:
+            self.on = False
+
+    def close(self) -> None:
+        """Take the hooks off."""
+        for hook in self._hooks:
+            hook.remove()
+
+
+def matching(student: nn.Module, teacher: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Layer, ...]:
+    """The last layer of each stage that both networks have, with as many positions; ``inputs``: three samples or more.
+
+    A stage is a run of layers, in the order in which they end, of one number of positions. Modules that are called
+    several times count once a call. None of a network that has no layers with positions.
+    """
+    theirs = [seen for seen in _trace(teacher, inputs) if max(seen.positions, default=1) > 1]
+    mine = {(seen.layer.name, seen.layer.call): seen for seen in _trace(student, inputs)}
+    stages: list[list[_Seen]] = []
+    for seen in theirs:
+        if not stages or stages[-1][-1].positions != seen.positions:
+            stages.append([])
+        stages[-1].append(seen)
+    found = []
+    for stage in stages:
+        fitting = [seen.layer for seen in stage if _fits(seen, mine.get((seen.layer.name, seen.layer.call)))]
+        found += fitting[-1:]
+    return tuple(found)
+
+
+def _fits(theirs: _Seen, mine: _Seen | None) -> bool:
+    return mine is not None and mine.layer.axis == theirs.layer.axis and mine.positions == theirs.positions
+
+
+def _trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[_Seen]:
+    """Every layer's calls in the order in which they end, as far as the axis of its channels is known."""
+    recorder = Recorder(module)
+    shapes: list[dict[tuple[str, int], tuple[int, ...]]] = []
+    try:
+        # Two batch sizes tell an axis of samples from one of time steps.
+        for size in (2, 3):
+            with evaluating(module), torch.no_grad(), recorder.recording():
+                module(*(x[:size] for x in inputs))
+            shapes.append({k: tuple(x.shape[1:]) for k, x in recorder.seen.items() if x.dim() > 2 and len(x) == size})
+    finally:
+        recorder.close()
+    axes: dict[tuple[int, ...], int] = {}
+    found = []
+    for (name, call), shape in shapes[1].items():
+        if shapes[0].get((name, call)) != shape:
+            continue
+        kind = recorder.kinds[name]
+        if isinstance(kind, _CHANNELS_FIRST):
+            axes[shape] = 1
+        elif isinstance(kind, _CHANNELS_LAST):
+            axes[shape] = len(shape)
+        # Blocks and activations: as the last layer of the same shape had it.
+        if shape in axes:
+            found.append(_Seen(Layer(name, call, axes[shape]), shape))
+    return found
+
+
+def _first(output: Any) -> Tensor | None:
+    """The first tensor of an output: of a recurrent layer its sequence."""
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, dict) else output if isinstance(output, (tuple, list)) else ()
+    return next((x for x in map(_first, values) if x is not None), None)
+
+
+def attention_map(features: Tensor, axis: int) -> Tensor:
+    """(batch, positions): where a layer is active, at unit length."""
+    return F.normalize(features.float().square().mean(axis).flatten(1), dim=1)
+
+
+class Features:
+    """The distance between attention maps of a student and its teacher, while both run."""
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, layers: Sequence[Layer]) -> None:
+        self._layers = layers
+        names = {layer.name for layer in layers}
+        self.student, self.teacher = Recorder(student, names), Recorder(teacher, names)
+
+    def distance(self) -> Tensor:
+        """Mean over the layers of |a - b|^2, of the batch that both were last run on."""
+        terms = []
+        for layer in self._layers:
+            key = layer.name, layer.call
+            if key in self.student.seen and key in self.teacher.seen:
+                mine, theirs = (attention_map(x.seen[key], layer.axis) for x in (self.student, self.teacher))
+                terms.append((mine - theirs).square().sum(1).mean())
+        return torch.stack(terms).mean() if terms else torch.zeros(())
+
+    def close(self) -> None:
+        """Take the hooks off both."""
+        self.student.close()
+        self.teacher.close()
