@@ -32,7 +32,7 @@ from compress.spaces import Choice, SearchSpace
 from targets import FakeTarget
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One line of the table: what is changed from the default."""
 
