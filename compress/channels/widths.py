@@ -69,6 +69,8 @@ def realise(channels: int, ratio: float, step: int = 1, multiple: int = 1) -> in
 MOST_RATIO = 0.95
 """No group is given a larger share to lose."""
 _TILT = 0.01
+_NOTHING = 1e-12
+"""Damage that is none."""
 
 
 def evened(
@@ -81,9 +83,9 @@ def evened(
     """
     whole = {name: _rising(points) for name, points in curves.items()}
     worst = max((points[-1][1] for points in whole.values()), default=0.0)
+    scale = 1.0 / worst if worst > _NOTHING else 0.0
     # A little more for every channel: flat stretches would leave the share open.
-    tilt = _TILT * worst if worst > 0 else 1.0
-    whole = {name: [(share, damage + tilt * share) for share, damage in points] for name, points in whole.items()}
+    whole = {name: [(share, scale * harm + _TILT * share) for share, harm in points] for name, points in whole.items()}
     total = sum(channels.values())
     low, high = 0.0, max((points[-1][1] for points in whole.values()), default=0.0)
     shares = dict.fromkeys(whole, 0.0)

@@ -37,13 +37,13 @@ class Faulty(LocalTarget):
     ("how", "cause"),
     [
         ("segfault", "killed by SIGSEGV while"),
-        ("abort", "killed by SIGABRT while"),
-        ("exit", "ended with status 7 while"),
+        pytest.param("abort", "killed by SIGABRT while", marks=pytest.mark.slow),
+        pytest.param("exit", "ended with status 7 while", marks=pytest.mark.slow),
         ("hang", "hung: no answer in 1.5 s while"),
-        ("eat", "GB of memory, more than the limit of"),
+        pytest.param("eat", "GB of memory, more than the limit of", marks=pytest.mark.slow),
         ("nan", "returned NaN for"),
-        ("shape", "output 0 has shape 0x10"),
-        ("frames", "answered with garbage while"),
+        pytest.param("shape", "output 0 has shape 0x10", marks=pytest.mark.slow),
+        pytest.param("frames", "answered with garbage while", marks=pytest.mark.slow),
     ],
 )
 def test_a_fault_costs_one_trial_and_the_next_call_makes_up_for_it(

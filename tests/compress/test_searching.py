@@ -59,7 +59,14 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(
 # -- samplers
 
 
-@pytest.mark.parametrize("sampler", ["gp", "tpe", "nsga2", "random", "grid", optuna.samplers.TPESampler()])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "tpe",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gp", "nsga2", "random", "grid")),
+        pytest.param(optuna.samplers.TPESampler(), marks=pytest.mark.slow),
+    ],
+)
 def test_every_sampler_can_be_asked_for(search: Search, sampler: Any) -> None:
     result = search(trials=7, sampler=sampler, constraints=["quality_drop<=0.9"])
     report = result.report

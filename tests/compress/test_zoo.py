@@ -102,7 +102,7 @@ def difference(first: list[Tensor], second: list[Tensor]) -> float:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("ratio", [0.3, 0.6])
+@pytest.mark.parametrize("ratio", [pytest.param(0.3, marks=pytest.mark.slow), 0.6])
 def test_pruned_network_equals_the_masked_one(name: str, ratio: float, found: dict[str, Groups]) -> None:
     module, inputs = zoo.made(name)
     ratios = {group.name: ratio for group in found[name].prunable if not group.mixed}

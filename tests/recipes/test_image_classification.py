@@ -202,6 +202,7 @@ def test_task_takes_the_checkpoint_where_it_fits(folder: Path, monkeypatch: pyte
     assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), kept.state_dict().values(), strict=True))
 
 
+@pytest.mark.slow
 def test_training_anew_writes_a_checkpoint(folder: Path) -> None:
     out = folder / "new.pt"
     done = subprocess.run(

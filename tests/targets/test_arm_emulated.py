@@ -233,8 +233,10 @@ def test_a_hanging_guest_is_given_up_and_leaves_nothing(model):
     ("how", "said"),
     [
         ("segfault", "killed by SIGSEGV while counting"),
-        ("exit", "ended with status 7"),
-        ("raise", "RuntimeError while counting instructions: first line second line"),
+        pytest.param("exit", "ended with status 7", marks=pytest.mark.slow),
+        pytest.param(
+            "raise", "RuntimeError while counting instructions: first line second line", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_what_goes_wrong_while_counting_is_said(model, how, said):
