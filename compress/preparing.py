@@ -308,7 +308,10 @@ def _schemes(setting: _Setting, abilities: precisions.Abilities) -> tuple[str, .
 def _variants(setting: _Setting, abilities: precisions.Abilities, *, trained: bool) -> tuple[precisions.Variant, ...]:
     """The files of every network, without those that it has no layers for; without training, none that need it."""
     found = precisions.variants(_schemes(setting, abilities), abilities)
-    if not layers(setting.path):
+    count = len(layers(setting.path))
+    if count < 2:  # of one layer, nothing is mixed
+        found = tuple(variant for variant in found if variant.scheme != "mixed")
+    if not count:
         found = tuple(variant for variant in found if variant.scheme in ("fp32", "fp16"))
     if not has_matmul(setting.path):
         found = tuple(variant for variant in found if variant.scheme not in ("int8-dynamic", "int4-weights"))

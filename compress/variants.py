@@ -124,7 +124,9 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
     ranges = Path()
     if scheme == "mixed":
         names = quantizing.layers(path)
-        count = max(1, round(config.precision.float_share * len(names)))
+        count = min(max(1, round(config.precision.float_share * len(names))), len(names) - 1)
+        if count < 1:
+            raise QuantizeError("mixed: the network has one layer that int8 can speed up; there is nothing to mix")
         keep = tuple(sorted([names[i] for i in _int8_order(context, path) if i < len(names)][:count]))
     if scheme != "int8-dynamic":
         if is_refined(config.precision):
