@@ -41,7 +41,7 @@ class Faulty(LocalTarget):
         pytest.param("exit", "ended with status 7 while", marks=pytest.mark.slow),
         ("hang", "hung: no answer in 1.5 s while"),
         pytest.param("eat", "GB of memory, more than the limit of", marks=pytest.mark.slow),
-        ("nan", "returned NaN for"),
+        pytest.param("nan", "returned NaN for", marks=pytest.mark.slow),
         pytest.param("shape", "output 0 has shape 0x10", marks=pytest.mark.slow),
         pytest.param("frames", "answered with garbage while", marks=pytest.mark.slow),
     ],

@@ -419,6 +419,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
     assert _children(str(folder)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 def test_ctrl_c_keeps_everything_and_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
