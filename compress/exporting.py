@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import logging
 import os
 import tempfile
@@ -109,7 +110,20 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None =
     if program is None:
         raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: the exporter returned nothing")
     _check_batch(program, type(module).__name__)
+    _tell_apart(program.model.graph)
     return clean(program.model_proto)
+
+
+def _tell_apart(graph: Any) -> None:
+    """Rename what a node puts out where a weight has that name: a buffer ``mean`` beside the result of ``x.mean()``."""
+    weights = set(graph.initializers)
+    outputs = {value.name for node in graph for value in node.outputs}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in weights:
+                number = next(i for i in itertools.count(1) if f"{value.name}_{i}" not in weights | outputs)
+                value.name = f"{value.name}_{number}"
+                outputs.add(value.name)
 
 
 def _check_batch(program: Any, name: str) -> None:

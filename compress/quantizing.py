@@ -225,7 +225,8 @@ def quantize_static(
     activation = QuantType.QUInt8 if capabilities.int8_format == "u8s8" else QuantType.QInt8
     model, fences = fence(model, keep_float)
     # Recurrent layers have no static int8 kernel, and their weights must be constants (OpenVINO), not converted ones.
-    aside = [node.name for node in model.graph.node if node.op_type in _RECURRENT] + _constants(model) + fences
+    aside = [node.name for node in model.graph.node if node.op_type in _RECURRENT or _is_wide_norm(model, node)]
+    aside += _constants(model) + fences
     with quiet():
         try:
             rewrite(
@@ -249,6 +250,13 @@ def quantize_static(
             raise QuantizeError(f"{source.name} cannot be quantized: {_line(error)}") from error
     kept = tuple(n for n in names if n in keep_float or (only and n not in only))
     return Quantized(destination, destination.stat().st_size, tuple(n for n in names if n not in kept), kept)
+
+
+def _is_wide_norm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
+    """Whether a LayerNorm has weights of several dimensions: ONNX Runtime's quantizer (1.31) fails at them."""
+    if node.op_type != "LayerNormalization":
+        return False
+    return any(t.name == node.input[1] and len(t.dims) > 1 for t in model.graph.initializer)
 
 
 def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities) -> Quantized:

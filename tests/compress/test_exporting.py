@@ -293,3 +293,16 @@ def test_truncated_files_are_model_errors(tmp_path: Path, exported: Path, keep: 
             with pytest.raises(ModelError, match=name) as caught:
                 read(tmp_path / name)
             assert "\n" not in str(caught.value)
+
+
+def test_a_buffer_may_be_called_what_the_exporter_calls_a_result(tmp_path: Path) -> None:
+    class Standardised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.randn(3, 1))
+            self.weight = nn.Parameter(torch.randn(4, 3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear((x - self.mean).mean(2), self.weight)
+
+    compress.export(Standardised(), torch.randn(4, 3, 5), tmp_path / "m.onnx")  # parity is checked

