@@ -105,6 +105,9 @@ class FinetuneSettings:
     temperature: float = 4.0
     patience: int = 0
     """Stop after this many epochs without a better value on val; 0: never."""
+    short_share: float = 0.0
+    """Share of the epochs that make a short training, after which hopeless networks get no more
+    (``early_stopping.py``); 0: none."""
     ema: float = 0.0
     """Decay of the average of the weights that is kept in place of the last ones; 0: the last ones."""
     mixup: float = 0.0
@@ -124,7 +127,8 @@ class FinetuneSettings:
             _within(name, getattr(self, name), 0.0, 10.0)
         for name in ("dropout", "label_smoothing"):
             _within(name, getattr(self, name), 0.0, 0.95)
-        _within("distill_weight", self.distill_weight, 0.0, 1.0)
+        for name in ("distill_weight", "short_share"):
+            _within(name, getattr(self, name), 0.0, 1.0)
         _within("temperature", self.temperature, 0.1, 100.0)
         _within("ema", self.ema, 0.0, 0.99999)
         for name in ("mixup", "feature_weight"):

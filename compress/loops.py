@@ -62,7 +62,8 @@ class Loop:
         self.problem = problem_of(self.run_)
         self.constraints = self.problem.constraints
         space = context.space
-        self.strong = strong_params(space, self.problem.dimensions, len(context.profile.groups.prunable))
+        blocks = 0 if context.training is None else len(context.training.blocks.removable)
+        self.strong = strong_params(space, self.problem.dimensions, len(context.profile.groups.prunable), blocks)
         self.grid = grid_params(self.problem.dimensions) if sampler == "grid" else None
         self.fruitless = 0
         self.ask_seconds: list[float] = []
@@ -101,8 +102,8 @@ class Loop:
             return (self.grid[number], {}) if number < len(self.grid) else None
         tried = [trial.params for trial in self.state.trials.values()]
         if number < len(self.strong):
-            seen = self._seen()
             for params in self.strong:
+                seen = self._seen(params.get("depth"))
                 if params not in tried and is_worth(float(params.get("prune_ratio", 0.0)), seen):
                     return params, {}
         sampler = self._sampler_now()
@@ -112,14 +113,15 @@ class Loop:
         self.ask_seconds.append(clock.perf_counter() - start)
         return chosen
 
-    def _seen(self) -> list[tuple[float, float]]:
-        """(pruning ratio, excess of quality over its limit) of the strong configs that were trained."""
+    def _seen(self, depth: Any) -> list[tuple[float, float]]:
+        """(pruning ratio, excess of quality over its limit) of the strong configs of this depth that were trained."""
         target, zero = self.problem.targets[0], self.problem.baseline
         limits = tuple(c for c in self.constraints if c.quantity in ("quality", "quality_drop"))
         found = []
         for trial in self.state.trials.values():
             ratio = float(trial.params.get("prune_ratio", 0.0))
-            if trial.state != "finished" or trial.params not in self.strong or not ratio or not limits:
+            strong = trial.params in self.strong and trial.params.get("depth") == depth
+            if trial.state != "finished" or not strong or not ratio or not limits:
                 continue
             made = [self.state.candidates[name] for name in trial.candidates]
             beyond = [

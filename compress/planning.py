@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from compress.tasks import Task
     from targets.target import Target
 
+_COUNTED = {"heads": "heads", "blocks": "blocks", "width": "channels in each head"}
+"""What a group counts, by the end of its name."""
 _NOT_OFFERED = (("unstructured and 2:4 sparsity", "no target here is faster with zeros; channels are removed instead"),)
 """Ways of making a network smaller that are left out, and why."""
 _CHECKED = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
@@ -167,7 +169,7 @@ def print_plan(found: dict[str, Any], console: Console) -> None:
             say(f"left out on {name}: {schemes}: {why}")
     for name, channels, members in found["prunable"]:
         others = ", ".join(member for member in members if member != name) or "nothing else"
-        say(f"prunable: {name}, {channels} channels (with {others})")
+        say(f"prunable: {name}, {channels} {_COUNTED.get(name.partition(':')[2], 'channels')} (with {others})")
     for name, why in found["kept"]:
         say(f"left alone: {name}: {why}")
     for name, others in found.get("removable", ()):

@@ -162,19 +162,20 @@ def make_sampler(sampler: str | BaseSampler, seed: int, number: int) -> BaseSamp
 
 
 def strong_params(
-    space: SearchSpace, dimensions: Mapping[str, Float | Int | Choice], groups: int
+    space: SearchSpace, dimensions: Mapping[str, Float | Int | Choice], groups: int, blocks: int = 0
 ) -> list[dict[str, Any]]:
     """Configs that are tried before the sampler takes over: they usually do well, and they calibrate it.
 
     All-int8 without training; half of the channels; three eighths, five eighths and three quarters, spared where it
-    hurts most. Each is told in every precision, so half of the channels in int8 is among them. ``is_worth`` says which
-    of them are still worth a training.
+    hurts most; one residual block and a quarter of the channels. Each is told in every precision, so half of the
+    channels in int8 is among them. ``is_worth`` says which of them are still worth a training.
     """
     base = {name: _steady(name, domain) for name, domain in dimensions.items()}
     wanted: list[dict[str, Any]] = [{"epochs": 0, "prune_ratio": 0.0}]
     if groups:
         wanted += [
             {"prune_ratio": 0.5},
+            *_without_a_block(dimensions, blocks),
             {"prune_ratio": 0.375, "prune_skew": 0.25},
             {"prune_ratio": 0.625, "prune_skew": 0.25},
             {"prune_ratio": 0.75, "prune_skew": 0.4},
@@ -195,6 +196,16 @@ def strong_params(
         if params not in found:
             found.append(params)
     return found
+
+
+def _without_a_block(dimensions: Mapping[str, Float | Int | Choice], blocks: int) -> list[dict[str, Any]]:
+    """Where depth is searched: the least that drops a block at all, and few channels with it."""
+    domain = dimensions.get("depth")
+    if domain is None or not blocks:
+        return []
+    shares = [float(v) for v in domain.values] if isinstance(domain, Choice) else [1.0 / blocks]
+    least = min((share for share in shares if share > 0), default=0.0)
+    return [{"depth": least, "prune_ratio": 0.25}] if least else []
 
 
 def is_worth(ratio: float, seen: Sequence[tuple[float, float]]) -> bool:

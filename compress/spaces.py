@@ -114,6 +114,8 @@ class SearchSpace:
     distill_weight: Domain = Float(0.0, 1.0)
     temperature: Domain = Float(1.0, 8.0)
     patience: Domain = 0
+    short_share: Domain = 0.0
+    """Above 0: a short training first, the rest of the epochs for networks that are not hopeless after it."""
     ema: Domain = 0.0
     mixup: Domain = 0.0
     feature_weight: Domain = 0.0

@@ -1,7 +1,7 @@
 """One trial: a config becomes candidates, or is turned away before it is trained.
 
-prune -> export -> latency gate -> fine-tune -> quantize -> measure -> score. One training yields a candidate in
-every precision; every stage's result is cached under what determines it.
+prune -> export -> latency gate -> short training -> full training -> quantize -> measure -> score. One training yields
+a candidate in every precision; every stage's result is cached under what determines it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import torch
 
-from compress import baselines, exporting, narrowing
+from compress import baselines, early_stopping, exporting, narrowing
 from compress.configs import Config
 from compress.contexts import Context, Say, Training
 from compress.latency_gate import Gated, gate
@@ -36,6 +36,14 @@ class Finished:
     skipped: tuple[tuple[str, str], ...] = ()
 
 
+@dataclass(frozen=True)
+class _Network:
+    """A trained network, and the config as it came about: fewer epochs where it was hopeless after a few."""
+
+    source: Source
+    config: Config
+
+
 def evaluate(
     context: Context, number: int, config: Config, constraints: tuple[Constraint, ...], say: Say
 ) -> Gated | Finished:
@@ -46,7 +54,7 @@ def evaluate(
         made = _network(context, context.training, config, constraints, say)
         if isinstance(made, Gated):
             return made
-        source = made
+        source, config = made.source, made.config
     say("quantize")
     files, skipped = make_files(context, source.path, config, say)
     if source.weights is None and config.finetune.epochs == 0:
@@ -58,7 +66,7 @@ def evaluate(
 
 def _network(
     context: Context, training: Training, config: Config, constraints: tuple[Constraint, ...], say: Say
-) -> Source | Gated:
+) -> _Network | Gated:
     """Prune, export, pass the gate, fine-tune, and put the trained weights into the exported graph."""
     say("prune")
     settings = config.prune
@@ -80,22 +88,24 @@ def _network(
     say("finetune")
 
     def train(start: narrowing.Origin, pruned: Pruned, epochs: int) -> Path:
-        shorter = replace(config, finetune=replace(config.finetune, epochs=epochs))
-        return _trained(context, training, start, pruned, shorter, say)
+        part = replace(config.finetune, epochs=epochs, short_share=0.0)
+        return _trained(context, training, start, pruned, replace(config, finetune=part), say)
 
     start, pruned, epochs = narrowing.cut_in_steps(
         context, training, origin, left, settings, config.finetune.epochs, train
     )
     weights = origin.weights
     if left or origin.dropped or config.finetune.epochs:
-        weights = train(start, pruned, epochs)
-        pruned.module.load_state_dict(torch.load(weights, weights_only=True))
+        last = replace(config, finetune=replace(config.finetune, epochs=epochs))
+        weights, saved = _as_earned(context, training, start, pruned, last, constraints, say)
+        config = replace(config, finetune=replace(config.finetune, epochs=config.finetune.epochs - saved))
     say("export")
     path = _bound(context, training, pruned, template, shape, weights)
     removed = {name: list(indices) for name, indices in pruned.removed.items()}
-    return Source(
+    source = Source(
         path, weights, pruned.macs, pruned.parameters, removed, left, pruned.module, dropped=list(origin.dropped)
     )
+    return _Network(source, config)
 
 
 def _shape(context: Context, origin: narrowing.Origin, left: Mapping[str, int]) -> dict[str, Any]:
@@ -116,13 +126,41 @@ def _template(context: Context, training: Training, pruned: Pruned, shape: Mappi
     return onnx.load(context.cache.stage("export", exporting.VERSION, shape, compute).folder / "template.onnx")
 
 
+def _as_earned(
+    context: Context, training: Training, start: narrowing.Origin, pruned: Pruned, config: Config,
+    constraints: tuple[Constraint, ...], say: Say,
+) -> tuple[Path, int]:  # fmt: skip
+    """(file with the trained weights, which ``pruned.module`` then has; epochs saved where a few left no hope)."""
+
+    def train(epochs: int, after: Path | None = None) -> Path:
+        settings = replace(config.finetune, epochs=epochs, short_share=0.0)
+        weights = _trained(context, training, start, pruned, replace(config, finetune=settings), say, after)
+        pruned.module.load_state_dict(torch.load(weights, weights_only=True))
+        return weights
+
+    total, first = config.finetune.epochs, early_stopping.short_epochs(config.finetune)
+    if not first:
+        return train(total), 0
+    weights = train(first)
+    say("judge")
+    quality = _val_quality(context, training, pruned.module)
+    pruned.module.to("cpu")
+    zero = next(iter(context.baseline.measured.values())).quality.val.value
+    better = context.metric.higher_is_better
+    if early_stopping.is_hopeless(quality, zero, constraints, higher_is_better=better):
+        return weights, total - first
+    return train(total - first, weights), 0
+
+
 def _trained(
-    context: Context, training: Training, start: narrowing.Origin, pruned: Pruned, config: Config, say: Say
-) -> Path:
-    """The file with the fine-tuned weights of a network that was cut from ``start``."""
+    context: Context, training: Training, start: narrowing.Origin, pruned: Pruned, config: Config, say: Say,
+    after: Path | None = None,
+) -> Path:  # fmt: skip
+    """The file with the fine-tuned weights of a network that was cut from ``start``; ``after``: a first training."""
     task = context.task
     inputs = {
         **start.key(),
+        **({"after": file_hash(after)[:16]} if after else {}),
         "removed": stable_hash({name: list(indices) for name, indices in pruned.removed.items()}),
         "settings": to_json(config.finetune),
         "train": training.train.digest,
@@ -157,13 +195,7 @@ def _trained(
 def _finetune(
     context: Context, training: Training, module: torch.nn.Module, config: Config, say: Say
 ) -> finetuning.History:
-    labels = context.val.labels.numpy()
     sign = 1.0 if context.metric.higher_is_better else -1.0
-
-    def val_quality(network: torch.nn.Module) -> float:
-        found = tuple(x.numpy() for x in finetuning.predict(network, context.val.inputs, training.mode))
-        return sign * float(context.metric.function(found[0] if len(found) == 1 else found, labels))
-
     return finetuning.finetune(
         module,
         training.train,
@@ -172,10 +204,15 @@ def _finetune(
         mode=training.mode,
         seed=context.seed,
         teacher=training.teacher,
-        val_quality=val_quality,
+        val_quality=lambda network: sign * _val_quality(context, training, network),
         on_epoch=lambda epoch: say(f"finetune, epoch {epoch} of {config.finetune.epochs}"),
         optimizer=context.task.optimizer,
     )
+
+
+def _val_quality(context: Context, training: Training, module: torch.nn.Module) -> float:
+    found = tuple(x.numpy() for x in finetuning.predict(module, context.val.inputs, training.mode))
+    return float(context.metric.function(found[0] if len(found) == 1 else found, context.val.labels.numpy()))
 
 
 def _bound(

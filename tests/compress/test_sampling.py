@@ -170,6 +170,17 @@ def test_strong_configs_come_first_and_fit_the_space() -> None:
     assert all("prune_ratio" not in p for p in sampling.strong_params(fixed, fixed.dimensions(GROUPS), 2))
 
 
+@pytest.mark.parametrize(("domain", "blocks", "least"), [(Float(0.0, 0.5), 4, 0.25), (Choice(0.0, 0.5, 1.0), 4, 0.5)])
+def test_a_strong_config_drops_one_block_where_depth_is_searched(domain, blocks, least) -> None:
+    space = SearchSpace(depth=domain)
+    dimensions = space.dimensions(GROUPS, blocks)
+    strong = sampling.strong_params(space, dimensions, len(GROUPS), blocks)
+    assert [(p["depth"], p["prune_ratio"]) for p in strong if p["depth"]] == [(least, 0.25)]
+    assert not any(p.get("depth") for p in sampling.strong_params(space, space.dimensions(GROUPS), len(GROUPS)))
+    whole = SearchSpace(depth=Choice(0.0))
+    assert not any(p["depth"] for p in sampling.strong_params(whole, whole.dimensions(GROUPS, 4), len(GROUPS), 4))
+
+
 def test_the_grid_has_every_point_once() -> None:
     dimensions = SPACE.dimensions(GROUPS)
     grid = sampling.grid_params(dimensions)
