@@ -1,8 +1,8 @@
 """The baseline: the task's model as it came, kept in the run, never made twice.
 
 ``baseline/weights.pt`` holds the weights; ``baseline/module.pt`` the module that a function made, so that a
-continued run need not call (train) it again. Both load with ``weights_only=True``: of classes, nothing but
-``nn.Module`` subclasses that the process has imported already is let through.
+continued run need not call (train) it again. Both load with ``weights_only=True``: nothing is let through but
+``nn.Module`` subclasses that the process has imported already, and torch's activation functions.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -26,6 +26,10 @@ from compress.tasks import Task
 from compress.training.training_modes import threads
 from compress.unwrapping import in_half, unwrap
 from targets.errors import RunError, TaskError
+
+_FUNCTIONS = ("torch.nn.functional", "torch._C._nn", "torch")
+"""Where the functions live that a layer keeps as its activation (``nn.TransformerEncoderLayer`` does)."""
+_ACTIVATIONS = ("gelu", "relu", "silu", "elu", "selu", "leaky_relu", "mish", "hardswish", "softplus", "tanh", "sigmoid")
 
 
 def make_module(task: Task, *, trained: bool = True) -> nn.Module:
@@ -100,7 +104,8 @@ def load(task: Task, folder: Path) -> nn.Module:
     module = None
     if not isinstance(task.model, nn.Module):
         module = _load_module(folder / "module.pt")
-    module = make_module(task) if module is None else module
+    # Its weights are here: a function that can make the bare network need not train it again.
+    module = make_module(task, trained=False) if module is None else module
     path = folder / "weights.pt"
     try:
         state = torch.load(path, weights_only=True)
@@ -181,10 +186,13 @@ def _load_module(path: Path) -> nn.Module | None:
     try:
         for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)):
             module_name, _, attribute = name.rpartition(".")
-            kind = getattr(sys.modules.get(module_name), attribute, None)
-            if not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+            found = getattr(sys.modules.get(module_name), attribute, None)
+            if isinstance(found, type) and issubclass(found, nn.Module):
+                allowed.append(found)
+            elif module_name in _FUNCTIONS and attribute in _ACTIVATIONS:
+                allowed.append((cast(Callable[..., Any], found), name))
+            else:
                 return None
-            allowed.append(kind)
         with torch.serialization.safe_globals(allowed):
             loaded = torch.load(path, weights_only=True)
     except Exception:  # whatever a damaged or forged file makes of the reader: the model is then made again

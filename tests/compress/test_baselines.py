@@ -37,7 +37,7 @@ class Activated(Net):
 
     def __init__(self) -> None:
         super().__init__()
-        self.activation = F.relu
+        self.activation = F.layer_norm
 
 
 class Touch:
@@ -92,7 +92,15 @@ def test_a_dry_run_asks_for_the_bare_network() -> None:
     assert asked == [True, False]
 
 
-@pytest.mark.parametrize("module", [Net, lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))])
+@pytest.mark.parametrize(
+    "module",
+    [
+        Net,
+        lambda: nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2)),
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, activation="gelu"),
+        lambda: nn.TransformerEncoderLayer(8, 2, 16, activation=F.silu),
+    ],
+)
 def test_what_a_function_made_comes_back_without_calling_it(tmp_path: Path, module: Callable[[], nn.Module]) -> None:
     function, calls = _counted(module)
     task = _task(function)
@@ -131,6 +139,19 @@ def test_what_cannot_be_stored_is_made_again(tmp_path: Path, local: bool, capsys
     assert state_hash(load(task, tmp_path)) == state_hash(made)
     assert calls == [1, 1]
     assert sorted(p.name for p in tmp_path.iterdir()) == (["weights.pt"] if local else ["module.pt", "weights.pt"])
+
+
+def test_a_network_that_is_made_again_is_not_trained_again(tmp_path: Path) -> None:
+    asked: list[bool] = []
+
+    def function(trained: bool = True) -> nn.Module:
+        asked.append(trained)
+        return Activated()
+
+    made = make_module(_task(function))
+    save(made, tmp_path, whole=True)
+    assert state_hash(load(_task(function), tmp_path)) == state_hash(made)
+    assert asked == [True, False]
 
 
 @pytest.mark.parametrize("form", ["torch", "legacy", "pickle", "within a module"])
