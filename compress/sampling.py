@@ -199,13 +199,13 @@ def strong_params(
 
 
 def _without_a_block(dimensions: Mapping[str, Float | Int | Choice], blocks: int) -> list[dict[str, Any]]:
-    """Where depth is searched: the least that drops a block at all, and few channels with it."""
+    """Where depth is searched: the least that drops a block at all, and few channels with it, where it hurts least."""
     domain = dimensions.get("depth")
     if domain is None or not blocks:
         return []
     shares = [float(v) for v in domain.values] if isinstance(domain, Choice) else [1.0 / blocks]
     least = min((share for share in shares if share > 0), default=0.0)
-    return [{"depth": least, "prune_ratio": 0.25}] if least else []
+    return [{"depth": least, "prune_ratio": 0.25, "prune_skew": 0.25}] if least else []
 
 
 def is_worth(ratio: float, seen: Sequence[tuple[float, float]]) -> bool:

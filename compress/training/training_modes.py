@@ -22,7 +22,7 @@ _STEPS = 6
 _GAIN = 0.9
 """A mode must take at most this share of the simpler one's time to be worth it."""
 _GAIN_OF_THREADS = 0.7
-"""More threads must gain more: when anything else runs beside them, they wait for each other (10 times as long)."""
+"""Several threads must gain more: when anything else runs beside them, they wait for each other (10 times as long)."""
 _HARM = 0.05
 """bf16 is given up where its loss after the trial steps is off by more than this share."""
 
@@ -101,7 +101,7 @@ def find_mode(
     if not device.startswith("cpu"):
         return TrainingMode(device, channels_last=_has_images(module, inputs), bf16=torch.cuda.is_bf16_supported()), {}
     seconds: dict[str, float] = {}
-    best, fastest = TrainingMode(), float("inf")
+    best, least = TrainingMode(), float("inf")
     reference: float | None = None
     for mode in dict.fromkeys(suited(mode, module) for mode in _modes(_has_images(module, inputs))):
         try:
@@ -113,9 +113,10 @@ def find_mode(
         seconds[f"{mode.threads} threads{', channels-last' * mode.channels_last}{', bf16' * mode.bf16}"] = took
         reference = value if reference is None else reference
         harmless = abs(value - reference) <= _HARM * max(1.0, abs(reference))
-        gain = _GAIN_OF_THREADS if mode.threads > best.threads else _GAIN
-        if harmless and took < fastest * (gain if fastest < float("inf") else 1.0):
-            best, fastest = mode, took
+        cost = took if mode.threads == 1 else took / _GAIN_OF_THREADS
+        plain = (mode.channels_last, mode.bf16) == (best.channels_last, best.bf16)
+        if harmless and cost < (least if plain else _GAIN * least):
+            best, least = mode, cost
     return best, seconds
 
 

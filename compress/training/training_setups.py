@@ -13,7 +13,7 @@ import torch
 
 from compress import baselines, data, pruning
 from compress.caching import Cache
-from compress.configs import AUTO, FinetuneSettings
+from compress.configs import AUTO
 from compress.contexts import Say, Training
 from compress.metrics import Metric
 from compress.runs import Run
@@ -65,10 +65,11 @@ def make_training(setup: Setup, module: torch.nn.Module, template: onnx.ModelPro
     return Training(module, digest, train, setup.example, objective, teacher, mode, template)
 
 
-def _at_half_width(setup: Setup, module: torch.nn.Module) -> torch.nn.Module:
-    """About what will be trained."""
+def _typical(setup: Setup, module: torch.nn.Module) -> torch.nn.Module:
+    """About what will be trained: cut as in the middle of the space."""
     groups = pruning.find_groups(module, setup.example)
-    return pruning.prune(module, setup.example, 0.5, groups=groups).module if groups.prunable else module
+    ratio = float(middle(setup.run.request.space.prune_ratio))
+    return pruning.prune(module, setup.example, ratio, groups=groups).module if groups.prunable else module
 
 
 def _found_mode(
@@ -78,13 +79,13 @@ def _found_mode(
     objective: Objective,
     device: str,
 ) -> TrainingMode:
-    """How to train fastest here: tried on the network at half its width, which is what will be trained."""
+    """How to train fastest here: tried on a network and a batch as they will be trained."""
     known = setup.run.state.facts.get("mode")
     if known is not None and known["mode"]["device"] == device:
         return TrainingMode(**known["mode"])
     with setup.cache.timed("training mode"):
-        network = _at_half_width(setup, module)
-        inputs, labels = data.sample(train, FinetuneSettings().batch_size, 0)
+        network = _typical(setup, module)
+        inputs, labels = data.sample(train, int(middle(setup.run.request.space.batch_size)), 0)
         mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), device)
     setup.run.record.append("fact", name="mode", value={"mode": mode, "seconds": seconds})
     return mode
@@ -99,7 +100,7 @@ def _find_rates(
 
     def compute(_: Path) -> dict[str, Any]:
         found = learning_rates.find_range(
-            _at_half_width(setup, module), train, objective, mode=mode, seed=setup.run.request.seed,
+            _typical(setup, module), train, objective, mode=mode, seed=setup.run.request.seed,
             optimizer=setup.task.optimizer, batch_size=size,
         )  # fmt: skip
         return {"low": found.low, "high": found.high, "rates": found.rates, "losses": found.losses}
