@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,10 @@ from torch import Tensor, nn
 
 from targets.errors import RequestError
 
-_STEPS = 6
+_STEPS = 10
+"""Of each mode; the first one is not timed."""
+_HOPELESS = 2.0
+"""A mode that is slower by this factor is timed no more."""
 _GAIN = 0.9
 """A mode must take at most this share of the simpler one's time to be worth it."""
 _GAIN_OF_THREADS = 0.7
@@ -35,6 +39,10 @@ class TrainingMode:
     threads: int = 1
     channels_last: bool = False
     bf16: bool = False
+
+    def described(self) -> str:
+        """In words."""
+        return f"{self.threads} threads{', channels-last' * self.channels_last}{', bf16' * self.bf16}"
 
     def place(self, x: Tensor) -> Tensor:
         """An input on the device, in the layout."""
@@ -100,24 +108,17 @@ def find_mode(
     """
     if not device.startswith("cpu"):
         return TrainingMode(device, channels_last=_has_images(module, inputs), bf16=torch.cuda.is_bf16_supported()), {}
-    seconds: dict[str, float] = {}
+    modes = dict.fromkeys(suited(mode, module) for mode in _modes(_has_images(module, inputs)))
+    tried = _timed(module, inputs, loss, tuple(modes))
     best, least = TrainingMode(), float("inf")
-    reference: float | None = None
-    for mode in dict.fromkeys(suited(mode, module) for mode in _modes(_has_images(module, inputs))):
-        try:
-            took, value = _time(module, inputs, loss, mode)
-        except RuntimeError:
-            if reference is None:
-                raise
-            continue  # an operator or a loss that knows no bf16: not a way to train
-        seconds[f"{mode.threads} threads{', channels-last' * mode.channels_last}{', bf16' * mode.bf16}"] = took
-        reference = value if reference is None else reference
+    reference = next(iter(tried.values()))[1]
+    for mode, (took, value) in tried.items():
         harmless = abs(value - reference) <= _HARM * max(1.0, abs(reference))
         cost = took if mode.threads == 1 else took / _GAIN_OF_THREADS
         plain = (mode.channels_last, mode.bf16) == (best.channels_last, best.bf16)
         if harmless and cost < (least if plain else _GAIN * least):
             best, least = mode, cost
-    return best, seconds
+    return best, {mode.described(): took for mode, (took, _) in tried.items()}
 
 
 def _modes(images: bool) -> list[TrainingMode]:
@@ -130,31 +131,57 @@ def _modes(images: bool) -> list[TrainingMode]:
     return modes + [TrainingMode(threads=n, channels_last=images, bf16=True) for n in counts]
 
 
-def _time(
-    module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], mode: TrainingMode
-) -> tuple[float, float]:
-    """(fastest seconds of a step, loss after the steps) in one mode, on a copy."""
-    network = copy.deepcopy(module).train()
-    if mode.channels_last:
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    for layer in network.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
-            layer.p = 0.0  # the losses of two modes could not be compared otherwise
-    placed = tuple(mode.place(x) for x in inputs)
-    optimizer = torch.optim.SGD(network.parameters(), lr=1e-4)
-    times, value = [], 0.0
-    with threads(mode.threads):
-        for _ in range(_STEPS):
+def _timed(
+    module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], modes: tuple[TrainingMode, ...]
+) -> dict[TrainingMode, tuple[float, float]]:
+    """Mode -> (fastest seconds of a step, loss after the steps), for those that work; each on a copy of its own.
+
+    They take turns, so that a minute in which the machine is slow is one for all. What is far behind is timed no more.
+    """
+    steps = {mode: _Steps(module, inputs, loss, mode) for mode in modes}
+    for number in range(_STEPS):
+        least = min((one.least for one in steps.values()), default=math.inf)
+        for mode, one in list(steps.items()):
+            if one.least > _HOPELESS * least:
+                continue
+            try:
+                one.step(timed=number > 0)
+            except RuntimeError:
+                if mode == modes[0]:
+                    raise
+                del steps[mode]  # an operator or a loss that knows no bf16: not a way to train
+    return {mode: (one.least, one.value) for mode, one in steps.items()}
+
+
+class _Steps:
+    """Training steps in one mode."""
+
+    def __init__(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], mode: TrainingMode
+    ) -> None:
+        self.network = copy.deepcopy(module).train()
+        if mode.channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer in self.network.modules():
+            if isinstance(layer, nn.modules.dropout._DropoutNd):
+                layer.p = 0.0  # the losses of two modes could not be compared otherwise
+        self.inputs, self.loss, self.mode = tuple(mode.place(x) for x in inputs), loss, mode
+        self.optimizer = torch.optim.SGD(self.network.parameters(), lr=1e-4)
+        self.least, self.value = math.inf, 0.0
+
+    def step(self, *, timed: bool) -> None:
+        """One more; the first one of all, which prepares what the others find ready, is not timed."""
+        with threads(self.mode.threads):
             start = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            with mode.autocast():
-                outputs = network(*placed)
-            result = loss(outputs)
+            self.optimizer.zero_grad(set_to_none=True)
+            with self.mode.autocast():
+                outputs = self.network(*self.inputs)
+            result = self.loss(outputs)
             result.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            value = float(result.detach())
-            times.append(time.perf_counter() - start)
-    return min(times[1:]), value
+            self.optimizer.step()
+            self.value = float(result.detach())
+            if timed:
+                self.least = min(self.least, time.perf_counter() - start)
 
 
 def _has_images(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:

@@ -126,8 +126,8 @@ def test_what_is_not_worth_it_is_left(
         for cl, b in ((0, 0), (1, 0), (1, 1))
         for n in (1, 2)
     ]
-    took = dict(zip(modes, seconds, strict=True))
+    took = {mode: (value, 1.0) for mode, value in zip(modes, seconds, strict=True)}
     monkeypatch.setattr(training_modes, "_modes", lambda _: modes)
-    monkeypatch.setattr(training_modes, "_time", lambda *given: (took[given[-1]], 1.0))
+    monkeypatch.setattr(training_modes, "_timed", lambda *_: took)
     found, _ = find_mode(nn.Conv2d(1, 2, 3), (torch.rand(4, 1, 8, 8),), lambda y: y.square().mean(), "cpu")
     assert found == best
