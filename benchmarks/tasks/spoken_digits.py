@@ -1,5 +1,5 @@
-"""What the tasks on spoken digits share: the data of the recipe keyword-spotting as sequences, and how a network is
-trained on them. Not a task of its own.
+"""What the tasks on spoken digits share: the data of the recipe keyword-spotting as sequences, how a network is trained
+on them, the recurrent network and the search space. Not a task of its own.
 """
 
 from __future__ import annotations
@@ -8,13 +8,39 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import compress
 from recipes import keyword_spotting
 
 FRAMES, FEATURES, DIGITS = 49, keyword_spotting.COEFFICIENTS, 10
+HIDDEN = 128
+
+SPACE = compress.SearchSpace(
+    prune_ratio=compress.Float(0.2, 0.8),
+    epochs=compress.Int(6, 16),
+    lr=compress.Float(1e-3, 1e-2, log=True),
+    weight_decay=compress.Float(1e-4, 3e-2, log=True),
+    l1=0.0,
+    dropout=compress.Float(0.0, 0.2),
+    label_smoothing=0.0,
+    distill_weight=compress.Float(0.4, 1.0),
+    temperature=compress.Float(1.5, 5.0),
+)
+
+
+class Spotter(nn.Module):
+    """A recurrent layer of a kind (``nn.GRU``, ``nn.LSTM``) over the frames; the mean of its outputs is classified."""
+
+    def __init__(self, kind: type[nn.RNNBase]) -> None:
+        super().__init__()
+        self.recurrent = kind(FEATURES, HIDDEN, batch_first=True)
+        self.dropout, self.head = nn.Dropout(0.1), nn.Linear(HIDDEN, DIGITS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 49, 10) -> (batch, 10) logits."""
+        return self.head(self.dropout(self.recurrent(x)[0].mean(1)))
 
 
 def make_task(

@@ -8,25 +8,23 @@ sequence has 24 of them and the matrix products take most of the time.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from spoken_digits import DIGITS, FEATURES, FRAMES, make_task
 from torch import Tensor, nn
 
 import compress
+import spoken_digits
+from spoken_digits import DIGITS, FEATURES, FRAMES, make_task
 
 WIDTH, HEADS, INNER, LAYERS = 128, 8, 512, 4
 TOKENS = FRAMES // 2
 
-SPACE = compress.SearchSpace(
+SPACE = replace(
+    spoken_digits.SPACE,
     prune_ratio=compress.Float(0.1, 0.7),
     epochs=compress.Int(4, 12),
     lr=compress.Float(3e-4, 3e-3, log=True),
-    weight_decay=compress.Float(1e-4, 3e-2, log=True),
-    l1=0.0,
-    dropout=compress.Float(0.0, 0.2),
-    label_smoothing=0.0,
-    distill_weight=compress.Float(0.4, 1.0),
-    temperature=compress.Float(1.5, 5.0),
 )
 
 

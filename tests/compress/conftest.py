@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +21,16 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 import compress
+import tiny_task
+import zoo
 from compress import exporting
+from compress.channels.cutting import Groups
 from compress.data import Split, read
+from compress.pruning import find_groups
 from compress.results import Candidate, Drop, DropSplits, LatencyResult, Measured, Parity, Quality, QualitySplits
 from compress.run_results import Result
 from targets import FakeTarget
 
-TASK_FILE = Path(__file__).with_name("tiny_task.py")
 _TRACED: dict[str, Any] = {}
 
 
@@ -48,12 +50,7 @@ def _trace_once(trace: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def tiny() -> ModuleType:
     """The tiny task file, as a module."""
-    spec = importlib.util.spec_from_file_location("tiny_task", TASK_FILE)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return tiny_task
 
 
 @pytest.fixture(scope="session")
@@ -228,3 +225,18 @@ def exported(_trained: nn.Module, digits: Digits, tmp_path_factory: pytest.TempP
     path = tmp_path_factory.mktemp("exported") / "cnn.onnx"
     exporting.export(_trained, digits.val[0][:4], path)
     return path
+
+
+class _Found(dict[str, Groups]):
+    """Groups by the name of a network of the zoo, each found when it is first asked for."""
+
+    def __missing__(self, name: str) -> Groups:
+        with torch.random.fork_rng(devices=[]):
+            self[name] = find_groups(*zoo.made(name))
+        return self[name]
+
+
+@pytest.fixture(scope="session")
+def found() -> dict[str, Groups]:
+    """The groups of every network of the zoo. Read only."""
+    return _Found()

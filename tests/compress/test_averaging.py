@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,13 +10,7 @@ from torch import nn
 
 from compress.data import Split
 from compress.training.averaging import Average
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-linear, same, tune = training.linear, training.same, training.tune
+from training import linear, same, tune
 
 
 def test_the_average_is_the_recurrence() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,13 +18,7 @@ from compress.data import batches, read, read_train
 from compress.training.balancing import class_weights, example_weights
 from compress.training.objectives import Objective
 from targets.errors import TrainingError
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-CROSS, tune = training.CROSS, training.tune
+from training import CROSS, tune
 
 
 @settings(deadline=None, max_examples=50)

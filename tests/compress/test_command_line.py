@@ -17,19 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import commands
+from commands import TASK_FILE, task_file
 from compress import loops
 from compress.records import Record
 from compress.run_results import Result
 from targets.testing import reference_model
 
-_SPEC = importlib.util.spec_from_file_location("commands", Path(__file__).with_name("commands.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-commands: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(commands)
-TASK_FILE, task_file = commands.TASK_FILE, commands.task_file
 command, run = commands.command, commands.run
-
 Command = Callable[..., Any]
 Content = Callable[[Path], dict[str, str]]
 HEAVY = ("torch", "optuna", "onnx", "onnxruntime", "scipy", "sklearn", "plotly", "jinja2")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,24 +14,13 @@ import torch
 from torch import Tensor, nn
 
 import compress
+import zoo
 from compress import exporting
 from compress.channels.cutting import zero
 from compress.channels.permutation_gate import forward
 from compress.depth import Blocks, drop, find_blocks, least_harmful, remaining
 from compress.pruning import find_groups, prune
 from targets.errors import SpaceError
-
-
-def _zoo() -> Any:
-    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-zoo = _zoo()
 
 
 class Residual(nn.Module):

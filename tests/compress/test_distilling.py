@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +13,7 @@ from torch.nn import functional as F
 from compress.data import Split
 from compress.training.distilling import Features, Layer, attention_map, make_teacher, matching, predict
 from compress.training.objectives import Objective
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-CPU, accuracy, linear, same, tune = training.CPU, training.accuracy, training.linear, training.same, training.tune
+from training import CPU, accuracy, linear, same, tune
 
 
 @pytest.mark.parametrize("kind", ["cross_entropy", "mse", "own"])

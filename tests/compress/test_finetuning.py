@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import itertools
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,20 +22,7 @@ from compress.training.finetuning import History
 from compress.training.objectives import Objective
 from compress.training.training_modes import TrainingMode
 from targets.errors import TrainingError
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-CPU, NAN, accuracy, linear, same, tune = (
-    training.CPU,
-    training.NAN,
-    training.accuracy,
-    training.linear,
-    training.same,
-    training.tune,
-)
+from training import CPU, NAN, accuracy, linear, same, tune
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +11,13 @@ import pytest
 import torch
 from onnx import NodeProto, helper
 
+import onnx_models
 from compress import exporting, pruning
 from compress.onnx_import import importing, onnx_shapes
 from compress.onnx_import.importing import ImportedNetwork, NotImportable, import_file
+from onnx_models import IMAGE, ROWS, f32, i64, node, write
 
-_SPEC = importlib.util.spec_from_file_location("onnx_models", Path(__file__).with_name("onnx_models.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-onnx_models: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(onnx_models)
-IMAGE, ROWS = onnx_models.IMAGE, onnx_models.ROWS
 seeded = onnx_models.seeded
-f32, i64, node, write = onnx_models.f32, onnx_models.i64, onnx_models.node, onnx_models.write
 
 
 def test_several_inputs_and_outputs_keep_their_order_and_names(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +19,7 @@ from compress.spaces import Float
 from compress.training import learning_rates
 from compress.training.learning_rates import find_range, read_range
 from targets.errors import SpaceError, TrainingError
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-CPU, CROSS, linear, same, tune = training.CPU, training.CROSS, training.linear, training.same, training.tune
+from training import CPU, CROSS, linear, same, tune
 
 AUTO: dict[str, Any] = {
     "epochs": 1, "lr": "auto", "prune_ratio": Float(0.3, 0.6), "prune_skew": 0.0, "prune_delta": 0.0,

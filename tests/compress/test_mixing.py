@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,13 +15,7 @@ from compress.training.distilling import make_teacher
 from compress.training.mixing import Mixer
 from compress.training.objectives import Objective
 from targets.errors import TrainingError
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-CPU, linear, same, tune = training.CPU, training.linear, training.same, training.tune
+from training import CPU, linear, same, tune
 
 
 def test_every_input_is_mixed_with_the_same_partner() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import compress
+import zoo
 from compress import narrowing
 from compress.channels.permutation_gate import forward
 from compress.channels.widths import MOST_RATIO, evened
@@ -29,18 +29,6 @@ from compress.run_results import Result
 from compress.spaces import Choice, Float, SearchSpace
 from compress.training import sparsifying
 from targets.errors import SpaceError
-
-
-def _zoo() -> Any:
-    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-zoo = _zoo()
 
 # -- cuts in steps
 

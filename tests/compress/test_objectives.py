@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -16,13 +13,7 @@ from torch.utils.data import TensorDataset
 from compress.data import Split, read
 from compress.training.objectives import Objective, make_objective
 from targets.errors import TaskError
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-CROSS, linear, tune = training.CROSS, training.linear, training.tune
+from training import CROSS, linear, tune
 
 
 class OneNumber(nn.Module):

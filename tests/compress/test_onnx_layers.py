@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +10,12 @@ import pytest
 from onnx import NodeProto
 from torch import nn
 
+import onnx_models
 from compress import pruning
 from compress.onnx_import.importing import import_file
+from onnx_models import IMAGE, RANDOM, ROWS, WORDS, f32, i64, node, write
 
-_SPEC = importlib.util.spec_from_file_location("onnx_models", Path(__file__).with_name("onnx_models.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-onnx_models: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(onnx_models)
-RANDOM, IMAGE, ROWS, WORDS = onnx_models.RANDOM, onnx_models.IMAGE, onnx_models.ROWS, onnx_models.WORDS
 seeded = onnx_models.seeded
-f32, i64, node, write = onnx_models.f32, onnx_models.i64, onnx_models.node, onnx_models.write
-
-
 LAYERS: dict[str, tuple[list[NodeProto], dict[str, np.ndarray], type[nn.Module]]] = {
     "conv": (
         [node("Conv", "x w b", pads=[1, 1, 1, 1], strides=[2, 2])],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +9,11 @@ import numpy as np
 import pytest
 from onnx import NodeProto, TensorProto
 
+import onnx_models
 from compress.onnx_import.importing import NotImportable, import_file
+from onnx_models import IMAGE, f32, i64, node, write
 
-_SPEC = importlib.util.spec_from_file_location("onnx_models", Path(__file__).with_name("onnx_models.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-onnx_models: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(onnx_models)
-IMAGE = onnx_models.IMAGE
 seeded = onnx_models.seeded
-f32, i64, node, write = onnx_models.f32, onnx_models.i64, onnx_models.node, onnx_models.write
-
 WITHOUT_ATTRIBUTES = [
     "Abs", "Ceil", "Cos", "Erf", "Exp", "Floor", "HardSwish", "Neg", "Relu", "Sigmoid", "Sign", "Sin", "Softplus",
     "Softsign", "Tan", "Tanh", "Atan", "Cosh", "Sinh", "Mish", "HardSigmoid", "ThresholdedRelu", "Selu", "LeakyRelu",

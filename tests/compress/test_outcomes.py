@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+import report_fixture as fixture
 from compress.reports import outcomes, rows
-
-_SPEC = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-fixture: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(fixture)
-TARGET = fixture.TARGET
+from report_fixture import TARGET
 
 
 def fastest(report: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,13 +16,7 @@ from compress.data import Split
 from compress.tasks import Task
 from compress.training.finetuning import own_finetune
 from targets.errors import TaskError, TrainingError
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-NAN, linear, tune = training.NAN, training.linear, training.tune
+from training import NAN, linear, tune
 
 
 def _own(body: Callable[[nn.Module], Any]) -> Callable[[Any, Any, Any], Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -12,14 +11,9 @@ from typing import Any
 
 import pytest
 
+import report_fixture as fixture
 from compress.reports import figures, pages
-
-_SPEC = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-fixture: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(fixture)
-TARGET = fixture.TARGET
+from report_fixture import TARGET
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 EVIL = "</script><script>alert(1)</script><b>&amp;\"'"

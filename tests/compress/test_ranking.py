@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -15,32 +10,7 @@ from compress.channels.cutting import Groups
 from compress.channels.ranking import taylor
 from compress.pruning import find_groups, prune
 from targets.errors import SpaceError
-
-_SPEC = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-zoo = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(zoo)
-ZOO: dict[str, Any] = zoo.ZOO
-NAMES: list[str] = zoo.FIRST
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny networks on a busy machine: a second thread only waits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-made = zoo.made
-
-
-@pytest.fixture(scope="module")
-def found() -> dict[str, Groups]:
-    """The groups of every network of the zoo."""
-    return {name: find_groups(*made(name)) for name in NAMES}
+from zoo import made
 
 
 def test_the_least_important_channels_go_first() -> None:

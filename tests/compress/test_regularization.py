@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,13 +9,7 @@ from torch.nn import functional as F
 
 from compress.data import Split
 from compress.training.objectives import Objective
-
-_SPEC = importlib.util.spec_from_file_location("training", Path(__file__).with_name("training.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-training: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(training)
-CROSS, linear, same, tune, weights = training.CROSS, training.linear, training.same, training.tune, training.weights
+from training import CROSS, linear, same, tune, weights
 
 
 def test_l1_makes_weights_smaller(few: Split) -> None:

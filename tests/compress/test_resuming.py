@@ -27,6 +27,7 @@ import compress
 from compress import loops
 from compress.records import Record
 from compress.run_results import Result
+from processes import naming
 from targets import Capabilities, FakeTarget, costs
 from targets.errors import MeasurementError, RequestError, RunError
 
@@ -97,18 +98,19 @@ def test_a_torn_last_line_is_cut_and_the_trial_is_done_again(search: Search, cop
     assert [event["trial"] for event in events(copied, "asked")] == [0, 1, 2, 3, 4, 5], "under the same number"
 
 
+class Interrupted(FakeTarget):
+    """Ctrl-C while the third trial is measured."""
+
+    measured = 0
+
+    def measure(self, models: Any, **options: Any) -> Any:
+        self.measured += 1
+        if self.measured == 5:
+            raise KeyboardInterrupt
+        return super().measure(models, **options)
+
+
 def test_an_interrupted_trial_is_finished_under_its_number(search: Search, finished: Result) -> None:
-    class Interrupted(FakeTarget):
-        """Ctrl-C while the third trial is measured."""
-
-        measured = 0
-
-        def measure(self, models: Any, **options: Any) -> Any:
-            self.measured += 1
-            if self.measured == 5:
-                raise KeyboardInterrupt
-            return super().measure(models, **options)
-
     with pytest.raises(KeyboardInterrupt):
         search(target=Interrupted(), trials=6)
     result = search(trials=6)
@@ -118,15 +120,6 @@ def test_an_interrupted_trial_is_finished_under_its_number(search: Search, finis
 
 
 def test_an_interrupted_run_has_a_report_of_what_is_finished(search: Search, tmp_path: Path) -> None:
-    class Interrupted(FakeTarget):
-        measured = 0
-
-        def measure(self, models: Any, **options: Any) -> Any:
-            self.measured += 1
-            if self.measured == 5:
-                raise KeyboardInterrupt
-            return super().measure(models, **options)
-
     with pytest.raises(KeyboardInterrupt):
         search(target=Interrupted(), trials=6)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
@@ -347,21 +340,6 @@ def test_two_searches_in_one_folder_are_kept_apart(search: Search, copied: Path,
 # -- killed
 
 
-def _children(token: str) -> list[int]:
-    """Processes whose command line or environment names ``token``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                text = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
-            except OSError:
-                continue
-            if token.encode() in text and state != "Z":
-                found.append(int(entry.name))
-    return found
-
-
 def _start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PARETOPRESS_TEST": str(folder)}
     command = [sys.executable, "-m", "compress.command_line", "search", str(TASK_FILE), "--target", "fake"]
@@ -398,7 +376,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
         time.sleep(generator.random() * 2.5)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        assert _children(str(folder)) == []
+        assert naming(str(folder)) == {}
         if (folder / "report.json").exists():
             json.loads((folder / "report.json").read_text())
         known = Record(record, write=False).state
@@ -416,7 +394,7 @@ def test_a_run_survives_being_killed_at_any_moment(tmp_path: Path) -> None:
     assert (folder / "best" / "model.onnx").exists()
     assert list(folder.glob("cache/*/.making-*")) == []
     assert [p.name for p in folder.glob(".*")] == []
-    assert _children(str(folder)) == []
+    assert naming(str(folder)) == {}
 
 
 @pytest.mark.slow
@@ -437,4 +415,4 @@ def test_ctrl_c_keeps_everything_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert "Traceback" not in said
     report = json.loads((folder / "report.json").read_text())
     assert report["trials"]["finished"] >= 1
-    assert _children(str(folder)) == []
+    assert naming(str(folder)) == {}

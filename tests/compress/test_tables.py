@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 from rich.console import Console
 
+import report_fixture as fixture
 from compress.reports import tables
-
-_SPEC = importlib.util.spec_from_file_location("report_fixture", Path(__file__).with_name("report_fixture.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-fixture: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(fixture)
-TARGET = fixture.TARGET
+from report_fixture import TARGET
 
 
 def printed(show: Callable[[Console], None]) -> str:

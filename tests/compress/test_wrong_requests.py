@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,19 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+import commands
+from commands import TASK_FILE, Done, task_file
 from compress.records import Record
 from targets.errors import TargetUnavailable
 
-_SPEC = importlib.util.spec_from_file_location("commands", Path(__file__).with_name("commands.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-commands: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(commands)
-TASK_FILE, task_file = commands.TASK_FILE, commands.task_file
 command, run = commands.command, commands.run
-
 Command = Callable[..., Any]
 Content = Callable[[Path], dict[str, str]]
+
+
+def see_refused(done: Done, *said: str) -> None:
+    """Status 2, nothing on stdout, and one line that says it."""
+    assert (done.status, done.out) == (2, "")
+    assert all(text in done.line for text in said), done.line
 
 
 # -- task files and data
@@ -47,9 +47,7 @@ def test_a_task_file_that_is_wrong_is_said_in_one_line(
     before = content(run)
     for options in (("--out", run), ("--dry-run",), ("--out", "fresh")):
         done = command("search", "wrong.py", "--target", "fake", *options)
-        assert (done.status, done.out) == (2, "")
-        assert message in done.line
-        assert "wrong.py" in done.line
+        see_refused(done, message, "wrong.py")
     assert content(run) == before
     assert not (tmp_path / "fresh").exists()
 
@@ -77,12 +75,10 @@ def test_data_that_cannot_be_used_is_said_in_one_line(
     before = content(run)
     if name not in ("no parameters", "not a module"):  # a continued run has its model already
         done = command("search", file, "--out", run, "--trials", 7)
-        assert (done.status, done.out) == (2, "")
-        assert message in done.line
+        see_refused(done, message)
         assert content(run) == before
     done = command("search", file, "--target", "fake", "--trials", 1, "--out", "fresh")
-    assert (done.status, done.out) == (2, "")
-    assert message in done.line
+    see_refused(done, message)
     assert not (tmp_path / "fresh").exists()
 
 
@@ -113,13 +109,11 @@ def test_an_option_that_is_wrong_is_said_in_one_line(command: Command, run: Path
     options, message = WRONG_OPTIONS[name]
     before = content(run)
     done = command("search", TASK_FILE, "--out", run, *options)
-    assert (done.status, done.out) == (2, "")
-    assert message in done.line
+    see_refused(done, message)
     assert content(run) == before
     if name != "seed":
         planned = command("search", TASK_FILE, "--dry-run", "--out", run, *options)
-        assert (planned.status, planned.out) == (2, "")
-        assert message in planned.line
+        see_refused(planned, message)
         assert content(run) == before
 
 
@@ -142,9 +136,7 @@ def test_an_out_that_cannot_be_used_is_said_and_left_alone(
         task = task_file(tmp_path / "theirs.py", "'name': 'theirs'")
     before = content(tmp_path)
     done = command("search", task, "--target", "fake", "--trials", 1, "--out", place)
-    assert (done.status, done.out) == (2, "")
-    assert "--out" in done.line
-    assert place in done.line
+    see_refused(done, "--out", place)
     assert content(tmp_path) == before
 
 
@@ -152,8 +144,7 @@ def test_a_folder_that_another_search_is_using_is_left_alone(command: Command, r
     record = Record(run / "record.jsonl")
     before = content(run)
     done = command("search", TASK_FILE, "--trials", 7, "--out", run)
-    assert (done.status, done.out) == (2, "")
-    assert "is in use by another search" in done.line
+    see_refused(done, "is in use by another search")
     assert content(run) == before
     record.close()
 
@@ -164,16 +155,14 @@ def test_what_is_no_run_cannot_be_read(command: Command, tmp_path: Path, name: s
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     done = command(name, place)
-    assert (done.status, done.out) == (2, "")
-    assert f"'{place}' is " in done.line
+    see_refused(done, f"'{place}' is ")
 
 
 def test_a_place_to_copy_to_that_cannot_be_written_is_said(command: Command, run: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for arguments in (("pick", run, "--out", "file/below"), ("report", run, "--out", "file/x.html")):
         done = command(*arguments)
-        assert (done.status, done.out) == (2, "")
-        assert "cannot be written: Not a directory; choose another --out" in done.line
+        see_refused(done, "cannot be written: Not a directory; choose another --out")
     assert "pick 'best': use one of fastest" in command("pick", run, "--pick", "best").line
     assert "target 'ort' is not in this run" in command("pick", run, "--target", "ort").line
 
@@ -210,8 +199,7 @@ def test_a_target_that_is_not_installed_comes_with_the_command_that_installs_it(
         ("bench", run / "baseline" / "model.onnx"),
     ):
         done = command(*arguments)
-        assert (done.status, done.out) == (2, "")
-        assert "pip install 'paretopress[ort]'" in done.line
+        see_refused(done, "pip install 'paretopress[ort]'")
     rows = {row["name"]: row for row in command("targets", "--json").json}
     assert not rows["ort-cpu"]["available"]
     assert "pip install" in rows["ort-cpu"]["install"]

@@ -8,7 +8,6 @@ and pruning them must not move the output.
 from __future__ import annotations
 
 import copy
-import importlib.util
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,25 +18,16 @@ import torch
 from torch import Tensor, nn
 
 import compress
+import zoo
+import zoo_table
 from compress.channels.attention import NarrowAttention
 from compress.channels.cutting import Group, Groups, duplicate, tensor_named, zero
 from compress.channels.permutation_gate import forward
 from compress.exporting import open_session
-from compress.pruning import count, find_groups, prune
+from compress.pruning import count, prune
 from compress.quantizing import has_matmul
 from targets.errors import QuantizeError
 
-
-def beside(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-zoo, zoo_table = beside("zoo"), beside("zoo_table")
 NAMES = list(zoo.ZOO)
 LEFT_ALONE = {"nanogpt": "wte"}
 """Networks of which so much stays that half of their MACs do, too, and a layer that the reason is given for."""
@@ -49,19 +39,12 @@ FAST = ("mlp", "split", "conv-gru", "vit-chunk")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quiet_torch() -> Iterator[None]:
-    """One thread: a second one only waits. No fast path: it would pass by the hooks of the oracle."""
-    threads, fast = torch.get_num_threads(), torch.backends.mha.get_fastpath_enabled()
-    torch.set_num_threads(1)
+def no_fast_path() -> Iterator[None]:
+    """It would pass by the hooks of the oracle."""
+    before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     yield
-    torch.set_num_threads(threads)
-    torch.backends.mha.set_fastpath_enabled(fast)
-
-
-@pytest.fixture(scope="module")
-def found() -> dict[str, Groups]:
-    return {name: find_groups(*zoo.made(name)) for name in NAMES}
+    torch.backends.mha.set_fastpath_enabled(before)
 
 
 BY_WEIGHTS = ("tied-convs",)
@@ -287,4 +270,4 @@ def test_every_pruned_network_runs_in_onnx_runtime(name: str, found: dict[str, G
 
 
 def test_the_table_in_the_docs_is_current(found: dict[str, Groups]) -> None:
-    assert zoo_table.PATH.read_text() == zoo_table.table(zoo, found), "run: python tests/compress/zoo_table.py"
+    assert zoo_table.PATH.read_text() == zoo_table.table(found), "run: python tests/compress/zoo_table.py"

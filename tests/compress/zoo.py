@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import zoo_awkward as awkward
+import zoo_images as images
+import zoo_sequences as sequences
 from compress.channels.permutation_gate import randomise
-
-
-def beside(name: str) -> Any:
-    """A Python file beside this one, as a module."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-images, sequences, awkward = beside("zoo_images"), beside("zoo_sequences"), beside("zoo_awkward")
-
-
-def block(a: int, b: int, k: int = 3, stride: int = 1, groups: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(a, b, k, stride, k // 2, groups=groups, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(b), nn.ReLU())
+from zoo_images import block
 
 
 def plain() -> nn.Module:

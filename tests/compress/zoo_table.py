@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
+
+import zoo
+from compress.pruning import count, find_groups, prune
 
 PATH = Path(__file__).parents[2] / "docs" / "prunable.md"
 HEAD = """# What can be pruned
@@ -21,15 +22,13 @@ Written by `python tests/compress/zoo_table.py`.
 """
 
 
-def table(zoo: Any, found: dict[str, Any]) -> str:
+def table(found: dict[str, Any]) -> str:
     """The document; ``found``: groups by the name of the network."""
-    rows = [_row(name, zoo.made(name), groups) for name, groups in found.items()]
+    rows = [_row(name, zoo.made(name), found[name]) for name in zoo.ZOO]
     return HEAD + "\n".join(rows) + "\n"
 
 
 def _row(name: str, made: tuple[Any, Any], groups: Any) -> str:
-    from compress.pruning import count, prune
-
     module, inputs = made
     left = prune(module, inputs, 0.6, groups=groups).macs / count(module, inputs)[0]
     prunable = ", ".join(f"`{g.name}` ({g.channels})" for g in groups.prunable)
@@ -42,14 +41,7 @@ def _row(name: str, made: tuple[Any, Any], groups: Any) -> str:
 
 def main() -> None:
     """Find all groups anew and write the document."""
-    from compress.pruning import find_groups
-
-    spec = importlib.util.spec_from_file_location("zoo", Path(__file__).with_name("zoo.py"))
-    if spec is None or spec.loader is None:
-        sys.exit("zoo.py is not beside this script")
-    zoo = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(zoo)
-    PATH.write_text(table(zoo, {name: find_groups(*zoo.made(name)) for name in zoo.ZOO}))
+    PATH.write_text(table({name: find_groups(*zoo.made(name)) for name in zoo.ZOO}))
 
 
 if __name__ == "__main__":

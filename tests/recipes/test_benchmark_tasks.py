@@ -15,8 +15,8 @@ from targets.errors import TaskError
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "tasks"
 TASKS = {
-    "gru-keywords": {"gru": 128},
-    "lstm-keywords": {"lstm": 128},
+    "gru-keywords": {"recurrent": 128},
+    "lstm-keywords": {"recurrent": 128},
     "transformer-digits": {
         f"encoder.layers.{i}.{part}": width
         for i in range(4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,17 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+import sshd as servers
+from processes import naming, wait_for
 from targets import bundle
 from targets.ssh import Ssh
 from targets.target import Target
 
-HERE = Path(__file__).parent
-_SPEC = importlib.util.spec_from_file_location("sshd", HERE / "sshd.py")
-assert _SPEC is not None
-assert _SPEC.loader is not None
-servers: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(servers)
-RUNTIMES = str(HERE / "runtimes")
+RUNTIMES = str(Path(__file__).parent / "runtimes")
 needs_sshd = pytest.mark.skipif(servers.find() is None, reason=servers.MISSING)
 
 
@@ -67,7 +62,7 @@ class Boards:
 
     def runners(self) -> dict[int, str]:
         """Processes on the device."""
-        return {pid: said for pid, said in servers.naming(f"{self.cache}/runner-").items() if "ssh -F" not in said}
+        return {pid: said for pid, said in naming(f"{self.cache}/runner-").items() if "ssh -F" not in said}
 
     def left(self) -> list[str]:
         """Files in the cache that are neither a runner nor a whole model."""
@@ -78,7 +73,7 @@ class Boards:
 
     def see_nothing_left(self) -> None:
         """Soon, no process and no half file."""
-        servers.wait_for(lambda: not self.runners(), self.runners)
+        wait_for(lambda: not self.runners(), self.runners)
         assert self.left() == []
 
     def close(self) -> None:

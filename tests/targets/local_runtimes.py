@@ -9,13 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 import targets
 from targets.errors import ModelError, TargetUnavailable
 from targets.local import LocalTarget
 from targets.target import Target
 from targets.testing import QUICK, TargetConformance, samples
+
+onnx = pytest.importorskip("onnx")
+TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
 
 ABSENT = str(Path(__file__).parent / "runtimes" / "absent")
 Ends = Sequence[tuple[str, int, Sequence[Any]]]
@@ -60,7 +62,7 @@ def working_threads(pid: int) -> dict[str, int]:
 
 def graph_model(
     path: Path,
-    nodes: Sequence[NodeProto],
+    nodes: Sequence[onnx.NodeProto],
     inputs: Ends,
     outputs: Ends,
     weights: dict[str, Any] | None = None,

@@ -11,10 +11,11 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from processes import descendants, name_of, wait_for
 
 MISSING = "no sshd here: apt-get install openssh-server"
 
@@ -87,47 +88,3 @@ class Sshd:
     def sessions(self) -> list[int]:
         """Processes of the connections."""
         return [] if self._process is None else [p for p in descendants(self._process.pid) if name_of(p) == "sshd"]
-
-
-def wait_for(true: Callable[[], object], said: Callable[[], object] = lambda: "", seconds: float = 30.0) -> None:
-    """Until it is true; fails with what ``said`` says where that does not come."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, said()
-        time.sleep(0.02)
-
-
-def descendants(pid: int) -> list[int]:
-    """Processes that a process started, and theirs."""
-    children: dict[int, list[int]] = {}
-    for other in _processes():
-        with suppress(OSError, IndexError):
-            parent = int(Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[1])
-            children.setdefault(parent, []).append(other)
-    found, waiting = [], [pid]
-    while waiting:
-        waiting += (more := children.get(waiting.pop(), []))
-        found += more
-    return found
-
-
-def name_of(pid: int) -> str:
-    """Of a process's program; newer sshds have one for sessions."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip().partition("-")[0]
-    return ""
-
-
-def naming(text: str) -> dict[int, str]:
-    """Command lines and Python paths in which a text stands, by process."""
-    found = {}
-    for pid in _processes():
-        with suppress(OSError):
-            said = Path(f"/proc/{pid}/cmdline").read_bytes() + Path(f"/proc/{pid}/environ").read_bytes()
-            if text.encode() in said:
-                found[pid] = said.replace(b"\0", b" ").decode(errors="replace")[:200]
-    return found
-
-
-def _processes() -> list[int]:
-    return [int(name) for name in os.listdir("/proc") if name.isdigit() and int(name) != os.getpid()]

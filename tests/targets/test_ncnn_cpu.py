@@ -10,16 +10,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+import local_runtimes as local
 import targets
+from local_runtimes import graph_model, node_model
+from processes import alive, wait_for
 from targets import ncnn_converter, ncnn_cpu, registry
 from targets.errors import MeasurementError, ModelError, TargetError, TransientError
 from targets.ncnn_converter import explain
@@ -30,12 +31,6 @@ from targets.target import Target
 from targets.testing import QUICK, reference_model, reference_output, samples
 
 onnx = pytest.importorskip("onnx")
-_SPEC = importlib.util.spec_from_file_location("local_runtimes", Path(__file__).with_name("local_runtimes.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-local: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(local)
-graph_model, node_model = local.graph_model, local.node_model
 TensorProto, helper = onnx.TensorProto, onnx.helper
 
 INSTALL = "pip install 'paretopress[ncnn]'"
@@ -284,17 +279,7 @@ def test_nothing_is_left_beside_the_model_or_behind(tmp_path, monkeypatch, model
     with closing(NcnnCpu()) as fresh:
         fresh.measure([model, reference_model(tmp_path / "other.onnx")], protocol=QUICK)
     assert sorted(tmp_path.iterdir()) == sorted([*before, tmp_path / "other.onnx"])
-    assert gone(lambda: not list((tmp_path / "scratch").iterdir()))
-
-
-def gone(true: Callable[[], bool], seconds: float = 30.0) -> bool:
-    """Whether something becomes true in time."""
-    deadline = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.02)
-    return True
+    wait_for(lambda: not list((tmp_path / "scratch").iterdir()))
 
 
 def pretend(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -334,14 +319,6 @@ def test_a_conversion_that_fails_is_told_and_leaves_nothing(tmp_path, monkeypatc
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def alive(pid: int) -> bool:
-    # A killed process that nobody has waited for yet is none; between two looks it may be gone altogether.
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 def test_a_converter_does_not_outlive_a_worker_that_is_killed(tmp_path, monkeypatch, model):
     note = tmp_path / "pid"
     pretend(tmp_path, monkeypatch, f"echo $$ > {note}.part; mv {note}.part {note}; exec sleep 600")
@@ -350,10 +327,10 @@ def test_a_converter_does_not_outlive_a_worker_that_is_killed(tmp_path, monkeypa
         f"Converter(pathlib.Path(sys.argv[1]), None, {SETTINGS!r}).answer()"
     )
     with subprocess.Popen([sys.executable, "-c", code, str(model)]) as worker:
-        assert gone(note.exists)
+        wait_for(note.exists)
         pid = int(note.read_text())
         assert alive(pid)
         assert list((tmp_path / "scratch").iterdir())
         worker.kill()
-    assert gone(lambda: not alive(pid))
-    assert gone(lambda: not list((tmp_path / "scratch").iterdir()))
+    wait_for(lambda: not alive(pid))
+    wait_for(lambda: not list((tmp_path / "scratch").iterdir()))

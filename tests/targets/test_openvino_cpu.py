@@ -10,13 +10,13 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+import local_runtimes as local
 import targets
+from local_runtimes import node_model
 from targets import registry
 from targets.errors import ModelError, TargetError
 from targets.openvino_cpu import OpenvinoCpu, explain
@@ -24,12 +24,7 @@ from targets.target import Target
 from targets.testing import QUICK, reference_model, reference_output, samples
 
 onnx = pytest.importorskip("onnx")
-_SPEC = importlib.util.spec_from_file_location("local_runtimes", Path(__file__).with_name("local_runtimes.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-local: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(local)
-node_model, TensorProto = local.node_model, onnx.TensorProto
+TensorProto = onnx.TensorProto
 
 INSTALL = "pip install 'paretopress[openvino]'"
 needs_openvino = pytest.mark.skipif(

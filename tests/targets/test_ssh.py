@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -14,6 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import boards as devices
+from boards import RUNTIMES, Boards, external_model, needs_sshd
+from processes import wait_for
 from targets import bundle, environment, registry
 from targets.errors import ModelError, TargetError
 from targets.ort_cpu import OrtCpu
@@ -21,15 +23,8 @@ from targets.target import Estimate, Target
 from targets.testing import QUICK, TargetConformance, reference_model, reference_output, samples
 
 pytest.importorskip("onnx")
-_SPEC = importlib.util.spec_from_file_location("boards", Path(__file__).with_name("boards.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-devices: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(devices)
-servers, Boards, external_model = devices.servers, devices.Boards, devices.external_model
-RUNTIMES, quiet, boards = devices.RUNTIMES, devices.quiet, devices.boards
-
-pytestmark = devices.needs_sshd
+quiet, boards = devices.quiet, devices.boards
+pytestmark = needs_sshd
 
 
 class TestConformance(TargetConformance):
@@ -176,8 +171,8 @@ def test_nothing_stays_when_it_is_forgotten(quiet, boards, model):
     del target
     gc.collect()
     boards.see_nothing_left()
-    servers.wait_for(lambda: not folder.exists())
-    servers.wait_for(lambda: len(quiet.sessions()) < len(before))
+    wait_for(lambda: not folder.exists())
+    wait_for(lambda: len(quiet.sessions()) < len(before))
 
 
 def test_an_interruption_ends_what_runs_there(quiet, boards, model):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import signal
@@ -10,27 +9,21 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+import boards as devices
+from boards import RUNTIMES, Boards, external_model, needs_sshd
+from processes import wait_for
 from targets import pipes
 from targets.errors import MeasurementError, TargetUnavailable, TransientError
 from targets.target import Estimate
 from targets.testing import QUICK, reference_model, samples
 
 pytest.importorskip("onnx")
-_SPEC = importlib.util.spec_from_file_location("boards", Path(__file__).with_name("boards.py"))
-assert _SPEC is not None
-assert _SPEC.loader is not None
-devices: Any = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(devices)
-servers, Boards, external_model = devices.servers, devices.Boards, devices.external_model
 quiet, sshd, boards = devices.quiet, devices.sshd, devices.boards
-RUNTIMES = devices.RUNTIMES
-
-pytestmark = devices.needs_sshd
+pytestmark = needs_sshd
 
 
 def test_an_sshd_that_is_gone_when_connecting(sshd, boards, model):
@@ -90,7 +83,7 @@ def test_an_sshd_that_dies_while_a_result_is_read(sshd, boards, tmp_path, monkey
         patched.setattr(pipes.Decoder, "feed", kill)
         with pytest.raises(TransientError, match=r"lost the connection to board while running .*external\.onnx"):
             target.run(model, {"x": x})
-    servers.wait_for(lambda: not boards.runners(), boards.runners)
+    wait_for(lambda: not boards.runners(), boards.runners)
     sshd.start()
     assert target.run(model, {"x": x})[0].shape == x.shape
     shutil.rmtree(boards.cache / "models")
@@ -129,7 +122,7 @@ def test_a_full_disk_on_the_device(quiet, tmp_path):
         boards.see_nothing_left()
     finally:
         boards.close()
-        servers.wait_for(lambda: subprocess.run(["umount", str(boards.cache)], capture_output=True).returncode == 0)
+        wait_for(lambda: subprocess.run(["umount", str(boards.cache)], capture_output=True).returncode == 0)
 
 
 def test_a_disk_too_full_for_the_runner(quiet, tmp_path, model):
@@ -145,7 +138,7 @@ def test_a_disk_too_full_for_the_runner(quiet, tmp_path, model):
         assert len(boards(quiet).measure([model], protocol=QUICK)) == 1
     finally:
         boards.close()
-        servers.wait_for(lambda: subprocess.run(["umount", str(boards.cache)], capture_output=True).returncode == 0)
+        wait_for(lambda: subprocess.run(["umount", str(boards.cache)], capture_output=True).returncode == 0)
 
 
 def test_a_runner_that_is_frozen_and_what_a_killed_one_leaves(sshd, boards, model):
@@ -158,13 +151,13 @@ def test_a_runner_that_is_frozen_and_what_a_killed_one_leaves(sshd, boards, mode
     with pytest.raises(TransientError, match="hung: no answer in 3 s while looking which models are there"):
         target.measure([model], protocol=QUICK)
     os.kill(runner, signal.SIGKILL)
-    servers.wait_for(lambda: not boards.runners(), boards.runners)
+    wait_for(lambda: not boards.runners(), boards.runners)
     assert len(list(boards.cache.glob("session-*"))) == 1
     assert len(target.measure([model], protocol=QUICK)) == 1
     assert len(list(boards.cache.glob("session-*"))) == 1
     (runner,) = (pid for pid, said in boards.runners().items() if "targets.worker" not in said)
     os.kill(runner, signal.SIGKILL)
-    servers.wait_for(lambda: not target._runner.alive)
+    wait_for(lambda: not target._runner.alive)
     assert len(target.measure([model], protocol=QUICK)) == 1
 
 

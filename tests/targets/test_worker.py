@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from processes import alive, wait_for
 from targets import pipes
 from targets.errors import MeasurementError, TargetUnavailable, TransientError
 from targets.testing import QUICK
@@ -49,8 +49,8 @@ def test_scoring_goes_on_after_a_crash(misbehaving, model):
 
 @pytest.mark.parametrize("how", ["hang", "hang-gil"])
 def test_a_hang_is_ended(misbehaving, model, how):
-    with pytest.raises(MeasurementError, match=r"hung: no answer in 2 s while running"):
-        misbehaving(how, patience=2.0).measure([model], protocol=QUICK)
+    with pytest.raises(MeasurementError, match=r"hung: no answer in 5 s while running"):
+        misbehaving(how, patience=5.0).measure([model], protocol=QUICK)
     assert not alive(int(model.with_suffix(".pid").read_text()))
 
 
@@ -98,13 +98,13 @@ def test_a_worker_ends_when_its_parent_is_killed(misbehaving, model, how):
     parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
     try:
         left_behind = model.with_suffix(".pid")
-        assert wait_for(lambda: left_behind.exists() and left_behind.read_text() != "")
+        wait_for(lambda: left_behind.exists() and left_behind.read_text() != "")
         worker = int(left_behind.read_text())
         assert alive(worker)
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    assert wait_for(lambda: not alive(worker))
+    wait_for(lambda: not alive(worker))
 
 
 def test_an_interruption_ends_the_worker(misbehaving, model, monkeypatch):
@@ -117,24 +117,7 @@ def test_an_interruption_ends_the_worker(misbehaving, model, monkeypatch):
     monkeypatch.setattr("targets.process.WorkerProcess._check_memory", interrupt)
     with pytest.raises(KeyboardInterrupt):
         target.run(model, {"x": np.zeros((1, 2), np.float32)})
-    assert wait_for(lambda: not alive(int(model.with_suffix(".pid").read_text() or "-1")))
-
-
-def alive(pid: int) -> bool:
-    """Whether a process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_for(condition, seconds: float = 30.0) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.02)
-    return False
+    wait_for(lambda: not alive(int(model.with_suffix(".pid").read_text() or "-1")))
 
 
 ARRAYS = st.lists(
