@@ -28,17 +28,12 @@ from targets.target import Capabilities
 
 SETTINGS = {
     "minmax": PrecisionSettings(),
-    "entropy": PrecisionSettings(calibration="entropy"),
     "percentile (99.99)": PrecisionSettings(calibration="percentile"),
     "search": PrecisionSettings(calibration="search"),
-    "equalize": PrecisionSettings(equalize=True),
     "adaround": PrecisionSettings(adaround=True),
     "correct_bias": PrecisionSettings(correct_bias=True),
-    "equalize, adaround": PrecisionSettings(equalize=True, adaround=True),
-    "equalize, correct_bias": PrecisionSettings(equalize=True, correct_bias=True),
     "adaround, correct_bias": PrecisionSettings(adaround=True, correct_bias=True),
-    "all three": PrecisionSettings(equalize=True, adaround=True, correct_bias=True),
-    "all three, search": PrecisionSettings(calibration="search", equalize=True, adaround=True, correct_bias=True),
+    "both, search": PrecisionSettings(calibration="search", adaround=True, correct_bias=True),
 }
 
 

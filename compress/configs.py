@@ -13,9 +13,9 @@ QAT = "int8-qat"
 STORED = ("fp16", "int8-weights", "int4-weights")
 """Weights stored smaller and computed in floats; made where they are asked for, or a target declares that it gains."""
 SCHEMES = (*SEARCHED, QAT, *STORED)
-CALIBRATIONS = ("minmax", "entropy", "percentile", "search")
+CALIBRATIONS = ("minmax", "percentile", "search")
 """How activations get their ranges; ``search``: the percentile that leaves the smallest error."""
-REFINEMENTS = ("equalize", "adaround", "correct_bias")
+REFINEMENTS = ("adaround", "correct_bias")
 """What may be done to the float network before it is quantized (``refining.py``)."""
 SCHEDULES = ("cosine", "linear", "constant")
 IMPORTANCES = ("l2", "l1", "bn", "fpgm", "random", "taylor")
@@ -146,8 +146,6 @@ class PrecisionSettings:
     """For ``mixed``: share of the quantizable layers that stay in float, most sensitive first."""
     format: str = ""
     """Types of activations and weights, as the target's kernels want them: ``u8s8`` or ``s8s8``; not searched."""
-    equalize: bool = False
-    """Before static int8, channels between two layers get equal ranges (Nagel et al. 2019)."""
     adaround: bool = False
     """Weights are rounded by what their layer puts out, not each to the nearest (Nagel et al. 2020)."""
     correct_bias: bool = False

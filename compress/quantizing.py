@@ -33,7 +33,7 @@ from targets.target import Capabilities
 VERSION = 3
 _OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _RECURRENT = ("LSTM", "GRU", "RNN")
-_KINDS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile", "search": "Percentile"}
+_KINDS = {"minmax": "MinMax", "percentile": "Percentile", "search": "Percentile"}
 """ONNX Runtime's names of the calibration methods."""
 PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
 """What a search tries: the share of values within the range; half of the rest is cut off on each side."""
@@ -58,7 +58,6 @@ def quantize(
     *,
     method: str = "minmax",
     keep_float: tuple[str, ...] = (),
-    equalize: bool = False,
     adaround: bool = False,
     correct_bias: bool = False,
 ) -> Quantized:
@@ -67,8 +66,8 @@ def quantize(
     ``precision``: ``int8`` (static, QDQ), ``mixed`` (static, the nodes in ``keep_float`` stay in float),
     ``int8-dynamic``, or weights alone: ``fp16``, ``int8-weights``, ``int4-weights``. ``calibration``: an array,
     samples first, or a dict of them by input name; the static schemes need it. ``method``: ``minmax``,
-    ``entropy``, ``percentile`` or ``search`` (for the percentile with the smallest error). ``equalize``, ``adaround``,
-    ``correct_bias``: refinements before static int8.
+    ``percentile`` or ``search`` (for the percentile with the smallest error). ``adaround``, ``correct_bias``:
+    refinements before static int8.
     Raises RequestError for what cannot be asked, QuantizeError where the quantizer fails.
     """
     source, destination = Path(source), Path(destination)
@@ -83,9 +82,7 @@ def quantize(
         elif precision == "int8-dynamic":
             found = quantize_dynamic(source, made, capabilities)
         else:
-            settings = PrecisionSettings(
-                calibration=method, equalize=equalize, adaround=adaround, correct_bias=correct_bias
-            )
+            settings = PrecisionSettings(calibration=method, adaround=adaround, correct_bias=correct_bias)
             if is_refined(settings):
                 from compress.precision.refining import refine
 

@@ -121,9 +121,8 @@ class SearchSpace:
     feature_weight: Domain = 0.0
     balance: Domain = "none"
     precision: Domain = Choice(*SEARCHED)
-    calibration: Domain = Choice("minmax", "entropy", "percentile")
+    calibration: Domain = Choice("minmax", "percentile")
     float_share: Domain = Float(0.1, 0.6)
-    equalize: Domain = False
     adaround: Domain = False
     correct_bias: Domain = False
     qat_epochs: Domain = 0
@@ -190,7 +189,6 @@ class SearchSpace:
                 scheme=str(values.get("precision", "fp32")),
                 calibration=str(values.get("calibration", "minmax")),
                 float_share=float(values.get("float_share", 0.0)),
-                equalize=bool(values.get("equalize", False)),
                 adaround=bool(values.get("adaround", False)),
                 correct_bias=bool(values.get("correct_bias", False)),
                 qat_epochs=int(values.get("qat_epochs", 0)),

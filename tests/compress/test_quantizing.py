@@ -91,7 +91,7 @@ def _static(path: Path, batch: str | int = 4, *, names: bool = True, inputs: tup
 ROWS = np.random.default_rng(5).standard_normal((70, 6)).astype(np.float32)
 
 
-@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "search"])
 def test_int8_decides_as_fp32_does(
     exported: Path, calibration: np.ndarray, digits: Any, tmp_path: Path, method: str, capfd: Any
 ) -> None:
@@ -164,7 +164,7 @@ def _zero_points(path: Path) -> dict[int, set[int]]:
 
 
 @pytest.mark.parametrize("count", [1, 5, 32, 33, 70])
-@pytest.mark.parametrize("method", ["minmax", "entropy", "percentile"])
+@pytest.mark.parametrize("method", ["minmax", "percentile", "search"])
 def test_any_number_of_samples_will_do(tmp_path: Path, count: int, method: str) -> None:
     model = _static(tmp_path / "m.onnx", "n")
     found = quantize(model, tmp_path / "q.onnx", "int8", ROWS[:count], method=method)
@@ -227,7 +227,7 @@ def test_samples_of_double_precision_are_taken(tmp_path: Path) -> None:
     [
         ({"precision": "int3"}, "precision 'int3': use one of int8, mixed, int8-dynamic"),
         ({"precision": "fp32"}, "precision 'fp32'"),
-        ({"method": "guess"}, "method 'guess': use one of minmax, entropy, percentile"),
+        ({"method": "guess"}, "method 'guess': use one of minmax, percentile"),
         ({"calibration": None}, "needs calibration samples"),
         ({"calibration": ROWS[:0]}, "calibration is empty"),
         ({"calibration": np.float32(1)}, "calibration is empty"),

@@ -1,8 +1,7 @@
-"""Refinements before int8: equalizing changes nothing, rounding gives the learned integers, means come back."""
+"""Refinements before int8: rounding gives the learned integers, means come back."""
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ import compress
 from compress.configs import PrecisionSettings
 from compress.precision.activations import tensors
 from compress.precision.bias_correction import correct_biases
-from compress.precision.equalizing import equalize
 from compress.precision.products import find_products
 from compress.precision.refining import refine
 from compress.precision.rounding import columns, nearest, round_weights
@@ -99,50 +97,6 @@ def _integers(
     collect_ranges(folder / "f.onnx", samples, "minmax", folder / "r.json")
     quantize_static(folder / "f.onnx", folder / "q.onnx", folder / "r.json", "minmax", able)
     return onnx.load(folder / "q.onnx")
-
-
-def test_equalizing_changes_no_output(network: tuple[Path, np.ndarray]) -> None:
-    path, _ = network
-    model, samples = read(path), _samples(*network)
-    equalized = equalize(model)
-    expected = _run(model, samples)
-    assert np.abs(_run(equalized, samples) - expected).max() < 1e-5 * np.abs(expected).max()
-    assert len(find_products(model).products) == {"Depthwise": 4, "Flat": 4, "Words": 3}[path.stem]
-
-
-@pytest.mark.parametrize(("make", "pairs"), [(Depthwise, 3), (Flat, 2)])
-def test_equalized_channels_have_the_same_range_on_both_sides(
-    make: type[nn.Module], pairs: int, tmp_path: Path
-) -> None:
-    torch.manual_seed(0)
-    compress.export(uneven(make()), torch.randn(4, 2, 8, 8), tmp_path / "m.onnx")
-    before, after = (find_products(m) for m in (read(tmp_path / "m.onnx"), equalize(read(tmp_path / "m.onnx"))))
-    changed = [p for p in after.products if not np.array_equal(after.array(p.weight), before.array(p.weight))]
-    assert len(changed) == pairs + 1
-    for first, second in itertools.pairwise(changed):
-        rows = first.rows(after.array(first.weight))
-        wide = second.rows(after.array(second.weight))
-        wide = wide.reshape(second.groups, len(wide) // second.groups, len(rows) // second.groups, -1)
-        r1, r2 = np.abs(rows).reshape(len(rows), -1).max(1), np.abs(wide).max((1, 3)).reshape(-1)
-        assert np.allclose(r1, r2, rtol=0.02)
-
-
-def test_what_equalizing_must_not_pass_is_left_alone(tmp_path: Path) -> None:
-    """ReLU6 is not homogeneous, and what two layers read, or the caller, must not change."""
-
-    class Branches(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.c, self.d = (nn.Linear(4, 4) for _ in range(4))
-
-        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            y = nn.functional.relu6(self.a(x))
-            z = self.b(y)
-            return self.c(z) + self.d(z), torch.sigmoid(self.a(x))
-
-    compress.export(uneven(Branches()), torch.randn(4, 4), tmp_path / "m.onnx")
-    model = read(tmp_path / "m.onnx")
-    assert equalize(model) == model
 
 
 @pytest.mark.parametrize("able", [SEVEN, EIGHT])
@@ -270,8 +224,8 @@ def test_a_model_that_does_not_run_is_refused_in_one_line(network: tuple[Path, n
 def test_a_refinement_is_on_or_off() -> None:
     with pytest.raises(SpaceError, match=r"adaround=0\.5: must be True or False"):
         PrecisionSettings(adaround=0.5)  # type: ignore[arg-type]
-    space = compress.SearchSpace(adaround=compress.Choice(True, False), equalize=True)
-    assert space.config({"adaround": True}).precision == PrecisionSettings(adaround=True, equalize=True)
+    space = compress.SearchSpace(adaround=compress.Choice(True, False))
+    assert space.config({"adaround": True}).precision == PrecisionSettings(adaround=True)
     assert space.config({}).precision.correct_bias is False
     with pytest.raises(SpaceError, match="correct_bias"):
         compress.SearchSpace(correct_bias=2)

@@ -15,7 +15,7 @@ from targets.errors import SpaceError
 CONSTANTS: dict[str, Any] = {
     "prune_ratio": 0.5, "prune_skew": 0.0, "prune_delta": 0.0, "epochs": 2, "lr": 0.1, "weight_decay": 0.0, "l1": 0.0,
     "dropout": 0.1, "label_smoothing": 0.0, "distill_weight": 0.0, "temperature": 4.0, "precision": "int8",
-    "calibration": "entropy", "float_share": 0.25,
+    "calibration": "percentile", "float_share": 0.25,
 }  # fmt: skip
 
 
@@ -25,7 +25,7 @@ def test_constants_are_no_dimensions_and_go_into_the_config() -> None:
     config = space.config({})
     assert config.prune == PruneSettings(0.5)
     assert config.finetune == FinetuneSettings(epochs=2, lr=0.1, dropout=0.1, temperature=4.0)
-    assert config.precision == PrecisionSettings("int8", "entropy", 0.25)
+    assert config.precision == PrecisionSettings("int8", "percentile", 0.25)
 
 
 def test_every_group_gets_a_delta_of_its_own() -> None:
