@@ -23,7 +23,9 @@ from compress.records import Trial
 from compress.reports import reporting
 from compress.results import Candidate
 from compress.runs import Run, link
-from compress.sampling import GP_MOST, GP_SHARE, grid_params, is_worth, propose, strong_params
+from compress.sampling import GP_MOST, GP_SHARE, grid_params, propose
+from compress.spaces import nearest
+from compress.starting import halfway, is_worth, models, strong_params
 from targets.errors import CompressError, MeasurementError, ModelError
 
 if TYPE_CHECKING:
@@ -100,12 +102,9 @@ class Loop:
     def _params(self, number: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
         if self.grid is not None:
             return (self.grid[number], {}) if number < len(self.grid) else None
-        tried = [trial.params for trial in self.state.trials.values()]
-        if number < len(self.strong):
-            for params in self.strong:
-                seen = self._seen(params.get("depth"))
-                if params not in tried and is_worth(float(params.get("prune_ratio", 0.0)), seen):
-                    return params, {}
+        strong = self._strong()
+        if strong is not None:
+            return strong, {}
         sampler = self._sampler_now()
         start = clock.perf_counter()
         with self.context.cache.timed("sampler"):
@@ -113,15 +112,32 @@ class Loop:
         self.ask_seconds.append(clock.perf_counter() - start)
         return chosen
 
+    def _strong(self) -> dict[str, Any] | None:
+        """A config to begin with that is not tried yet and worth it, then those halfway; None: ask the sampler."""
+        tried = [trial.params for trial in self.state.trials.values()]
+        for params in self.strong:
+            worth = is_worth(float(params.get("prune_ratio", 0.0)), self._seen(params.get("depth")))
+            if params not in tried and worth:
+                return params
+        for model in models(self.strong):
+            ratio = halfway(self._seen(model.get("depth")))
+            if ratio is None:
+                continue
+            params = {**model, "prune_ratio": nearest(self.problem.dimensions["prune_ratio"], ratio)}
+            if params not in tried:
+                return params
+        return None
+
     def _seen(self, depth: Any) -> list[tuple[float, float]]:
-        """(pruning ratio, excess of quality over its limit) of the strong configs of this depth that were trained."""
+        """(pruning ratio, excess of quality over its limit) of what ``_strong`` has begun with at this depth."""
         target, zero = self.problem.targets[0], self.problem.baseline
         limits = tuple(c for c in self.constraints if c.quantity in ("quality", "quality_drop"))
+        begun = [{**params, "prune_ratio": 0.0} for params in self.strong]
         found = []
         for trial in self.state.trials.values():
             ratio = float(trial.params.get("prune_ratio", 0.0))
-            strong = trial.params in self.strong and trial.params.get("depth") == depth
-            if trial.state != "finished" or not strong or not ratio or not limits:
+            mine = {**trial.params, "prune_ratio": 0.0} in begun and trial.params.get("depth") == depth
+            if trial.state != "finished" or not mine or not ratio or not limits:
                 continue
             made = [self.state.candidates[name] for name in trial.candidates]
             beyond = [

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from compress import quantities, selecting
 from compress.records import Trial
 from compress.results import Candidate
-from compress.spaces import Choice, Float, Int, SearchSpace, middle, nearest
+from compress.spaces import Choice, Float, Int, nearest
+from compress.starting import steady
 from targets.errors import RequestError
 
 if TYPE_CHECKING:
@@ -161,63 +162,6 @@ def make_sampler(sampler: str | BaseSampler, seed: int, number: int) -> BaseSamp
         return samplers.RandomSampler(seed=derived)
 
 
-def strong_params(
-    space: SearchSpace, dimensions: Mapping[str, Float | Int | Choice], groups: int, blocks: int = 0
-) -> list[dict[str, Any]]:
-    """Configs that are tried before the sampler takes over: they usually do well, and they calibrate it.
-
-    All-int8 without training; half of the channels; three eighths, five eighths and three quarters, spared where it
-    hurts most; one residual block and a quarter of the channels. Each is told in every precision, so half of the
-    channels in int8 is among them. ``is_worth`` says which of them are still worth a training.
-    """
-    base = {name: _steady(name, domain) for name, domain in dimensions.items()}
-    wanted: list[dict[str, Any]] = [{"epochs": 0, "prune_ratio": 0.0}]
-    if groups:
-        wanted += [
-            {"prune_ratio": 0.5},
-            *_without_a_block(dimensions, blocks),
-            {"prune_ratio": 0.375, "prune_skew": 0.25},
-            {"prune_ratio": 0.625, "prune_skew": 0.25},
-            {"prune_ratio": 0.75, "prune_skew": 0.4},
-            {"prune_ratio": 0.75},
-        ]
-    found: list[dict[str, Any]] = []
-    for changes in wanted:
-        params = dict(base)
-        for name, value in changes.items():
-            domain = dimensions.get(name)
-            if domain is None:
-                continue
-            # No training and no pruning mean what they say, also where the space begins above.
-            params[name] = value if value == 0 else nearest(domain, value)
-        ratio = space.prune_ratio
-        if isinstance(ratio, (int, float)) and ratio > 0 and params.get("epochs") == 0:
-            continue
-        if params not in found:
-            found.append(params)
-    return found
-
-
-def _without_a_block(dimensions: Mapping[str, Float | Int | Choice], blocks: int) -> list[dict[str, Any]]:
-    """Where depth is searched: the least that drops a block at all, and few channels with it, where it hurts least."""
-    domain = dimensions.get("depth")
-    if domain is None or not blocks:
-        return []
-    shares = [float(v) for v in domain.values] if isinstance(domain, Choice) else [1.0 / blocks]
-    least = min((share for share in shares if share > 0), default=0.0)
-    return [{"depth": least, "prune_ratio": 0.25, "prune_skew": 0.25}] if least else []
-
-
-def is_worth(ratio: float, seen: Sequence[tuple[float, float]]) -> bool:
-    """Whether a strong config says more than those before it, (ratio, excess of quality over its limit) each.
-
-    One that cuts more than what has lost twice as much as allowed is hopeless; one that cuts less than what has lost
-    no more than allowed gains nothing. The excess is a share of the limit.
-    """
-    too_much = any(cut <= ratio and excess > 1.0 for cut, excess in seen)
-    return not too_much and not any(cut >= ratio and excess <= 0.0 for cut, excess in seen)
-
-
 def grid_params(dimensions: Mapping[str, Float | Int | Choice]) -> list[dict[str, Any]]:
     """All points of the grid: the pruning ratio in steps, every choice; the rest stays at a steady value."""
     axes: dict[str, list[Any]] = {}
@@ -228,24 +172,10 @@ def grid_params(dimensions: Mapping[str, Float | Int | Choice]) -> list[dict[str
         elif isinstance(domain, Choice) and name != "precision":  # every precision comes of one training anyway
             axes[name] = list(domain.values)
         else:
-            axes[name] = [_steady(name, domain)]
+            axes[name] = [steady(name, domain)]
     # The ratio changes fastest, so that a grid that is not walked to its end has seen all of them.
     names = sorted(axes, key=lambda name: name == "prune_ratio")
     return [dict(zip(names, values, strict=True)) for values in itertools.product(*(axes[name] for name in names))]
-
-
-def _steady(name: str, domain: Float | Int | Choice) -> Any:
-    """A value that seldom hurts: little regularization, distillation on, the longest training."""
-    wishes: dict[str, float] = {
-        "prune_ratio": 0.5, "prune_skew": 0.0, "lr": 3e-3, "weight_decay": 1e-4, "l1": 0.0, "dropout": 0.0,
-        "label_smoothing": 0.0, "distill_weight": 0.7, "temperature": 4.0, "float_share": 0.2,
-        "depth": 0.0, "sparsity": 0.0, "prune_steps": 1,
-    }  # fmt: skip
-    if name.startswith("prune_delta."):
-        return nearest(domain, 0.0)
-    if name == "epochs" and isinstance(domain, Int):
-        return domain.high
-    return nearest(domain, wishes[name]) if name in wishes else middle(domain)
 
 
 def _frozen(problem: Problem, trial: Trial, candidates: Mapping[str, Candidate]) -> list[optuna.trial.FrozenTrial]:
@@ -325,7 +255,7 @@ def _create(
     import optuna
 
     inside = {
-        name: nearest(domain, params[name]) if name in params else _steady(name, domain)
+        name: nearest(domain, params[name]) if name in params else steady(name, domain)
         for name, domain in problem.dimensions.items()
     }
     attributes = {k: v for k, v in system_attrs.items() if not k.startswith("constraints")}

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
-from compress import sampling
+from compress import sampling, starting
 from compress.quantities import parse_constraint
 from compress.records import Trial
 from compress.results import Candidate
@@ -144,17 +144,45 @@ def test_ranges_may_change_under_way(problem: Problem, candidate: Make) -> None:
 
 
 def test_a_strong_config_is_left_out_where_the_others_have_told_already() -> None:
-    assert sampling.is_worth(0.5, [])
-    assert not sampling.is_worth(0.625, [(0.5, 1.5)])  # half has lost 2.5 times the limit: more loses more
-    assert sampling.is_worth(0.625, [(0.5, 0.5)])
-    assert sampling.is_worth(0.375, [(0.5, 1.5)])
-    assert not sampling.is_worth(0.375, [(0.5, -0.2)])  # half is good enough: less gains nothing
-    assert sampling.is_worth(0.625, [(0.5, -0.2)])
+    assert starting.is_worth(0.5, [])
+    assert not starting.is_worth(0.625, [(0.5, 1.5)])  # half has lost 2.5 times the limit: more loses more
+    assert starting.is_worth(0.625, [(0.5, 0.5)])
+    assert starting.is_worth(0.375, [(0.5, 1.5)])
+    assert not starting.is_worth(0.375, [(0.5, -0.2)])  # half is good enough: less gains nothing
+    assert starting.is_worth(0.625, [(0.5, -0.2)])
+
+
+@pytest.mark.parametrize(
+    ("seen", "ratio"),
+    [
+        ([], None),
+        ([(0.5, 1.5)], 0.25),
+        ([(0.5, 1.5), (0.25, 0.3)], 0.125),
+        ([(0.5, 1.5), (0.25, 0.3), (0.125, -0.1)], 0.1875),
+        ([(0.5, -0.2), (0.625, 0.7)], 0.5625),
+        ([(0.5, -0.2), (0.5625, 0.7)], None),  # near enough
+        ([(0.5, -0.2), (0.75, -0.1)], None),  # nothing was bad
+        ([(0.375, 0.2), (0.5, -0.2), (0.75, 0.1)], 0.625),  # not monotone: the largest that was good counts
+    ],
+)
+def test_the_way_from_good_to_bad_is_halved(seen: list[tuple[float, float]], ratio: float | None) -> None:
+    assert starting.halfway(seen) == ratio
+
+
+def test_halving_keeps_all_but_the_ratio_and_spares_what_hurts() -> None:
+    dimensions = (space := SearchSpace(depth=Float(0.0, 0.5))).dimensions(GROUPS, 4)
+    strong = starting.strong_params(space, dimensions, len(GROUPS), 4)
+    found = starting.models(strong)
+    assert {(m["depth"], m["prune_skew"]) for m in found} == {(0.0, 0.25), (0.25, 0.25)}
+    alone = space.dimensions(GROUPS[:1])
+    (model,) = starting.models(starting.strong_params(space, alone, 1))
+    assert "prune_skew" not in model
+    assert not starting.models(starting.strong_params(space, space.dimensions(()), 0))
 
 
 def test_strong_configs_come_first_and_fit_the_space() -> None:
     dimensions = SPACE.dimensions(GROUPS)
-    strong = sampling.strong_params(SPACE, dimensions, len(GROUPS))
+    strong = starting.strong_params(SPACE, dimensions, len(GROUPS))
     assert [(p["prune_ratio"], p["epochs"]) for p in strong[:2]] == [(0.0, 0), (0.5, 16)]
     assert [p["prune_ratio"] for p in strong[2:]] == [0.375, 0.625, 0.75, 0.75]
     assert all(p["epochs"] == 16 for p in strong[1:])
@@ -162,29 +190,29 @@ def test_strong_configs_come_first_and_fit_the_space() -> None:
     assert all(set(params) == set(dimensions) for params in strong)
     configs = [SPACE.config(params) for params in strong]
     assert configs[0].finetune.epochs == 0
-    assert len(sampling.strong_params(SPACE, SPACE.dimensions(()), 0)) == 1
+    assert len(starting.strong_params(SPACE, SPACE.dimensions(()), 0)) == 1
     tight = SearchSpace(prune_ratio=Float(0.8, 0.9))
-    ratios = [p["prune_ratio"] for p in sampling.strong_params(tight, tight.dimensions(GROUPS), 2)]
+    ratios = [p["prune_ratio"] for p in starting.strong_params(tight, tight.dimensions(GROUPS), 2)]
     assert ratios[1:] == [0.8] * (len(ratios) - 1)
     fixed = SearchSpace(prune_ratio=0.4)
-    assert all("prune_ratio" not in p for p in sampling.strong_params(fixed, fixed.dimensions(GROUPS), 2))
+    assert all("prune_ratio" not in p for p in starting.strong_params(fixed, fixed.dimensions(GROUPS), 2))
 
 
 @pytest.mark.parametrize(("domain", "blocks", "least"), [(Float(0.0, 0.5), 4, 0.25), (Choice(0.0, 0.5, 1.0), 4, 0.5)])
 def test_a_strong_config_drops_one_block_where_depth_is_searched(domain, blocks, least) -> None:
     space = SearchSpace(depth=domain)
     dimensions = space.dimensions(GROUPS, blocks)
-    strong = sampling.strong_params(space, dimensions, len(GROUPS), blocks)
+    strong = starting.strong_params(space, dimensions, len(GROUPS), blocks)
     assert [(p["depth"], p["prune_ratio"]) for p in strong if p["depth"]] == [(least, 0.25)]
-    assert not any(p.get("depth") for p in sampling.strong_params(space, space.dimensions(GROUPS), len(GROUPS)))
+    assert not any(p.get("depth") for p in starting.strong_params(space, space.dimensions(GROUPS), len(GROUPS)))
     whole = SearchSpace(depth=Choice(0.0))
-    assert not any(p["depth"] for p in sampling.strong_params(whole, whole.dimensions(GROUPS, 4), len(GROUPS), 4))
+    assert not any(p["depth"] for p in starting.strong_params(whole, whole.dimensions(GROUPS, 4), len(GROUPS), 4))
 
 
 def test_the_grid_has_every_point_once() -> None:
     dimensions = SPACE.dimensions(GROUPS)
     grid = sampling.grid_params(dimensions)
-    assert len(grid) == 9 * 3
+    assert len(grid) == 9 * 2
     assert len({tuple(sorted(point.items())) for point in grid}) == len(grid)
     assert {point["calibration"] for point in grid} == {"minmax", "percentile"}
     assert [point["prune_ratio"] for point in grid[:9]] == pytest.approx([0.1125 * i for i in range(9)])

@@ -220,3 +220,11 @@ def test_what_cannot_be_asked_is_said_in_one_line_and_leaves_nothing(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_way_to_where_quality_ends_is_halved(search: Search, tiny: ModuleType) -> None:
+    # So small a rate brings nothing back: half of the channels lose far too much, and so do three eighths.
+    found = search(space=replace(tiny.SPACE, lr=1e-7), trials=4, constraints=["quality_drop<=0.001"])
+    trials = found.study().trials
+    asked = {t.user_attrs["trial"]: t.params["prune_ratio"] for t in trials}
+    assert [asked[number] for number in range(4)] == [0.0, 0.5, 0.375, 0.1875]
