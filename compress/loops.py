@@ -102,7 +102,7 @@ class Loop:
     def _params(self, number: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
         if self.grid is not None:
             return (self.grid[number], {}) if number < len(self.grid) else None
-        strong = self._strong()
+        strong = self._strong(number)
         if strong is not None:
             return strong, {}
         sampler = self._sampler_now()
@@ -112,10 +112,10 @@ class Loop:
         self.ask_seconds.append(clock.perf_counter() - start)
         return chosen
 
-    def _strong(self) -> dict[str, Any] | None:
+    def _strong(self, number: int) -> dict[str, Any] | None:
         """A config to begin with that is not tried yet and worth it, then those halfway; None: ask the sampler."""
         tried = [trial.params for trial in self.state.trials.values()]
-        for params in self.strong:
+        for params in self.strong if number < len(self.strong) else ():
             worth = is_worth(float(params.get("prune_ratio", 0.0)), self._seen(params.get("depth")))
             if params not in tried and worth:
                 return params

@@ -85,6 +85,9 @@ def _network(
         return gated
     if settings.allocation != "global":
         origin = narrowing.sparsified(context, training, origin, settings, say)
+    if config.finetune.epochs and config.finetune.distill_weight:
+        say("teacher")
+        training.teacher.prepare()
     say("finetune")
 
     def train(start: narrowing.Origin, pruned: Pruned, epochs: int) -> Path:

@@ -12,8 +12,9 @@ or scaled. Layers without positions (of a plain MLP) have none to compare: the o
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -36,7 +37,17 @@ class Teacher:
     """The baseline's outputs: looked up where the train set is in memory, else computed."""
 
     module: nn.Module
-    table: tuple[Tensor, ...] | None = None
+    look: Callable[[], tuple[Tensor, ...]] | None = None
+    """Computes the table; None where there is none."""
+
+    @cached_property
+    def table(self) -> tuple[Tensor, ...] | None:
+        """Outputs for the whole train set, computed when they are first asked for."""
+        return None if self.look is None else self.look()
+
+    def prepare(self) -> None:
+        """Compute the table now, so that it is in no training's time."""
+        _ = self.table
 
     def outputs(self, indices: Tensor | None, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
         """For the train examples at ``indices``; None: for ``inputs`` as they are."""
@@ -46,11 +57,18 @@ class Teacher:
             return outputs_of(self.module.to(device)(*inputs))
 
 
-def make_teacher(module: nn.Module, train: Split | Stream, mode: TrainingMode) -> Teacher:
-    """Run the baseline over the train set once, where that can be kept."""
+def make_teacher(
+    module: nn.Module, train: Split | Stream, mode: TrainingMode, timed: Callable[[], Any] = contextlib.nullcontext
+) -> Teacher:
+    """The baseline, to be run over the train set once where that can be kept; ``timed``: a context to do it in."""
     if isinstance(train, Stream):
         return Teacher(module)
-    return Teacher(module, predict(module, train.inputs, mode))
+
+    def look() -> tuple[Tensor, ...]:
+        with timed():
+            return predict(module, train.inputs, mode)
+
+    return Teacher(module, look)
 
 
 def predict(module: nn.Module, inputs: tuple[Tensor, ...], mode: TrainingMode, batch: int = 256) -> tuple[Tensor, ...]:

@@ -75,6 +75,8 @@ def finetune(
     user's own in place of AdamW. Raises TrainingError when the loss or a weight becomes NaN or infinite, the loss
     diverges, or the data does not allow what ``settings`` ask for.
     """
+    if teacher is not None and settings.epochs and settings.distill_weight:
+        teacher.prepare()
     seed_all(seed)
     mode = suited(mode, module)
     device = torch.device(mode.device)

@@ -54,8 +54,7 @@ def make_training(setup: Setup, module: torch.nn.Module, template: onnx.ModelPro
     if not setup.deterministic and task.finetune is None:
         say("training mode")
         mode = _found_mode(setup, module, train, objective, place)
-    with setup.cache.timed("teacher"):
-        teacher = distilling.make_teacher(copy.deepcopy(module), train, mode)
+    teacher = distilling.make_teacher(copy.deepcopy(module), train, mode, lambda: setup.cache.timed("teacher"))
     digest, space = baselines.state_hash(module), setup.run.request.space
     if task.finetune is None:
         if space.lr == AUTO:
