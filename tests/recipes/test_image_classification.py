@@ -54,7 +54,7 @@ def augmented(n: int = 6) -> images.Augmented:
 
 def test_task_splits_train_in_two_and_slices_by_class(folder: Path) -> None:
     task = images.task(str(folder))
-    assert [len(split) for split in (task.train, task.val, task.test)] == [72, 4, 10]
+    assert [len(split) for split in (task.train, task.val, task.test)] == [144, 4, 10]
     for split in (task.train, task.val, task.test):
         image, label = split[0]
         assert image.shape == (3, 32, 32)
