@@ -51,7 +51,7 @@ class Teacher:
 
     def outputs(self, indices: Tensor | None, inputs: tuple[Tensor, ...], device: torch.device) -> tuple[Tensor, ...]:
         """For the train examples at ``indices``; None: for ``inputs`` as they are."""
-        if self.table is not None and indices is not None:
+        if indices is not None and self.table is not None:
             return tuple(x[indices].to(device) for x in self.table)
         with evaluating(self.module), torch.no_grad():
             return outputs_of(self.module.to(device)(*inputs))

@@ -71,6 +71,7 @@ def test_the_teacher_says_what_it_makes_of_mixed_examples(few: Split) -> None:
     module: Any = linear()
     teacher = make_teacher(Asked(), few, CPU)
     asked: Any = teacher.module
+    teacher.prepare()
     asked.seen.clear()
     tune(module, few, epochs=1, batch_size=64, teacher=teacher, distill_weight=0.5)
     assert not asked.seen, "in memory, unmixed: looked up"
