@@ -65,6 +65,12 @@ ROWS = (
     Row("rounding", "on", {"adaround": True}),
     Row("rounding", "and bias correction", {"adaround": True, "correct_bias": True}),
     Row("training in int8 (QAT)", "3 epochs", {"qat_epochs": 3}),
+    Row("together", "taylor, label smoothing", {"importance": "taylor", "label_smoothing": 0.1}),
+    Row(
+        "together",
+        "label smoothing, dropout, weight decay",
+        {"label_smoothing": 0.1, "dropout": 0.1, "weight_decay": 1e-2},
+    ),
 )
 
 

@@ -27,7 +27,7 @@ from compress.training.training_modes import threads
 from compress.unwrapping import in_half, unwrap
 from targets.errors import RunError, TaskError
 
-_FUNCTIONS = ("torch.nn.functional", "torch._C._nn", "torch")
+_FUNCTIONS = ("torch.nn.functional", "torch._C._nn")
 """Where the functions live that a layer keeps as its activation (``nn.TransformerEncoderLayer`` does)."""
 _ACTIVATIONS = ("gelu", "relu", "silu", "elu", "selu", "leaky_relu", "mish", "hardswish", "softplus", "tanh", "sigmoid")
 

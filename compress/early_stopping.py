@@ -34,5 +34,6 @@ def is_hopeless(
     sign = 1.0 if higher_is_better else -1.0
     lost = sign * (baseline - quality)
     allowed = [c.limit for c in constraints if c.quantity == "quality_drop" and c.operator == "<="]
-    allowed += [sign * (baseline - c.limit) for c in constraints if c.quantity == "quality"]
+    least = ">=" if higher_is_better else "<="
+    allowed += [sign * (baseline - c.limit) for c in constraints if c.quantity == "quality" and c.operator == least]
     return any(lost > BEST_CASE * max(limit, _LEAST * abs(baseline)) for limit in allowed)

@@ -25,7 +25,7 @@ from compress.results import Candidate
 from compress.runs import Run, link
 from compress.sampling import GP_MOST, GP_SHARE, grid_params, propose
 from compress.spaces import nearest
-from compress.starting import halfway, is_worth, models, strong_params
+from compress.starting import for_each_depth, halfway, is_worth, strong_params
 from targets.errors import CompressError, MeasurementError, ModelError
 
 if TYPE_CHECKING:
@@ -119,11 +119,11 @@ class Loop:
             worth = is_worth(float(params.get("prune_ratio", 0.0)), self._seen(params.get("depth")))
             if params not in tried and worth:
                 return params
-        for model in models(self.strong):
-            ratio = halfway(self._seen(model.get("depth")))
+        for base in for_each_depth(self.strong):
+            ratio = halfway(self._seen(base.get("depth")))
             if ratio is None:
                 continue
-            params = {**model, "prune_ratio": nearest(self.problem.dimensions["prune_ratio"], ratio)}
+            params = {**base, "prune_ratio": nearest(self.problem.dimensions["prune_ratio"], ratio)}
             if params not in tried:
                 return params
         return None

@@ -83,7 +83,7 @@ def halfway(seen: Sequence[tuple[float, float]]) -> float | None:
     return (good + bad) / 2 if bad - good > _NEAR else None
 
 
-def models(strong: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def for_each_depth(strong: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of the strong configs one for each depth, to be cut by other ratios: one that spares what cutting hurts most."""
     cut = [params for params in strong if params.get("prune_ratio")]
     found = {params.get("depth"): params for params in reversed(cut)}

@@ -7,8 +7,9 @@ a candidate in every precision; every stage's result is cached under what determ
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import onnx
 import torch
 
 from compress import baselines, early_stopping, exporting, narrowing
-from compress.configs import Config
+from compress.configs import Config, FinetuneSettings
 from compress.contexts import Context, Say, Training
 from compress.latency_gate import Gated, gate
 from compress.pruning import Pruned
@@ -90,18 +91,21 @@ def _network(
         training.teacher.prepare()
     say("finetune")
 
-    def train(start: narrowing.Origin, pruned: Pruned, epochs: int) -> Path:
+    def train(start: narrowing.Origin, pruned: Pruned, epochs: int, after: Path | None = None) -> Path:
         part = replace(config.finetune, epochs=epochs, short_share=0.0)
-        return _trained(context, training, start, pruned, replace(config, finetune=part), say)
+        return _trained(context, training, start, pruned, replace(config, finetune=part), say, after)
 
     start, pruned, epochs = narrowing.cut_in_steps(
         context, training, origin, left, settings, config.finetune.epochs, train
     )
     weights = origin.weights
     if left or origin.dropped or config.finetune.epochs:
-        last = replace(config, finetune=replace(config.finetune, epochs=epochs))
-        weights, saved = _as_earned(context, training, start, pruned, last, constraints, say)
-        config = replace(config, finetune=replace(config.finetune, epochs=config.finetune.epochs - saved))
+        last = replace(config.finetune, epochs=epochs)
+        weights, saved = _as_earned(
+            context, training, pruned.module, last, constraints, say, partial(train, start, pruned)
+        )
+        if saved:
+            config = _shortened(config, saved)
     say("export")
     path = _bound(context, training, pruned, template, shape, weights)
     removed = {name: list(indices) for name, indices in pruned.removed.items()}
@@ -130,29 +134,36 @@ def _template(context: Context, training: Training, pruned: Pruned, shape: Mappi
 
 
 def _as_earned(
-    context: Context, training: Training, start: narrowing.Origin, pruned: Pruned, config: Config,
-    constraints: tuple[Constraint, ...], say: Say,
+    context: Context, training: Training, module: torch.nn.Module, settings: FinetuneSettings,
+    constraints: tuple[Constraint, ...], say: Say, train: Callable[..., Path],
 ) -> tuple[Path, int]:  # fmt: skip
-    """(file with the trained weights, which ``pruned.module`` then has; epochs saved where a few left no hope)."""
+    """(file with the trained weights, which ``module`` then has; epochs saved where a short training left no hope).
 
-    def train(epochs: int, after: Path | None = None) -> Path:
-        settings = replace(config.finetune, epochs=epochs, short_share=0.0)
-        weights = _trained(context, training, start, pruned, replace(config, finetune=settings), say, after)
-        pruned.module.load_state_dict(torch.load(weights, weights_only=True))
+    ``train`` trains for some epochs, after an earlier training where its file is given.
+    """
+
+    def loaded(weights: Path) -> Path:
+        module.load_state_dict(torch.load(weights, weights_only=True))
         return weights
 
-    total, first = config.finetune.epochs, early_stopping.short_epochs(config.finetune)
+    first = early_stopping.short_epochs(settings)
     if not first:
-        return train(total), 0
-    weights = train(first)
+        return loaded(train(settings.epochs)), 0
+    weights = loaded(train(first))
     say("judge")
-    quality = _val_quality(context, training, pruned.module)
-    pruned.module.to("cpu")
-    zero = next(iter(context.baseline.measured.values())).quality.val.value
+    quality = _val_quality(context, training, module)
+    module.to("cpu")
+    zero = context.baseline.measured[context.targets[0].name].quality.val.value
     better = context.metric.higher_is_better
     if early_stopping.is_hopeless(quality, zero, constraints, higher_is_better=better):
-        return weights, total - first
-    return train(total - first, weights), 0
+        return weights, settings.epochs - first
+    return loaded(train(settings.epochs - first, weights)), 0
+
+
+def _shortened(config: Config, saved: int) -> Config:
+    """Of a network that gets no more epochs, in int8 neither."""
+    finetune = replace(config.finetune, epochs=config.finetune.epochs - saved)
+    return replace(config, finetune=finetune, precision=replace(config.precision, qat_epochs=0))
 
 
 def _trained(

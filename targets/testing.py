@@ -83,7 +83,7 @@ class TargetConformance:
 
     def make(self) -> Target:
         """A fresh target."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must say in make() which target it is about")
 
     def make_crashing(self) -> Target | None:
         """A target whose runtime process dies on every request; None where there is no such process."""

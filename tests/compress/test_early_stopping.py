@@ -34,6 +34,7 @@ def test_the_short_training_is_a_share_of_the_epochs(share: float, epochs: int, 
         (0.83, ["quality>=0.88"], True),
         (0.88, ["quality>=0.9"], False),  # not a hair may be lost: a little is forgiven
         (0.80, ["quality>=0.9"], True),
+        (0.50, ["quality<=0.95"], False),  # no limit to what may be lost
         (0.10, ["latency<=0.5x", "size<=1kB"], False),
         (0.86, ["latency<=0.5x", "quality_drop<=0.01"], True),
     ],
@@ -65,6 +66,13 @@ def test_only_what_earns_it_is_trained_to_the_end(
     assert configs
     assert {config["finetune"]["epochs"] for config in configs} == {epochs}
     assert report["stages"]["finetune"]["count"] == trainings
+
+
+def test_what_is_hopeless_is_not_trained_in_int8_either(search: Callable[..., Result], space: SearchSpace) -> None:
+    found = search(space=replace(space, lr=1e-6, qat_epochs=1), trials=1, constraints=["quality_drop<=1e-6"])
+    schemes = {one["config"]["precision"]["scheme"] for one in found.report["candidates"] if one["id"] != "baseline"}
+    assert "int8" in schemes
+    assert "int8-qat" not in schemes
 
 
 def test_the_rest_goes_on_from_the_short_training(

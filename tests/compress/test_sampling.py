@@ -172,12 +172,12 @@ def test_the_way_from_good_to_bad_is_halved(seen: list[tuple[float, float]], rat
 def test_halving_keeps_all_but_the_ratio_and_spares_what_hurts() -> None:
     dimensions = (space := SearchSpace(depth=Float(0.0, 0.5))).dimensions(GROUPS, 4)
     strong = starting.strong_params(space, dimensions, len(GROUPS), 4)
-    found = starting.models(strong)
+    found = starting.for_each_depth(strong)
     assert {(m["depth"], m["prune_skew"]) for m in found} == {(0.0, 0.25), (0.25, 0.25)}
     alone = space.dimensions(GROUPS[:1])
-    (model,) = starting.models(starting.strong_params(space, alone, 1))
+    (model,) = starting.for_each_depth(starting.strong_params(space, alone, 1))
     assert "prune_skew" not in model
-    assert not starting.models(starting.strong_params(space, space.dimensions(()), 0))
+    assert not starting.for_each_depth(starting.strong_params(space, space.dimensions(()), 0))
 
 
 def test_strong_configs_come_first_and_fit_the_space() -> None:
