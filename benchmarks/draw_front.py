@@ -29,11 +29,11 @@ _Box: TypeAlias = tuple[float, float, float, float]
 
 def draw(report: Mapping[str, Any], target: str | None = None) -> str:
     """The SVG of quality against what stands for speed on ``target`` (the run's first where it is None)."""
-    from compress.reports import rows
+    from compress.reports import reading
     from compress.reports.figures import front_figure
 
-    name = target or rows.target_names(report)[0]
-    figure = front_figure(report, name, rows.main_cost(report, name))
+    name = target or reading.target_names(report)[0]
+    figure = front_figure(report, name, reading.main_cost(report, name))
     layout = figure["layout"]
     x = _scale(layout["xaxis"]["range"], LEFT, WIDTH - RIGHT)
     y = _scale(layout["yaxis"]["range"], HEIGHT - BOTTOM, TOP)
@@ -65,28 +65,28 @@ def machine(report: Mapping[str, Any], target: str) -> str:
 
 def table(report: Mapping[str, Any], target: str) -> str:
     """The baseline, three picks and the least useful sibling of the fastest, in Markdown."""
-    from compress.reports import rows
+    from compress.reports import reading
 
-    picks = {row.pick: row for row in rows.pick_rows(report, target)}
-    shown = [("baseline", rows.baseline(report), "")]
+    picks = {row.pick: row for row in reading.pick_rows(report, target)}
+    shown = [("baseline", reading.baseline(report), "")]
     for label, name in (("conservative", "most_accurate"), ("knee", "knee"), ("smallest", "smallest")):
         candidate = picks[name].candidate
         if candidate is not None:
             shown.append((f"{label} (`{candidate['id']}`)", candidate, picks[name].verdict))
     fastest = picks["fastest"].candidate
     if fastest is not None:
-        siblings = [c for c in rows.measured_on(report, target) if rows.trial(c) == rows.trial(fastest)]
+        siblings = [c for c in reading.measured_on(report, target) if reading.trial(c) == reading.trial(fastest)]
         worst = max(siblings, key=lambda one: _cost(report, target, one).value)
-        shown.append((f"a loss: `{fastest['id']}` as {rows.precision(worst)}", worst, "not a pick"))
-    metric, cost = rows.quality_format(report, target).metric, rows.main_cost(report, target)
+        shown.append((f"a loss: `{fastest['id']}` as {reading.precision(worst)}", worst, "not a pick"))
+    metric, cost = reading.quality_format(report, target).metric, reading.main_cost(report, target)
     lines = [f"| | {metric} on val | drop on test, points | verdict | {cost} | size |", "|---|--:|--:|---|--:|--:|"]
     return "\n".join([*lines, *(_row(report, target, *one) for one in shown)])
 
 
 def _row(report: Mapping[str, Any], target: str, label: str, candidate: Mapping[str, Any], verdict: str) -> str:
-    from compress.reports import formatting, rows
+    from compress.reports import formatting, reading
 
-    written, here = rows.quality_format(report, target), rows.on(candidate, target) or {}
+    written, here = reading.quality_format(report, target), reading.on(candidate, target) or {}
     quality, drop, cost = here["quality"]["val"], here["quality_drop"]["test"], _cost(report, target, candidate)
     spread = formatting.interval(quality["low"], quality["high"], written.points)
     own = candidate["id"] == report["baseline"]
@@ -99,9 +99,11 @@ def _row(report: Mapping[str, Any], target: str, label: str, candidate: Mapping[
 
 
 def _cost(report: Mapping[str, Any], target: str, candidate: Mapping[str, Any]) -> Any:
-    from compress.reports import rows
+    from compress.reports import reading
 
-    return rows.cost_ratio(report, candidate, target, rows.main_cost(report, target)) or rows.Ratio(float("nan"))
+    return reading.cost_ratio(report, candidate, target, reading.main_cost(report, target)) or reading.Ratio(
+        float("nan")
+    )
 
 
 def ticks(low: float, high: float, most: int = 7) -> list[float]:

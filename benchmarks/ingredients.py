@@ -21,15 +21,18 @@ from typing import Any
 
 import numpy as np
 
-from compress import exporting, preparing, trials
-from compress.caching import Cache
-from compress.contexts import Context
-from compress.latency_gate import Gated
-from compress.loading import load_task
-from compress.records import Record
-from compress.runs import Request, Run
-from compress.spaces import Choice, SearchSpace
-from targets import FakeTarget
+from compress.baseline import preparing
+from compress.baseline.contexts import Context
+from compress.onnx_files import parity
+from compress.run_folder.caching import Cache
+from compress.run_folder.records import Record
+from compress.run_folder.runs import Request, Run
+from compress.stages import trials
+from compress.stages.latency_gate import Gated
+from compress.tasks import splits as tasks_splits
+from compress.tasks.loading import load_task
+from compress.values.spaces import Choice, SearchSpace
+from targets.fake import FakeTarget
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +117,7 @@ def _measured(options: argparse.Namespace, seed: int, rows: list[Row]) -> Iterat
     try:
         run = Run(folder, record, request)
         cache = Cache(folder / "cache", lambda *_: None)
-        splits = preparing.read_splits(task)
+        splits = tasks_splits.read_splits(task)
         context = preparing.prepare(task, run, cache, [target], splits, "cpu", lambda _: None)
         for row in rows:
             settings = {**BASE, **row.changes, "precision": "fp32"}
@@ -131,7 +134,7 @@ def _measured(options: argparse.Namespace, seed: int, rows: list[Row]) -> Iterat
 
 def _floats(path: Path, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """Outputs with quantized layers computed in floats: the same on every CPU, also where int8 saturates."""
-    session = exporting.open_session(path)
+    session = parity.open_session(path)
     return [np.asarray(output) for output in session.run(None, dict(inputs))]
 
 

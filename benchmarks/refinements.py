@@ -20,10 +20,10 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 import compress
-from compress.configs import PrecisionSettings, is_refined
-from compress.exporting import open_session
+from compress.onnx_files.parity import open_session
+from compress.precision.quantizer import collect_ranges, quantize_static
 from compress.precision.refining import refine
-from compress.quantizing import collect_ranges, quantize_static
+from compress.values.configs import PrecisionSettings, is_refined
 from targets.target import Capabilities
 
 SETTINGS = {

@@ -103,7 +103,7 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.search:
         import compress
-        from compress.progress import Live
+        from compress.searching.progress import Live
         from recipes import keyword_spotting
 
         progress = Live()

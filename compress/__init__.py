@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from compress.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings
-    from compress.depth import drop_blocks, find_blocks
-    from compress.exporting import export
-    from compress.metrics import Metric
-    from compress.pruning import Pruned, find_groups, prune
-    from compress.quantizing import quantize
-    from compress.results import Candidate
-    from compress.run_results import open_run
-    from compress.searching import search
-    from compress.spaces import Choice, Float, Int, SearchSpace
-    from compress.tasks import Task
+    from compress.metrics.metrics import Metric
+    from compress.onnx_files.exporting import export
+    from compress.precision.quantizing import quantize
+    from compress.pruning.blocks import drop_blocks, find_blocks
+    from compress.pruning.grouping import find_groups
+    from compress.pruning.pruning import Pruned, prune
+    from compress.results import open_run
+    from compress.searching.searching import search
+    from compress.tasks.tasks import Task
+    from compress.values.candidates import Candidate
+    from compress.values.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings
+    from compress.values.spaces import Choice, Float, Int, SearchSpace
     from targets.errors import CompressError, NoFeasibleCandidate, ParityError, RequestError, StageError, TaskError
 
 
@@ -39,32 +40,32 @@ def _check_not_shadowed() -> None:
 _check_not_shadowed()
 
 _HOMES = {
-    "Candidate": "compress.results",
-    "Choice": "compress.spaces",
+    "Candidate": "compress.values.candidates",
+    "Choice": "compress.values.spaces",
     "CompressError": "targets.errors",
-    "Config": "compress.configs",
-    "FinetuneSettings": "compress.configs",
-    "Float": "compress.spaces",
-    "Int": "compress.spaces",
-    "Metric": "compress.metrics",
+    "Config": "compress.values.configs",
+    "FinetuneSettings": "compress.values.configs",
+    "Float": "compress.values.spaces",
+    "Int": "compress.values.spaces",
+    "Metric": "compress.metrics.metrics",
     "NoFeasibleCandidate": "targets.errors",
     "ParityError": "targets.errors",
-    "PrecisionSettings": "compress.configs",
-    "Pruned": "compress.pruning",
-    "PruneSettings": "compress.configs",
+    "PrecisionSettings": "compress.values.configs",
+    "Pruned": "compress.pruning.pruning",
+    "PruneSettings": "compress.values.configs",
     "RequestError": "targets.errors",
-    "SearchSpace": "compress.spaces",
+    "SearchSpace": "compress.values.spaces",
     "StageError": "targets.errors",
     "TaskError": "targets.errors",
-    "Task": "compress.tasks",
-    "drop_blocks": "compress.depth",
-    "export": "compress.exporting",
-    "find_blocks": "compress.depth",
-    "find_groups": "compress.pruning",
-    "open_run": "compress.run_results",
-    "prune": "compress.pruning",
-    "quantize": "compress.quantizing",
-    "search": "compress.searching",
+    "Task": "compress.tasks.tasks",
+    "drop_blocks": "compress.pruning.blocks",
+    "export": "compress.onnx_files.exporting",
+    "find_blocks": "compress.pruning.blocks",
+    "find_groups": "compress.pruning.pruning",
+    "open_run": "compress.results",
+    "prune": "compress.pruning.pruning",
+    "quantize": "compress.precision.quantizing",
+    "search": "compress.searching.searching",
 }
 
 __all__ = [

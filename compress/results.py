@@ -1,178 +1,161 @@
-"""What is known about a candidate, as plain data. `report.json` is these, written down (design: "report.json").
-
-Bytes, seconds, plain ratios. ``None`` means: not measured (yet).
-"""
+"""What a search gives back, and what a folder on disk is opened as."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from compress.reports.reporting import make_report
+from compress.run_folder.runs import Run, open_for_reading
+from compress.selection import picks, rankings
+from compress.selection.questions import picks_of, question_of, targets_of
+from compress.values.candidates import Candidate, LatencyResult, Pick, Quality
+from targets.errors import NoFeasibleCandidate, RequestError
+
+if TYPE_CHECKING:
+    import optuna
+    from torch import nn
 
 
 @dataclass(frozen=True)
-class Quality:
-    """A metric's value on one split, with its 95 % interval over ``n`` examples."""
+class RunCandidate:
+    """A candidate seen from one target, with its files."""
 
-    metric: str
-    value: float
-    low: float
-    high: float
-    n: int
+    candidate: Candidate
+    target: str
+    path: Path
+    """The ``.onnx`` file."""
+    module_of: Any = None
+    pick: Pick | None = None
+    """How it was judged, where it is a pick."""
 
+    @property
+    def id(self) -> str:
+        """As in ``report.json``."""
+        return self.candidate.id
 
-@dataclass(frozen=True)
-class Drop:
-    """Baseline minus candidate on the same examples; positive is always worse."""
+    @property
+    def config(self) -> dict[str, Any]:
+        """Pruning, fine-tuning and precision, with the realised widths."""
+        return self.candidate.config
 
-    value: float
-    low: float
-    high: float
+    @property
+    def quality(self) -> Quality:
+        """On val, in the target's runtime."""
+        return self.candidate.measured[self.target].quality.val
 
+    @property
+    def test_quality(self) -> Quality | None:
+        """On test, where it was read."""
+        return self.candidate.measured[self.target].quality.test
 
-@dataclass(frozen=True)
-class ClassQuality:
-    """How well one class is told apart; ``n`` examples are of it, ``decided`` were taken for it."""
+    @property
+    def latency(self) -> LatencyResult | None:
+        """Paired ratio to the baseline, p50 and p95 in seconds."""
+        return self.candidate.measured[self.target].latency
 
-    precision: float
-    recall: float
-    f1: float
-    n: int
-    decided: int
+    @property
+    def size(self) -> int:
+        """Bytes of the ``.onnx`` file."""
+        return self.candidate.size
 
+    @property
+    def verdict(self) -> str | None:
+        """``confirmed``, ``open`` or ``refuted``, where it is a pick."""
+        return self.pick.verdict if self.pick else None
 
-@dataclass(frozen=True)
-class QualitySplits:
-    """Quality on val, on test once it was read, and per slice and class of test."""
-
-    val: Quality
-    test: Quality | None = None
-    slices: dict[str, dict[str, Quality]] = field(default_factory=dict)
-    """slice's name -> value of the slice -> quality on those test examples."""
-    classes: dict[str, ClassQuality] = field(default_factory=dict)
-    """Class number -> how well it is told apart on test; only where each example is of one class."""
-
-
-@dataclass(frozen=True)
-class DropSplits:
-    """Quality drop on val, and on test once it was read."""
-
-    val: Drop
-    test: Drop | None = None
-
-
-@dataclass(frozen=True)
-class LatencyResult:
-    """Latency on a target; ``ratio`` is candidate / baseline, paired, with its 95 % interval."""
-
-    p50: float
-    p95: float
-    ratio: float
-    low: float
-    high: float
-    runs: int
-    disturbed: float = 0.0
-    """Share of the rounds that something else held up or slowed; they are left out, unless most were."""
-    settled: bool = True
-    """Whether the interval came as narrow as asked before the time was spent."""
+    def module(self) -> nn.Module:
+        """The fine-tuned torch module, pruned and loaded, in eval mode; RequestError where there is none."""
+        if self.module_of is None:
+            raise RequestError(
+                f"{self.id}: the run was opened without its task, or the model is an .onnx file; call compress.search"
+            )
+        module: nn.Module = self.module_of(self.candidate)
+        return module
 
 
-@dataclass(frozen=True)
-class DeviceCheck:
-    """How outputs computed on this machine agree with the device's, on ``n`` examples.
+class Result:
+    """A run's candidates, fronts and picks; everything is read from its record."""
 
-    ``agreement``: share of equal decisions; ``max_abs``: largest difference of an output.
-    """
+    def __init__(self, run: Run, module_of: Any = None) -> None:
+        self._run = run
+        self._module_of = module_of
 
-    n: int
-    agreement: float
-    max_abs: float
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self._run.folder
 
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the targets that were measured on, the first one deciding."""
+        return targets_of(self._run)
 
-@dataclass(frozen=True)
-class IntegerShare:
-    """How many of a file's products (convolutions, matrix products, recurrences) run in integer kernels."""
+    @property
+    def report(self) -> dict[str, Any]:
+        """The document that ``report.json`` holds."""
+        return make_report(self._run)
 
-    integer: int
-    layers: int
-    why: tuple[str, ...] = ()
-    """Why the others do not, the most frequent reason first."""
+    @property
+    def satisfied(self) -> bool:
+        """Whether the main pick meets the constraints on val and is not refuted on test."""
+        return bool(self.report["satisfied"])
 
+    @property
+    def baseline(self) -> RunCandidate:
+        """The task's model as it came."""
+        return self._seen(question_of(self._run).baseline, self._target(None))
 
-@dataclass(frozen=True)
-class Measured:
-    """All that one target says of one candidate."""
+    def candidates(self, target: str | None = None) -> list[RunCandidate]:
+        """All candidates, feasible or not."""
+        name = self._target(target)
+        found = picks.judged(list(self._run.state.candidates.values()), question_of(self._run), name)
+        return [self._seen(candidate, name) for candidate in found]
 
-    quality: QualitySplits
-    quality_drop: DropSplits
-    latency: LatencyResult | None
-    memory: int | None = None
-    instructions: int | None = None
-    feasible: bool = True
-    scored_on_host: dict[str, DeviceCheck] = field(default_factory=dict)
-    """Splits that this machine scored in the device's place, with how the device agreed."""
-    integer: IntegerShare | None = None
-    """None where the runtime does not show what it executes."""
+    def front(self, target: str | None = None) -> list[RunCandidate]:
+        """The front, best quality first."""
+        name = self._target(target)
+        found = picks.front(self._run.available(), question_of(self._run), name)
+        return [self._seen(candidate, name) for candidate in found]
 
+    def hypervolume(self, target: str | None = None) -> float:
+        """Of the front, against the reference point of design.md."""
+        return picks.hypervolume(self._run.available(), question_of(self._run), self._target(target))
 
-@dataclass(frozen=True)
-class Parity:
-    """ONNX file against the torch network it came from."""
+    def pick(self, which: str = "fastest", target: str | None = None) -> RunCandidate:
+        """``fastest``, ``knee``, ``smallest`` or ``most_accurate``; raises NoFeasibleCandidate if none is feasible."""
+        if which not in rankings.PICKS:
+            raise RequestError(f"unknown pick {which!r}; use one of {', '.join(rankings.PICKS)}")
+        name = self._target(target)
+        pick = picks_of(self._run, name)[which]
+        if pick is None:
+            miss = picks.nearest_miss(self._run.available(), question_of(self._run), name)
+            by = ", ".join(f"{text} by {excess:.4g}" for text, excess in miss.by.items()) if miss else ""
+            near = f"; the nearest miss is {miss.id}, beyond {by}" if miss else ""
+            raise NoFeasibleCandidate(f"no candidate meets {', '.join(self._run.request.constraints)} on {name}{near}")
+        return self._seen(self._run.state.candidates[pick.id], name, pick)
 
-    max_abs: float
-    agreement: float
+    def study(self) -> optuna.Study:
+        """The whole run as an in-memory Optuna study, for Optuna's own tools."""
+        from compress.sampling.problems import problem_of
+        from compress.sampling.studies import build_study
 
+        return build_study(problem_of(self._run), self._run.state.trials, self._run.state.candidates)
 
-@dataclass(frozen=True)
-class Candidate:
-    """A config together with its ONNX artifact and its measurements."""
+    def _target(self, target: str | None) -> str:
+        question_of(self._run)  # raises where nothing is measured yet
+        if target is None:
+            return self.targets[0]
+        if target not in self.targets:
+            raise RequestError(f"target {target!r} is not in this run; it has {', '.join(self.targets)}")
+        return target
 
-    id: str
-    path: str | None
-    config: dict[str, Any]
-    size: int
-    parameters: int
-    macs: int
-    parity: Parity
-    measured: dict[str, Measured]
-    trial: int | None = None
-    """The trial it came from; None for the baseline."""
-    sha256: str = ""
-    """Of the file: two configs may come to the very same network."""
-
-    def on(self, target: str, measured: Measured) -> Candidate:
-        """The same candidate with what ``target`` says replaced."""
-        return replace(self, measured={**self.measured, target: measured})
-
-
-@dataclass(frozen=True)
-class Pick:
-    """A candidate chosen for one purpose, and how it was judged on test."""
-
-    id: str
-    verdict: str
-    """``confirmed``, ``refuted`` or ``open``."""
-    read: int = 0
-    """How many candidates were read on test for this pick, this one included (at most three)."""
-    refuted: tuple[str, ...] = ()
-    """The ids that were read before it and refuted."""
-    needed: int | None = None
-    """For ``open``: about how many test examples would settle it, if any number does."""
-    tied_with: tuple[str, ...] = ()
-    """Ids that cannot be told apart from it in what it was picked for."""
+    def _seen(self, candidate: Candidate, target: str, pick: Pick | None = None) -> RunCandidate:
+        path = self._run.folder / (candidate.path or "")
+        return RunCandidate(candidate, target, path, self._module_of, pick)
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A trial that ended without candidates, and why."""
-
-    trial: int
-    stage: str
-    cause: str
-
-
-@dataclass(frozen=True)
-class NearestMiss:
-    """The candidate closest to meeting every constraint; ``by``: constraint -> excess in its own unit."""
-
-    id: str
-    by: dict[str, float]
+def open_run(folder: str | Path) -> Result:
+    """The result of a run on disk, finished or not: fronts, picks, paths. Raises RunError if it is not one."""
+    return Result(open_for_reading(folder))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from targets.packages import check_not_shadowed
 
 if TYPE_CHECKING:
-    from targets.benching import Bench, bench
+    from targets.bench_results import Bench
+    from targets.benching import bench
     from targets.comparing import Comparison, Ratio, compare
     from targets.errors import (
         CompressError,

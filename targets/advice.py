@@ -11,7 +11,7 @@ from targets.comparing import disturbed
 from targets.target import Measurement
 
 if TYPE_CHECKING:
-    from targets.benching import Bench, Model, OnTarget
+    from targets.bench_results import Bench, Model, OnTarget
 
 _BUSY = 0.1
 """Share of rounds that something else may disturb before it is said."""
@@ -68,7 +68,7 @@ def _identical(models: Sequence[Model]) -> Iterator[str]:
 
 def _made_up(bench: Bench) -> Iterator[str]:
     """Dynamic axes that were taken as 1, and integers that were drawn, of inputs that nobody spoke of."""
-    from targets.benching import example
+    from targets.onnx_files import example
 
     told: set[str] = set()
     for model in bench.models:

@@ -9,87 +9,20 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from targets import environment, onnx_files
 from targets.advice import warnings
-from targets.comparing import CAREFUL, Comparison, compare
+from targets.bench_results import Bench, Model, OnTarget, Shapes
+from targets.comparing import CAREFUL, compare
 from targets.documents import file_hash
 from targets.errors import CompressError, ModelError, RequestError
-from targets.onnx_files import FileFacts
+from targets.onnx_files import FileFacts, example
 from targets.registry import DEFAULT, get
 from targets.target import Layer, Protocol, Target, Watch
-
-Shapes = dict[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A file to be timed: its hash, and what it says about itself (None where it cannot be read)."""
-
-    path: Path
-    sha256: str
-    facts: FileFacts | None
-
-
-@dataclass(frozen=True)
-class OnTarget:
-    """What was found on one target."""
-
-    comparison: Comparison
-    description: Mapping[str, Any]
-    counted: bool
-    audits: tuple[tuple[Layer, ...] | None, ...]
-    """Per model, in order; None where it is not known."""
-    seconds: float
-    """What all of it took."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Several models on several targets, the first model being the reference on each."""
-
-    models: tuple[Model, ...]
-    found: tuple[OnTarget, ...]
-    shapes: Shapes
-    given: tuple[str, ...]
-    """Inputs whose values were given."""
-    protocol: Protocol
-    environment: Mapping[str, Any] = field(repr=False)
-
-    @property
-    def warnings(self) -> list[str]:
-        """What a reader should know, one line each, with its cure."""
-        return warnings(self)
-
-    def to_json(self, *, samples: bool = False) -> dict[str, Any]:
-        """The document of ``paretopress bench --json``; with the raw samples that of ``--save``."""
-        results: list[dict[str, Any]] = []
-        for here in self.found:
-            entries = zip(
-                here.comparison.to_json(), self.models, here.audits, here.comparison.measurements, strict=True
-            )
-            for entry, model, layers, measured in entries:
-                entry |= {"sha256": model.sha256, "audit": _counted(layers)}
-                if samples:
-                    entry["samples"] = [asdict(one) for one in measured.samples]
-                results.append(entry)
-        return {
-            "schema": 1,
-            "environment": dict(self.environment),
-            "targets": {here.comparison.measurements[0].target: dict(here.description) for here in self.found},
-            "asked": {
-                "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-                "inputs": list(self.given),
-                "protocol": asdict(self.protocol),
-            },
-            "results": results,
-            "warnings": self.warnings,
-        }
 
 
 def bench(
@@ -123,7 +56,8 @@ def bench(
         for one, target in zip(made, targets, strict=True):
             if one is not target:
                 one.close()
-    return Bench(read, found, sizes, tuple(inputs or ()), protocol or CAREFUL, started)
+    made_of = Bench(read, found, sizes, tuple(inputs or ()), protocol or CAREFUL, started)
+    return replace(made_of, warnings=warnings(made_of))
 
 
 def _read(path: Path) -> Model:
@@ -163,10 +97,6 @@ def _audit(target: Target, model: Model) -> tuple[Layer, ...] | None:
     return None
 
 
-def _counted(layers: Sequence[Layer] | None) -> dict[str, int] | None:
-    return None if layers is None else {"integer": sum(one.integer for one in layers), "layers": len(layers)}
-
-
 def _shape_remedy(models: Sequence[Model], given: set[str], said: str) -> str:
     """Where a model that was refused has dynamic axes that were measured as 1: how to say what they are."""
     for model in models:
@@ -175,14 +105,6 @@ def _shape_remedy(models: Sequence[Model], given: set[str], said: str) -> str:
                 if one.open_axes and one.name not in given:
                     return f"; its axes {', '.join(one.open_axes)} were taken as 1: give --shape {example(one)}"
     return ""
-
-
-def example(one: onnx_files.FileInput) -> str:
-    """``x=1,3,224,224``: the file's own sizes, and something likely where it leaves them open."""
-    axes = [axis if isinstance(axis, int) else 224 if number > 1 else 1 for number, axis in enumerate(one.axes)]
-    if len(axes) == 2 and one.open_axes:
-        axes[1] = 128
-    return f"{one.name}={','.join(map(str, axes))}"
 
 
 def parse_shapes(texts: Sequence[str]) -> Shapes:

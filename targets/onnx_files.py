@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from targets import onnx_files
 from targets.protobuf import fields
 
 _GRAPH = 7  # of ModelProto
@@ -121,3 +122,11 @@ def _text(message: memoryview, wanted: int) -> str:
 
 def _number(message: memoryview, wanted: int) -> int:
     return next((v for n, v in fields(message) if n == wanted and isinstance(v, int)), 0)
+
+
+def example(one: onnx_files.FileInput) -> str:
+    """``x=1,3,224,224``: the file's own sizes, and something likely where it leaves them open."""
+    axes = [axis if isinstance(axis, int) else 224 if number > 1 else 1 for number, axis in enumerate(one.axes)]
+    if len(axes) == 2 and one.open_axes:
+        axes[1] = 128
+    return f"{one.name}={','.join(map(str, axes))}"

@@ -79,7 +79,7 @@ def test_wheel_holds_every_source_and_data_file(wheel: Path) -> None:
         file.relative_to(REPOSITORY).as_posix()
         for package in PACKAGES
         for pattern in ("*.py", "*.c", "*.j2", "*.json", "*.pt", "py.typed")
-        for file in (REPOSITORY / package).glob(pattern)
+        for file in (REPOSITORY / package).rglob(pattern)
     }
     assert wanted <= names, sorted(wanted - names)
     assert {f"{package}/py.typed" for package in PACKAGES} | {"recipes/expected.json"} <= names
@@ -121,7 +121,7 @@ def test_importing_everything_loads_nothing_heavy(python: Path, tmp_path: Path) 
 
 
 def test_help_loads_nothing_heavy(python: Path, tmp_path: Path) -> None:
-    code = "sys.argv[1:] = ['--help']; from compress.command_line import main; main()"
+    code = "sys.argv[1:] = ['--help']; from compress.commands.command_line import main; main()"
     loaded = loaded_by(python, code, tmp_path)
     assert "compress" in loaded
     assert not loaded & HEAVY

@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from torch import nn
 
 import compress
-from compress.command_line import cli
-from compress.configs import SCHEMES
-from compress.metrics import METRICS
-from compress.spaces import Choice, Float, Int
-from compress.tasks import Task
+from compress.commands.command_line import cli
+from compress.metrics.metrics import METRICS
+from compress.tasks.tasks import Task
+from compress.values.configs import SCHEMES
+from compress.values.spaces import Choice, Float, Int
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
@@ -105,7 +105,7 @@ def searched(folder: Path) -> tuple[Path, str]:
     command = [
         sys.executable,
         "-m",
-        "compress.command_line",
+        "compress.commands.command_line",
         "search",
         "mytask.py",
         "--target",
@@ -198,7 +198,7 @@ def test_every_name_in_python_exists(number: int) -> None:
 
 
 def test_every_attribute_of_a_result_exists() -> None:
-    from compress.run_results import Result, RunCandidate
+    from compress.results import Result, RunCandidate
 
     source = next(text for text in PYTHON if "result = compress.search" in text)
     used = re.findall(r"\bresult\.(\w+)", source)

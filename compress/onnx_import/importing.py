@@ -12,10 +12,8 @@ ONNX Runtime.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +22,14 @@ import onnx
 import torch
 from torch import Tensor, fx, nn
 
-from compress import exporting
-from compress.onnx_import import onnx_patterns, onnx_shapes
+from compress.onnx_files import parity
+from compress.onnx_import import patterns
+from compress.onnx_import.importer import PROBES, Importer, NotImportable, Operator, Value
+from compress.onnx_import.operators import Builders, check_covered, find
 from targets.errors import ParityError
 
-PROBES = (2, 3)
-"""Batch sizes that the graph is run at while it is built."""
 _FOLDED_BYTES = 256 * 10**6
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
-
-
-class NotImportable(Exception):
-    """The graph holds something that is not covered; caught where a task is prepared, never seen by users."""
 
 
 class ImportedNetwork(fx.GraphModule):
@@ -48,203 +42,16 @@ class ImportedNetwork(fx.GraphModule):
         return code
 
 
-@dataclass
-class Value:
-    """A value of the ONNX graph: an ``fx`` node, or (``node`` None) known without looking at the samples."""
-
-    name: str
-    probes: tuple[Any, ...]
-    """At each of PROBES: a tensor of the network, or the known array."""
-    node: fx.Node | None = None
-
-    @property
-    def known(self) -> bool:
-        """Whether it depends on nothing but shapes and constants."""
-        return self.node is None
-
-    @property
-    def constant(self) -> bool:
-        """Known, and the same for every batch."""
-        first, second = self.probes
-        return self.known and (first is second or (first.shape == second.shape and bool(np.array_equal(first, second))))
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """At the first probe."""
-        return tuple(self.probes[0].shape)
-
-    @property
-    def rank(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
-
-
-@dataclass(frozen=True)
-class Operator:
-    """An ONNX node with its inputs looked up."""
-
-    kind: str
-    name: str
-    inputs: tuple[Value | None, ...]
-    outputs: tuple[str, ...]
-    attributes: Mapping[str, Any]
-    opset: int
-
-    def fail(self, why: str) -> NotImportable:
-        """The error to raise: operator, its name and the reason."""
-        return NotImportable(f"{self.kind}{f' ({self.name})' if self.name else ''}: {why}")
-
-    def has(self, position: int) -> bool:
-        """Whether the optional input is given."""
-        return len(self.inputs) > position and self.inputs[position] is not None
-
-    def value(self, position: int) -> Value:
-        """Input ``position``; raises NotImportable where it is absent."""
-        found = self.inputs[position] if len(self.inputs) > position else None
-        if found is None:
-            raise self.fail(f"input {position} is absent")
-        return found
-
-    def array(self, position: int) -> np.ndarray:
-        """The constant that input ``position`` is; raises NotImportable for anything else."""
-        value = self.value(position)
-        if not value.constant:
-            raise self.fail(f"input {position} ({value.name}) is computed, not constant")
-        return np.asarray(value.probes[0])
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """An attribute."""
-        return self.attributes.get(name, default)
-
-    def ints(self, name: str, position: int) -> list[int] | None:
-        """Whole numbers from an attribute (older opsets) or a constant input; None where neither is given."""
-        if name in self.attributes:
-            given = self.attributes[name]
-            return [int(x) for x in (given if isinstance(given, (list, tuple)) else [given])]
-        return [int(x) for x in self.array(position).reshape(-1)] if self.has(position) else None
-
-
-class Importer:
-    """Builds the network; what the functions in ``onnx_layers.py`` and ``onnx_operators.py`` work with."""
-
-    def __init__(self, opset: int, uses: Mapping[str, int]) -> None:
-        self.opset = opset
-        self.uses = uses
-        """How many nodes read a value (the graph's outputs count)."""
-        self.root = nn.Module()
-        self.graph = fx.Graph()
-        self.results: dict[fx.Node, tuple[Any, ...]] = {}
-        self.made: dict[str, fx.Node] = {}
-        """Constants that are tensors of the network; to others they are still known."""
-        self.names: set[str] = set()
-        self.batch: fx.Node | None = None
-        """An input whose first axis is the batch."""
-
-    def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> fx.Node:
-        """A plain function (one with a name) of nodes and numbers, run on the probes."""
-        return self.ran(self.graph.call_function(function, arguments, options))
-
-    def layer(self, layer: nn.Module, name: str, *arguments: Any) -> fx.Node:
-        """A submodule of that name (made unique), run on the probes."""
-        name = self._unique(name)
-        self.root.add_module(name, layer.eval())
-        return self.ran(self.graph.call_module(name, arguments))
-
-    def module(self, node: fx.Node | None) -> nn.Module | None:
-        """The submodule that ``node`` calls."""
-        if node is None or node.op != "call_module":
-            return None
-        return self.root.get_submodule(str(node.target))
-
-    def tensor(self, value: Value) -> fx.Node:
-        """``value`` as a tensor of the network: constants become parameters (float) or buffers."""
-        if value.node is not None:
-            return value.node
-        if value.name not in self.made:
-            self.made[value.name] = self._stored(value) if value.constant else self._of_batch(value)
-        return self.made[value.name]
-
-    def _stored(self, value: Value) -> fx.Node:
-        array = np.array(value.probes[0])
-        name = self._unique(value.name)
-        tensor = torch.from_numpy(array)
-        if tensor.is_floating_point() and tensor.numel() > 1:
-            # One number per channel is a weight; tables of more axes may be masks, which are not to be trained.
-            vector = sum(n > 1 for n in tensor.shape) <= 1
-            self.root.register_parameter(name, nn.Parameter(tensor, requires_grad=vector))
-        else:
-            self.root.register_buffer(name, tensor)
-        return self.ran(self.graph.get_attr(name))
-
-    def operand(self, value: Value) -> Any:
-        """As ``tensor``, but a single number stays one."""
-        if value.constant and value.probes[0].size == 1 and value.rank <= 1:
-            return value.probes[0].reshape(()).item()
-        return self.tensor(value)
-
-    def size(self, numbers: tuple[int, ...]) -> Any:
-        """A whole number known at both probes: itself, or ``slope * batch + offset``."""
-        first, second = (int(n) for n in numbers)
-        if first == second:
-            return first
-        slope = (second - first) // (PROBES[1] - PROBES[0])
-        return self.call(onnx_shapes.of_batch, self.batch, slope, first - slope * PROBES[0])
-
-    def sizes(self, value: Value) -> list[Any]:
-        """A known vector of whole numbers, each as ``size`` gives it."""
-        rows = [np.asarray(x).reshape(-1) for x in value.probes]
-        if not value.known or len(rows[0]) != len(rows[1]):
-            raise NotImportable(f"{value.name} is computed from the samples' values")
-        return [self.size(pair) for pair in zip(*rows, strict=True)]
-
-    def _of_batch(self, value: Value) -> fx.Node:
-        """A known array that grows with the batch: one number repeated, or one sample's row repeated."""
-        first, second = (np.asarray(x) for x in value.probes)
-        if first.size and first.ndim == second.ndim and all((x == first.flat[0]).all() for x in (first, second)):
-            sizes = tuple(self.size(pair) for pair in zip(first.shape, second.shape, strict=True))
-            return self.call(torch.full, sizes, first.flat[0].item())
-        row = first[:1] if first.ndim else first
-        if first.ndim and first.shape[1:] == second.shape[1:] and all((x == row).all() for x in (first, second)):
-            count = self.size((len(first), len(second)))
-            row_node = self.tensor(Value(f"{value.name}_row", (row, row)))
-            return self.call(onnx_shapes.expand_by, row_node, (count, *[-1] * (first.ndim - 1)))
-        raise NotImportable(f"{value.name} depends on the batch size in a way that is not covered")
-
-    def ran(self, node: fx.Node) -> fx.Node:
-        """``node``, run on the probes (again, after a change of its layer)."""
-        with torch.no_grad():
-            self.results[node] = tuple(self._result(node, i) for i in range(len(PROBES)))
-        return node
-
-    def _result(self, node: fx.Node, probe: int) -> Any:
-        arguments, options = fx.map_arg((node.args, node.kwargs), lambda n: self.results[n][probe])
-        if node.op == "get_attr":
-            return getattr(self.root, str(node.target))
-        if node.op == "call_module":
-            return self.root.get_submodule(str(node.target))(*arguments)
-        function: Any = node.target
-        return function(*arguments, **options)
-
-    def _unique(self, name: str) -> str:
-        """As a name that torch takes: letters, digits and ``_``."""
-        base = re.sub(r"\W+", "_", name.rpartition(":")[0] if re.search(r":\d+$", name) else name).strip("_") or "value"
-        found, number = base, 1
-        while found in self.names or hasattr(self.root, found):
-            number += 1
-            found = f"{base}_{number}"
-        self.names.add(found)
-        return found
-
-
-def import_network(model: onnx.ModelProto, example: Mapping[str, np.ndarray]) -> ImportedNetwork:
+def import_network(
+    model: onnx.ModelProto, example: Mapping[str, np.ndarray], own: Builders | None = None
+) -> ImportedNetwork:
     """The graph as a network in eval mode; ``example``: arrays by input name, samples first.
 
     ``meta["input_names"]`` and ``meta["output_names"]`` hold the file's. Raises NotImportable.
     """
-    from compress.onnx_import.onnx_operators import check_covered
 
-    check_covered(model)
-    model = onnx_patterns.assembled(model)
+    check_covered(model, own)
+    model = patterns.assembled(model)
     opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
     graph = model.graph
     uses = Counter(name for node in graph.node for name in node.input) + Counter(o.name for o in graph.output)
@@ -254,7 +61,7 @@ def import_network(model: onnx.ModelProto, example: Mapping[str, np.ndarray]) ->
         if given.name not in values:
             values[given.name] = _input(importer, given, example)
     for node in graph.node:
-        for value in _imported(importer, node, values):
+        for value in _imported(importer, node, values, own):
             values[value.name] = value
     outputs = tuple(importer.tensor(values[o.name]) for o in graph.output)
     importer.graph.output(outputs[0] if len(outputs) == 1 else outputs)
@@ -292,7 +99,7 @@ def import_file(path: Path, inputs: tuple[Tensor, ...]) -> ImportedNetwork:
     try:
         example = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
         module = import_network(model, example)
-        exporting.check_parity(path, module, inputs)
+        parity.check_parity(path, module, inputs)
     except NotImportable:
         raise
     except ParityError as error:
@@ -315,9 +122,10 @@ def _input(importer: Importer, given: onnx.ValueInfoProto, example: Mapping[str,
     return Value(given.name, importer.results[node], node)
 
 
-def _imported(importer: Importer, node: onnx.NodeProto, values: Mapping[str, Value]) -> list[Value]:
+def _imported(
+    importer: Importer, node: onnx.NodeProto, values: Mapping[str, Value], own: Builders | None = None
+) -> list[Value]:
     """The outputs of one ONNX node."""
-    from compress.onnx_import.onnx_operators import find
 
     inputs = tuple(values[name] if name else None for name in node.input)
     if node.op_type in ("Shape", "Size") or (
@@ -326,7 +134,7 @@ def _imported(importer: Importer, node: onnx.NodeProto, values: Mapping[str, Val
         return _folded(node, inputs, importer.opset)
     attributes = {a.name: _attribute(a) for a in node.attribute}
     operator = Operator(node.op_type, node.name, inputs, tuple(node.output), attributes, importer.opset)
-    build = find(node.domain, node.op_type)
+    build = find(node.domain, node.op_type, own)
     if build is None:
         raise operator.fail("not covered")
     try:

@@ -21,7 +21,7 @@ import onnx
 
 from compress.precision.activations import tensors
 from compress.precision.products import Product, bias_input, find_products
-from compress.quantizing import collect_ranges, quantize_static
+from compress.precision.quantizer import collect_ranges, quantize_static
 from targets.target import Capabilities
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from torch import fx
 
-    from compress.onnx_import.importing import Importer, Operator
+    from compress.onnx_import.importer import Importer, Operator
 
 DOMAIN, KIND = "paretopress", "FakeQuantize"
 """The ONNX node that becomes an ``ActivationQuantizer`` when a graph is imported."""

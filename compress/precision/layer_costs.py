@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from compress import quantizing
+from compress.precision import quantizer
 from targets.target import Capabilities, Measurement, Protocol, Target
 
 MOST = 24
@@ -35,14 +35,14 @@ def layer_errors(
     source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
 ) -> list[float]:
     """What int8 costs each layer alone, in the order of ``layers``: squared output error over squared output."""
-    model = quantizing.read(source)
-    reference = quantizing.outputs(source, model, samples)
+    model = quantizer.read(source)
+    reference = quantizer.outputs(source, model, samples)
     scale = float(np.mean(np.square(reference))) or 1.0
     errors = []
-    for name in quantizing.layers(source):
+    for name in quantizer.layers(source):
         path = folder / "one.onnx"
-        quantizing.quantize_static(source, path, ranges, method, capabilities, only=(name,))
-        found = quantizing.outputs(path, model, samples)
+        quantizer.quantize_static(source, path, ranges, method, capabilities, only=(name,))
+        found = quantizer.outputs(path, model, samples)
         errors.append(float(np.mean(np.square(found - reference))) / scale)
         path.unlink()
     return errors
@@ -61,14 +61,14 @@ def layer_savings(
 
     Raises MeasurementError as the target does.
     """
-    names = quantizing.layers(source)
+    names = quantizer.layers(source)
     most = MOST // 3 if target.slow_to_load else MOST
     groups = [list(part) for part in np.array_split(np.arange(len(names)), min(most, len(names)))]
     files = [folder / "int8.onnx", *(folder / f"without{i}.onnx" for i in range(len(groups)))]
-    quantizing.quantize_static(source, files[0], ranges, method, capabilities)
+    quantizer.quantize_static(source, files[0], ranges, method, capabilities)
     for path, group in zip(files[1:], groups, strict=True):
         kept = tuple(names[i] for i in group)
-        quantizing.quantize_static(source, path, ranges, method, capabilities, keep_float=kept)
+        quantizer.quantize_static(source, path, ranges, method, capabilities, keep_float=kept)
     first = {name: x[:1] for name, x in samples.items()}
     zero, *found = target.measure(files, inputs=first, protocol=_PROTOCOL)
     savings: list[Saving] = []

@@ -23,11 +23,12 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from compress.configs import Config, FinetuneSettings
-from compress.exporting import evaluating, open_session, outputs_of
-from compress.graphs import parse
-from compress.onnx_import import importing
-from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer
+from compress.networks.running import evaluating, outputs_of
+from compress.onnx_files.graphs import parse
+from compress.onnx_files.parity import open_session
+from compress.onnx_import import importer, importing
+from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer, build
+from compress.values.configs import Config, FinetuneSettings
 from targets.errors import QuantizeError
 
 VERSION = 1
@@ -102,8 +103,8 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
     few = {name: array[:_EXAMPLES] for name, array in samples.items()}
     graph, layers = _trainable(parse(floats), parse(integers))
     try:
-        imported = importing.import_network(graph, few)
-    except importing.NotImportable as error:
+        imported = importing.import_network(graph, few, {(DOMAIN, KIND): build})
+    except importer.NotImportable as error:
         raise QuantizeError(f"{floats.name} cannot be trained in int8: {error}") from None
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

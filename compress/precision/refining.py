@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.configs import PrecisionSettings
+from compress.precision.adaround import round_weights
 from compress.precision.bias_correction import correct_biases
-from compress.precision.rounding import round_weights
-from compress.quantizing import read
+from compress.precision.quantizer import read
+from compress.values.configs import PrecisionSettings
 from targets.errors import QuantizeError
 from targets.target import Capabilities
 

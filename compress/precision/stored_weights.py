@@ -106,7 +106,7 @@ def _output_axis(node: onnx.NodeProto, rank: int) -> int:
 
 def _four_bits(model: onnx.ModelProto) -> tuple[str, ...]:
     """Matrix products with constant weights as MatMulNBits."""
-    from compress.quantizing import split_gemm
+    from compress.precision.quantizer import split_gemm
 
     split = split_gemm(model)
     weights = {t.name: t for t in _weights(split)}

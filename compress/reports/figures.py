@@ -11,8 +11,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from compress.reports import formatting, rows
-from compress.reports.rows import Candidate, Report
+from compress.reports import formatting, reading
+from compress.reports.reading import Candidate, Report
 
 Figure = dict[str, Any]
 
@@ -30,7 +30,7 @@ AXES = {
 
 def front_figures(report: Report, target: str) -> list[Figure]:
     """Quality against what stands for speed, then against every other cost that is an objective."""
-    main = rows.main_cost(report, target)
+    main = reading.main_cost(report, target)
     costs = [main] + [cost for cost in AXES if cost in report["objectives"] and cost != main]
     # The baseline alone is no picture.
     return [front_figure(report, target, cost) for cost in costs if len(_points(report, target, cost)) > 1]
@@ -48,7 +48,7 @@ def front_figure(report: Report, target: str, cost: str) -> Figure:
     data = [
         _quiet([point for point in quiet if not point["feasible"]], "infeasible", "circle-open"),
         _quiet([point for point in quiet if point["feasible"]], "dominated", "circle"),
-        _line([point for point in points if point["id"] in front], rows.higher_is_better(report, target)),
+        _line([point for point in points if point["id"] in front], reading.higher_is_better(report, target)),
         *(_marks([p for p in shown if p["precision"] == scheme], scheme) for scheme in _schemes(shown)),
         _baseline([point for point in points if point["id"] == zero]),
     ]
@@ -60,11 +60,11 @@ def front_figure(report: Report, target: str, cost: str) -> Figure:
 
 def _points(report: Report, target: str, cost: str) -> list[dict[str, Any]]:
     """Every candidate that has a place in the figure, with what is needed to draw it."""
-    written = rows.quality_format(report, target)
-    zero = rows.on(rows.baseline(report), target)
+    written = reading.quality_format(report, target)
+    zero = reading.on(reading.baseline(report), target)
     points = []
-    for candidate in rows.measured_on(report, target):
-        here, ratio = rows.on(candidate, target), rows.cost_ratio(report, candidate, target, cost)
+    for candidate in reading.measured_on(report, target):
+        here, ratio = reading.on(candidate, target), reading.cost_ratio(report, candidate, target, cost)
         if zero is None or here is None or ratio is None:
             continue
         value, drop = here["quality"]["val"]["value"], here["quality_drop"]["val"]
@@ -72,7 +72,7 @@ def _points(report: Report, target: str, cost: str) -> list[dict[str, Any]]:
         if not all(formatting.known(number) for number in (value, ratio.value, *drop.values())):
             continue
         up, down = drop["value"] - drop["low"], drop["high"] - drop["value"]
-        higher = rows.higher_is_better(report, target)
+        higher = reading.higher_is_better(report, target)
         points.append(
             {
                 "id": candidate["id"],
@@ -82,7 +82,7 @@ def _points(report: Report, target: str, cost: str) -> list[dict[str, Any]]:
                 "y": value * written.scale,
                 "up": (up if higher else down) * written.scale,
                 "down": (down if higher else up) * written.scale,
-                "precision": rows.precision(candidate),
+                "precision": reading.precision(candidate),
                 "feasible": here["feasible"],
                 "text": _hover(report, candidate, target),
             }
@@ -92,7 +92,7 @@ def _points(report: Report, target: str, cost: str) -> list[dict[str, Any]]:
 
 def _hover(report: Report, candidate: Candidate, target: str) -> str:
     """What stands in the box beside a point; plotly reads it as HTML, so names are escaped."""
-    written, here = rows.quality_format(report, target), rows.on(candidate, target) or {}
+    written, here = reading.quality_format(report, target), reading.on(candidate, target) or {}
     quality, drop = here["quality"]["val"], here["quality_drop"]["val"]
     lines = [
         f"<b>{html.escape(candidate['id'])}</b>" + ("" if here["feasible"] else " (infeasible)"),
@@ -101,18 +101,18 @@ def _hover(report: Report, candidate: Candidate, target: str) -> str:
         f"drop {written.difference(drop['value'])} [{written.interval(drop['low'], drop['high'])}]",
     ]
     for cost in ("latency", "instructions"):
-        ratio = rows.cost_ratio(report, candidate, target, cost)
+        ratio = reading.cost_ratio(report, candidate, target, cost)
         if ratio:
             spread = f" [{ratio.interval}]" if ratio.interval else ""
             lines.append(f"{cost} {ratio.text}{spread}")
     if here.get("latency"):
         lines.append(f"p50 {formatting.seconds(here['latency']['p50'])}")
     lines.append(f"size {formatting.size(candidate['size'])}")
-    about = [html.escape(rows.precision(candidate))]
-    if rows.pruning_ratio(candidate) is not None:
-        about.append(f"pruning ratio {formatting.fixed(rows.pruning_ratio(candidate), 2)}")
-    if rows.trial(candidate) is not None:
-        about.append(f"trial {rows.trial(candidate)}")
+    about = [html.escape(reading.precision(candidate))]
+    if reading.pruning_ratio(candidate) is not None:
+        about.append(f"pruning ratio {formatting.fixed(reading.pruning_ratio(candidate), 2)}")
+    if reading.trial(candidate) is not None:
+        about.append(f"trial {reading.trial(candidate)}")
     return "<br>".join([*lines, ", ".join(about)])
 
 
@@ -175,10 +175,10 @@ def _frame(
 ) -> tuple[list[float], list[float]]:
     """Axis ranges: all costs, but in quality only what the decision is about. A network that was pruned to
     chance would otherwise press the front into a line."""
-    scale = rows.quality_format(report, target).scale
+    scale = reading.quality_format(report, target).scale
     kept = [point for point in points if point["id"] in front or point["id"] == report["baseline"]]
     ends = [point["y"] + point["up"] for point in kept] + [point["y"] - point["down"] for point in kept]
-    limit = rows.quality_limit(report, target)
+    limit = reading.quality_limit(report, target)
     ends += [] if limit is None else [limit * scale]
     low, high = min(ends), max(ends)
     reach = 1.5 * max(high - low, 0.01 * max(abs(high), abs(low)), 1e-9)
@@ -188,7 +188,7 @@ def _frame(
     left = min(0.95 * (point["x"] - point["left"]) for point in points)
     right = max(point["x"] + point["right"] for point in points)
     # Room for the names of the picks, which stand on the empty side of the front: to its left, beyond its best quality.
-    above, below = (2.5, 1.0) if rows.higher_is_better(report, target) else (1.0, 2.5)
+    above, below = (2.5, 1.0) if reading.higher_is_better(report, target) else (1.0, 2.5)
     return [left - 0.13 * (right - left), right + 0.04 * (right - left)], [low - below * pad, high + above * pad]
 
 
@@ -226,11 +226,11 @@ def _pick_names(report: Report, target: str, points: list[dict[str, Any]]) -> li
     """One label for each picked candidate, however many picks it is, fanned out to the empty side of the front."""
     places = {point["id"]: point for point in points}
     names: dict[str, list[str]] = {}
-    for row in rows.pick_rows(report, target):
+    for row in reading.pick_rows(report, target):
         if row.candidate is not None and row.candidate["id"] in places:
             names.setdefault(row.candidate["id"], []).append(row.pick.replace("_", " "))
     ordered = sorted(names, key=lambda name: float(places[name]["x"]))
-    upwards = rows.higher_is_better(report, target)
+    upwards = reading.higher_is_better(report, target)
     heights, stacked = dict[str, int](), 0
     for before, name in zip([None, *ordered], ordered, strict=False):
         # Neighbours would be written over each other: each of them stands a line above the last.
@@ -265,10 +265,10 @@ def _layout(
     x_range: list[float],
     y_range: list[float],
 ) -> Figure:
-    written, zero = rows.quality_format(report, target), rows.on(rows.baseline(report), target) or {}
+    written, zero = reading.quality_format(report, target), reading.on(reading.baseline(report), target) or {}
     level = zero["quality"]["val"]["value"] * written.scale
     shapes, notes = [_dashed(level, "dash")], [_line_name(level, "baseline")]
-    limit = rows.quality_limit(report, target)
+    limit = reading.quality_limit(report, target)
     if limit is not None:
         shapes.append(_dashed(limit * written.scale, "dot"))
         notes.append(_line_name(limit * written.scale, "limit"))
@@ -279,7 +279,7 @@ def _layout(
         "hovermode": "closest",
         "hoverlabel": {"align": "left"},
         "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": QUIET, "activecolor": COLORS["fp32"]},
-        "showlegend": cost == rows.main_cost(report, target),
+        "showlegend": cost == reading.main_cost(report, target),
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "margin": {"l": 64, "r": 16, "t": 40, "b": 52},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -290,8 +290,8 @@ def _layout(
 
 def _axes(report: Report, target: str, cost: str, x_range: list[float], y_range: list[float]) -> Figure:
     """Both axes, each saying its unit and which way is better."""
-    written = rows.quality_format(report, target)
-    better = "higher" if rows.higher_is_better(report, target) else "lower"
+    written = reading.quality_format(report, target)
+    better = "higher" if reading.higher_is_better(report, target) else "lower"
     unit = ", %" if written.percent else ""
     title = f"{html.escape(written.metric)} on val{unit} ({better} is better)"
     return {

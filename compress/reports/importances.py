@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from compress.questions import problem_of
-from compress.runs import Run
-from compress.sampling import build_study, metric_names
+from compress.run_folder.runs import Run
+from compress.sampling.problems import problem_of
+from compress.sampling.studies import build_study, metric_names
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial

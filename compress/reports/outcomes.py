@@ -11,10 +11,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from compress.quantities import parse_constraint
-from compress.reports import formatting, rows
-from compress.reports.rows import PickRow, Report
-from compress.selecting import SAME_LATENCY
+from compress.reports import formatting, reading
+from compress.reports.reading import PickRow, Report
+from compress.selection.rankings import SAME_LATENCY
+from compress.values.constraints import parse_constraint
 from targets.errors import ConstraintError
 
 VERDICTS = {
@@ -31,7 +31,7 @@ def outcome(report: Report, target: str, pick: str = "fastest") -> str:
     zero = report["baseline"]
     if len(report["candidates"]) == 1:
         return "Only the baseline has been measured so far: there is no candidate yet."
-    row = next(row for row in rows.pick_rows(report, target) if row.pick == pick)
+    row = next(row for row in reading.pick_rows(report, target) if row.pick == pick)
     if row.candidate is None:
         return _nothing(report, target)
     if row.candidate["id"] == zero:
@@ -47,8 +47,8 @@ def _asked(report: Report) -> str:
 def _gain(report: Report, row: PickRow, target: str) -> str:
     """``runs in 0.37x of the baseline's time (0.36-0.38)``."""
     candidate = row.candidate or {}
-    cost = rows.main_cost(report, target)
-    ratio = rows.cost_ratio(report, candidate, target, cost)
+    cost = reading.main_cost(report, target)
+    ratio = reading.cost_ratio(report, candidate, target, cost)
     if ratio is None:
         return f"has {formatting.size(candidate['size'])}, its {cost} not being measured"
     told = f"{ratio.text} of the baseline's"
@@ -63,11 +63,11 @@ def _gain(report: Report, row: PickRow, target: str) -> str:
 
 def _quality(report: Report, row: PickRow, target: str) -> str:
     """``accuracy changes by -0.3 points on test (n = 300): open, about 900 test examples would settle it``."""
-    here = rows.on(row.candidate or {}, target) or {}
-    written = rows.quality_format(report, target)
+    here = reading.on(row.candidate or {}, target) or {}
+    written = reading.quality_format(report, target)
     split = "test" if here["quality"].get("test") and here["quality_drop"].get("test") else "val"
     drop = here["quality_drop"][split]["value"]
-    change = -drop if rows.higher_is_better(report, target) else drop
+    change = -drop if reading.higher_is_better(report, target) else drop
     n = here["quality"][split]["n"]
     told = f"{written.metric} changes by {written.difference(change, signed=True)} on {split} (n = {n})"
     if split == "val":
@@ -82,15 +82,15 @@ def weak_baseline(report: Report, target: str) -> str:
 
     A drop is counted against the baseline, so one that was not trained to its end hides what pruning costs.
     """
-    row = next(row for row in rows.pick_rows(report, target) if row.pick == "most_accurate")
-    here = rows.on(row.candidate or {"measured": {}}, target)
+    row = next(row for row in reading.pick_rows(report, target) if row.pick == "most_accurate")
+    here = reading.on(row.candidate or {"measured": {}}, target)
     if row.candidate is None or here is None or row.candidate["id"] == report["baseline"]:
         return ""
     split = "test" if here["quality_drop"].get("test") else "val"
     drop = here["quality_drop"][split]
     if not formatting.known(drop["high"]) or drop["high"] >= 0:
         return ""
-    better = rows.quality_format(report, target).difference(-drop["value"])
+    better = reading.quality_format(report, target).difference(-drop["value"])
     return (
         f"`{row.candidate['id']}` is better than the baseline, by {better} on {split}: the baseline was not trained to "
         "its end, and a drop against it says little. Train it longer and search again."
@@ -121,7 +121,7 @@ def excess(report: Report, target: str, text: str, by: float | None) -> str:
         return f"{text} by {formatting.significant(by)}"
     if constraint.relative:
         return f"{text} by {formatting.ratio(by)}"
-    written = rows.quality_format(report, target)
+    written = reading.quality_format(report, target)
     shown = {
         "quality": written.difference,
         "quality_drop": written.difference,
@@ -148,13 +148,13 @@ def standing(row: PickRow) -> str:
 
 def ties(report: Report, target: str) -> list[str]:
     """A line for each pick that others cannot be told apart from, in what it was picked for."""
-    speed = {"instructions": "instructions", "latency": "speed"}.get(rows.main_cost(report, target), "size")
-    metric = rows.quality_format(report, target).metric
+    speed = {"instructions": "instructions", "latency": "speed"}.get(reading.main_cost(report, target), "size")
+    metric = reading.quality_format(report, target).metric
     judged_by = {"smallest": "size", "most_accurate": metric, "knee": f"{speed} and {metric}"}
     return [
         f"{row.pick.replace('_', ' ')}: {_listed(row.tied_with)} cannot be told from it in "
         f"{judged_by.get(row.pick, speed)}."
-        for row in rows.pick_rows(report, target)
+        for row in reading.pick_rows(report, target)
         if row.tied_with
     ]
 
@@ -167,14 +167,14 @@ def _listed(names: tuple[str, ...], most: int = 3) -> str:
 
 def refutations(report: Report, target: str) -> list[str]:
     """A line for each candidate that was read for a pick and refuted before another took its place."""
-    candidates, written = rows.by_id(report), rows.quality_format(report, target)
+    candidates, written = reading.by_id(report), reading.quality_format(report, target)
     lines: dict[str, list[str]] = {}
-    for row in rows.pick_rows(report, target):
+    for row in reading.pick_rows(report, target):
         for name in row.refuted:
             lines.setdefault(name, []).append(row.pick.replace("_", " "))
     told = []
     for name, picks in lines.items():
-        here: Mapping[str, Any] = rows.on(candidates.get(name, {"measured": {}}), target) or {}
+        here: Mapping[str, Any] = reading.on(candidates.get(name, {"measured": {}}), target) or {}
         drop = (here.get("quality_drop") or {}).get("test")
         figures = ""
         if drop:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.reports import formatting, outcomes, rows, target_notes
+from compress.reports import formatting, outcomes, reading, target_notes
 from compress.reports.figures import front_figures
-from compress.reports.rows import Candidate, PickRow, Report
+from compress.reports.reading import Candidate, PickRow, Report
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -70,7 +70,7 @@ def write(
 
 def view(report: Report, *, importances: Importances | None = None, notes: Sequence[str] = ()) -> View:
     """All that the template shows, formatted; the figures are plotly figures as plain dictionaries."""
-    names = [name for name in rows.target_names(report) if rows.on(rows.baseline(report), name)]
+    names = [name for name in reading.target_names(report) if reading.on(reading.baseline(report), name)]
     return {
         "task": report["task"],
         "notes": list(notes),
@@ -106,7 +106,7 @@ def _described(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     if isinstance(training, Mapping):
         steps = {name: formatting.seconds(value) for name, value in (training.get("seconds") or {}).items()}
         kept["training"] = {**(training.get("mode") or {}), "step": steps}
-    return rows.flatten(kept)
+    return reading.flatten(kept)
 
 
 def _facts(report: Report) -> list[str]:
@@ -122,8 +122,8 @@ def _facts(report: Report) -> list[str]:
 
 
 def _target(report: Report, target: str) -> View:
-    cost = rows.main_cost(report, target)
-    picks = rows.pick_rows(report, target)
+    cost = reading.main_cost(report, target)
+    picks = reading.pick_rows(report, target)
     read = [row.candidate for row in picks if row.candidate is not None]
     return {
         "name": target,
@@ -132,16 +132,16 @@ def _target(report: Report, target: str) -> View:
         "figures": front_figures(report, target),
         "cost": cost,
         "timed": cost == "latency",
-        "metric": rows.quality_format(report, target).metric,
-        "higher": rows.higher_is_better(report, target),
-        "held_out": rows.held_out(report, target),
-        "picks": [_pick(report, target, PickRow("baseline", rows.baseline(report)))]
+        "metric": reading.quality_format(report, target).metric,
+        "higher": reading.higher_is_better(report, target),
+        "held_out": reading.held_out(report, target),
+        "picks": [_pick(report, target, PickRow("baseline", reading.baseline(report)))]
         + [_pick(report, target, row) for row in picks],
         "refutations": outcomes.refutations(report, target),
         "notes": target_notes.notes(report, target),
-        "slices": _slices(report, target, [rows.baseline(report), *read]),
-        "classes": _classes(target, [rows.baseline(report), *read]),
-        "candidates": [_candidate(report, target, candidate) for candidate in rows.measured_on(report, target)],
+        "slices": _slices(report, target, [reading.baseline(report), *read]),
+        "classes": _classes(target, [reading.baseline(report), *read]),
+        "candidates": [_candidate(report, target, candidate) for candidate in reading.measured_on(report, target)],
     }
 
 
@@ -151,7 +151,7 @@ def _with_interval(value: str, interval: str) -> View:
 
 def _qualities(report: Report, target: str, candidate: Candidate, split: str) -> tuple[View, View]:
     """Cells of the quality and of the drop on one split."""
-    written, here = rows.quality_format(report, target), rows.on(candidate, target) or {}
+    written, here = reading.quality_format(report, target), reading.on(candidate, target) or {}
     quality, drop = here["quality"].get(split), here["quality_drop"].get(split)
     missing = _with_interval(formatting.MISSING, "")
     return (
@@ -166,7 +166,7 @@ def _qualities(report: Report, target: str, candidate: Candidate, split: str) ->
 
 def _cost(report: Report, target: str, candidate: Candidate) -> View:
     """The cell of the ratio that stands for speed."""
-    ratio = rows.cost_ratio(report, candidate, target, rows.main_cost(report, target))
+    ratio = reading.cost_ratio(report, candidate, target, reading.main_cost(report, target))
     own = candidate["id"] == report["baseline"]
     return (
         _with_interval(ratio.text, "" if own else ratio.interval) if ratio else _with_interval(formatting.MISSING, "")
@@ -175,16 +175,16 @@ def _cost(report: Report, target: str, candidate: Candidate) -> View:
 
 def _amounts(report: Report, target: str, candidate: Candidate) -> View:
     """What costs and sizes are shown by, in the picks' table as in that of all candidates."""
-    here = rows.on(candidate, target) or {}
+    here = reading.on(candidate, target) or {}
     timed = here.get("latency")
-    smaller = rows.cost_ratio(report, candidate, target, "size")
+    smaller = reading.cost_ratio(report, candidate, target, "size")
     return {
         "p50": formatting.seconds(timed["p50"]) if timed else formatting.MISSING,
         "instructions": formatting.count(here.get("instructions")),
         "size": _with_interval(formatting.size(candidate["size"]), smaller.text if smaller else ""),
         "parameters": formatting.count(candidate["parameters"]),
         "macs": formatting.count(candidate["macs"]),
-        "precision": rows.precision(candidate),
+        "precision": reading.precision(candidate),
     }
 
 
@@ -214,11 +214,11 @@ def _pick(report: Report, target: str, row: PickRow) -> View:
 
 def _slices(report: Report, target: str, candidates: Sequence[Candidate]) -> list[View]:
     """A table for each slicing: its values down, the picks across; a picked candidate stands once."""
-    written = rows.quality_format(report, target)
+    written = reading.quality_format(report, target)
     found: dict[str, dict[str, dict[str, Any]]] = {}
     columns = list(dict.fromkeys(candidate["id"] for candidate in candidates))
     for candidate in candidates:
-        slices = (rows.on(candidate, target) or {})["quality"].get("slices") or {}
+        slices = (reading.on(candidate, target) or {})["quality"].get("slices") or {}
         for name, values in slices.items():
             for value, quality in values.items():
                 found.setdefault(name, {}).setdefault(str(value), {})[candidate["id"]] = quality
@@ -241,7 +241,7 @@ def _slices(report: Report, target: str, candidates: Sequence[Candidate]) -> lis
 
 def _classes(target: str, candidates: Sequence[Candidate]) -> View | None:
     """A table of F1 with precision and recall: classes down, the picks across; None where there are none, or many."""
-    found = {c["id"]: (rows.on(c, target) or {})["quality"].get("classes") or {} for c in candidates}
+    found = {c["id"]: (reading.on(c, target) or {})["quality"].get("classes") or {} for c in candidates}
     numbers = sorted({number for classes in found.values() for number in classes}, key=int)
     if not 0 < len(numbers) <= _MOST_CLASSES:
         return None
@@ -273,11 +273,11 @@ def _slice_cell(quality: Mapping[str, Any] | None, written: formatting.QualityFo
 
 def _candidate(report: Report, target: str, candidate: Candidate) -> View:
     """A row of the table of all candidates: (text, what to sort by) for each column."""
-    here, amounts = rows.on(candidate, target) or {}, _amounts(report, target, candidate)
+    here, amounts = reading.on(candidate, target) or {}, _amounts(report, target, candidate)
     val, drop = _qualities(report, target, candidate, "val")
-    cost = rows.main_cost(report, target)
-    ratio = rows.cost_ratio(report, candidate, target, cost)
-    removed, trial = rows.pruning_ratio(candidate), rows.trial(candidate)
+    cost = reading.main_cost(report, target)
+    ratio = reading.cost_ratio(report, candidate, target, cost)
+    removed, trial = reading.pruning_ratio(candidate), reading.trial(candidate)
     on_front = candidate["id"] in report["front"].get(target, [])
     own = candidate["id"] == report["baseline"]
     standing = ("baseline, " if own else "") + (

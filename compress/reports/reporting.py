@@ -8,28 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from compress import picking, selecting
-from compress.picking import Question
-from compress.questions import question_of, targets_of
-from compress.results import Candidate, Pick
-from compress.runs import Run
-from compress.serialization import file_hash, finite, to_json, write_json
+from compress.run_folder.runs import Run
+from compress.selection import picks
+from compress.selection.picks import Question
+from compress.selection.questions import picks_of, question_of, satisfied, targets_of
+from compress.values.candidates import Candidate
+from compress.values.serialization import to_json, write_json
+from targets.documents import file_hash, finite
 from targets.errors import RequestError
 
 SCHEMA = 1
-
-
-def picks_of(run: Run, target: str) -> dict[str, Pick | None]:
-    """Every pick on ``target``."""
-    question, candidates = question_of(run), run.available()
-    return {which: picking.choose(which, candidates, question, target)[0] for which in selecting.PICKS}
-
-
-def satisfied(run: Run) -> bool:
-    """Whether the run's main pick on its first target meets the constraints and is not refuted."""
-    question = question_of(run)
-    pick, _ = picking.choose(run.request.pick, run.available(), question, targets_of(run)[0])
-    return pick is not None and pick.verdict != selecting.REFUTED
 
 
 def make_report(run: Run) -> dict[str, Any]:
@@ -48,14 +36,14 @@ def make_report(run: Run) -> dict[str, Any]:
         "constraints": list(request.constraints),
         "satisfied": satisfied(run),
         "targets": {
-            target: {**described.get(target, {}), "hypervolume": picking.hypervolume(there, question, target)}
+            target: {**described.get(target, {}), "hypervolume": picks.hypervolume(there, question, target)}
             for target in names
         },
         "baseline": question.baseline.id,
         "candidates": [candidate_json(run, candidate, question) for candidate in state.candidates.values()],
-        "front": {target: [c.id for c in picking.front(there, question, target)] for target in names},
+        "front": {target: [c.id for c in picks.front(there, question, target)] for target in names},
         "picks": {t: {which: to_json(pick) for which, pick in picks_of(run, t).items()} for t in names},
-        "nearest_miss": {t: to_json(picking.nearest_miss(there, question, t)) for t in names},
+        "nearest_miss": {t: to_json(picks.nearest_miss(there, question, t)) for t in names},
         "trials": {
             "asked": len(state.trials), "finished": state.count("finished"),
             "gated": state.count("gated"), "failed": state.count("failed"),
@@ -95,7 +83,7 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
     """One candidate with today's feasibility on every target it was measured on."""
     names = targets_of(run)
     for target in names:
-        candidate = next(iter(picking.judged([candidate], question, target)), candidate)
+        candidate = next(iter(picks.judged([candidate], question, target)), candidate)
     path = run.folder / (candidate.path or "")
     data = to_json(candidate)
     data["path"] = candidate.path if candidate.path and path.exists() else None

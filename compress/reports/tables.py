@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compress.reports import formatting, outcomes, rows, target_notes
-from compress.reports.rows import Candidate, PickRow, Report
+from compress.reports import formatting, outcomes, reading, target_notes
+from compress.reports.reading import Candidate, PickRow, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def _bracketed(value: str, interval: str) -> str:
 
 def _drop(report: Report, target: str, candidate: Candidate, split: str) -> str:
     """``0.3 [-0.7 to 1.4]``: the drop on one split, without its unit."""
-    written, here = rows.quality_format(report, target), rows.on(candidate, target) or {}
+    written, here = reading.quality_format(report, target), reading.on(candidate, target) or {}
     drop = here["quality_drop"].get(split)
     if drop is None or candidate["id"] == report["baseline"]:
         return formatting.MISSING
@@ -75,12 +75,12 @@ def _drop(report: Report, target: str, candidate: Candidate, split: str) -> str:
 
 
 def _quality(report: Report, target: str, candidate: Candidate, split: str) -> str:
-    quality = (rows.on(candidate, target) or {})["quality"].get(split)
-    return rows.quality_format(report, target).value(quality["value"] if quality else None)
+    quality = (reading.on(candidate, target) or {})["quality"].get(split)
+    return reading.quality_format(report, target).value(quality["value"] if quality else None)
 
 
 def _ratio(report: Report, target: str, candidate: Candidate, cost: str) -> str:
-    ratio = rows.cost_ratio(report, candidate, target, cost)
+    ratio = reading.cost_ratio(report, candidate, target, cost)
     if ratio is None:
         return formatting.MISSING
     return ratio.text if candidate["id"] == report["baseline"] else _bracketed(ratio.text, ratio.interval)
@@ -88,7 +88,7 @@ def _ratio(report: Report, target: str, candidate: Candidate, cost: str) -> str:
 
 def _amount(target: str, candidate: Candidate, cost: str) -> str:
     """The absolute figure behind the ratio: p50, or instructions."""
-    here = rows.on(candidate, target) or {}
+    here = reading.on(candidate, target) or {}
     if cost == "instructions":
         return formatting.count(here.get("instructions"))
     return formatting.seconds(here["latency"]["p50"]) if here.get("latency") else formatting.MISSING
@@ -110,14 +110,14 @@ def _cost_cells(report: Report, target: str, candidate: Candidate, cost: str) ->
 
 def picks_table(report: Report, target: str) -> Table:
     """The baseline and the four picks on ``target``; the precision is part of an id."""
-    written, cost = rows.quality_format(report, target), rows.main_cost(report, target)
+    written, cost = reading.quality_format(report, target), reading.main_cost(report, target)
     unit = "\npoints" if written.percent else ""
     columns = [
         *(("pick", "<"), ("id", "<"), (f"{written.metric}\nval", ">"), ("\ntest", ">"), (f"drop on test{unit}", ">")),
         *(("verdict", "<"), *_cost_columns(cost), ("size", ">")),
     ]
     table = _table(columns, title=f"on {target}")
-    for row in (PickRow("baseline", rows.baseline(report)), *rows.pick_rows(report, target)):
+    for row in (PickRow("baseline", reading.baseline(report)), *reading.pick_rows(report, target)):
         label = row.pick.replace("_", " ")
         if row.candidate is None:
             _add(table, [label, formatting.MISSING])
@@ -139,8 +139,8 @@ def picks_table(report: Report, target: str) -> Table:
 
 def print_picks(report: Report, console: Console) -> None:
     """For every target: the outcome in a sentence, the table of picks, and what was refuted on the way."""
-    for target in rows.target_names(report):
-        if rows.on(rows.baseline(report), target) is None:
+    for target in reading.target_names(report):
+        if reading.on(reading.baseline(report), target) is None:
             continue
         told = [*outcomes.refutations(report, target), *outcomes.ties(report, target)]
         told += [*filter(None, [outcomes.weak_baseline(report, target)]), *target_notes.notes(report, target)]
@@ -151,11 +151,11 @@ def print_picks(report: Report, console: Console) -> None:
 
 def front_table(report: Report, target: str) -> Table:
     """The front on ``target``, best quality first, with the baseline above it and the picks marked."""
-    written, cost = rows.quality_format(report, target), rows.main_cost(report, target)
+    written, cost = reading.quality_format(report, target), reading.main_cost(report, target)
     unit = "\npoints" if written.percent else ""
-    candidates, zero = rows.by_id(report), rows.baseline(report)
+    candidates, zero = reading.by_id(report), reading.baseline(report)
     picked: dict[str, list[str]] = {zero["id"]: ["baseline"]}
-    for row in rows.pick_rows(report, target):
+    for row in reading.pick_rows(report, target):
         if row.candidate is not None:
             picked.setdefault(row.candidate["id"], []).append(row.pick.replace("_", " "))
     columns = [
@@ -173,8 +173,8 @@ def front_table(report: Report, target: str) -> Table:
                 _drop(report, target, candidate, "val"),
                 *_cost_cells(report, target, candidate, cost),
                 formatting.size(candidate["size"]),
-                rows.precision(candidate),
-                formatting.fixed(rows.pruning_ratio(candidate), 2),
+                reading.precision(candidate),
+                formatting.fixed(reading.pruning_ratio(candidate), 2),
                 ", ".join(picked.get(name, [])),
             ],
         )
@@ -183,8 +183,8 @@ def front_table(report: Report, target: str) -> Table:
 
 def print_front(report: Report, console: Console, target: str | None = None) -> None:
     """The front on ``target``, or on every target."""
-    for name in [target] if target is not None else rows.target_names(report):
-        if rows.on(rows.baseline(report), name) is not None:
+    for name in [target] if target is not None else reading.target_names(report):
+        if reading.on(reading.baseline(report), name) is not None:
             _show(console, front_table(report, name), "")
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from statistics import median
 
-from compress.configs import STORED
-from compress.reports import formatting, rows
-from compress.reports.rows import Candidate, Report
-from compress.selecting import SAME_LATENCY
+from compress.reports import formatting, reading
+from compress.reports.reading import Candidate, Report
+from compress.selection.rankings import SAME_LATENCY
+from compress.values.configs import STORED
 
 _BUSY = 0.25
 """Share of disturbed rounds from which a measurement is said to have been disturbed."""
@@ -28,15 +28,15 @@ def notes(report: Report, target: str) -> list[str]:
 
 def _slower(report: Report, target: str) -> list[str]:
     """Precisions that take longer than float at the same widths, in so many words."""
-    cost = rows.main_cost(report, target)
+    cost = reading.main_cost(report, target)
     if cost == "size":
         return []
     quotients: dict[str, list[float]] = defaultdict(list)
-    floats = {_network(one): one for one in rows.measured_on(report, target) if _scheme(one) == "fp32"}
-    for one in rows.measured_on(report, target):
-        partner = floats.get(_network(one)) or (rows.baseline(report) if not one["config"].get("widths") else None)
-        ratio = rows.cost_ratio(report, one, target, cost)
-        zero = rows.cost_ratio(report, partner, target, cost) if partner else None
+    floats = {_network(one): one for one in reading.measured_on(report, target) if _scheme(one) == "fp32"}
+    for one in reading.measured_on(report, target):
+        partner = floats.get(_network(one)) or (reading.baseline(report) if not one["config"].get("widths") else None)
+        ratio = reading.cost_ratio(report, one, target, cost)
+        zero = reading.cost_ratio(report, partner, target, cost) if partner else None
         if _scheme(one) != "fp32" and ratio and zero and zero.value:
             quotients[_scheme(one)].append(ratio.value / zero.value)
     word = "instructions" if cost == "instructions" else "time"
@@ -61,9 +61,9 @@ def _network(candidate: Candidate) -> int | None:
 def _integer(report: Report, target: str) -> list[str]:
     """How much of the picks that are quantized really runs in integer kernels, and why the rest does not."""
     told: list[str] = []
-    picked = {row.candidate["id"]: row.candidate for row in rows.pick_rows(report, target) if row.candidate}
+    picked = {row.candidate["id"]: row.candidate for row in reading.pick_rows(report, target) if row.candidate}
     for name, candidate in picked.items():
-        share = (rows.on(candidate, target) or {}).get("integer")
+        share = (reading.on(candidate, target) or {}).get("integer")
         if share is None or _scheme(candidate) in ("fp32", *STORED) or not share["layers"]:
             continue
         rest = share["layers"] - share["integer"]
@@ -79,8 +79,8 @@ def _scored(report: Report, target: str) -> list[str]:
     """Where quality was not computed on the device, and how that was checked."""
     checks = [
         (split, check)
-        for one in rows.measured_on(report, target)
-        for split, check in ((rows.on(one, target) or {}).get("scored_on_host") or {}).items()
+        for one in reading.measured_on(report, target)
+        for split, check in ((reading.on(one, target) or {}).get("scored_on_host") or {}).items()
     ]
     if not checks:
         return []
@@ -94,7 +94,7 @@ def _scored(report: Report, target: str) -> list[str]:
 
 def _disturbed(report: Report, target: str) -> list[str]:
     """Measurements that other work on the machine got in the way of, where they are many."""
-    timed = [(rows.on(one, target) or {}).get("latency") for one in rows.measured_on(report, target)]
+    timed = [(reading.on(one, target) or {}).get("latency") for one in reading.measured_on(report, target)]
     shares = [latency.get("disturbed", 0.0) for latency in timed if latency]
     busy = [share for share in shares if share > _BUSY]
     if len(busy) < _FEWEST or 4 * len(busy) < len(shares):

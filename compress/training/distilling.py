@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.data import Split, Stream
-from compress.exporting import evaluating, outputs_of
-from compress.training.training_modes import TrainingMode, threads
+from compress.networks.running import evaluating, outputs_of, threads
+from compress.tasks.datasets import Split, Stream
+from compress.training.training_modes import TrainingMode
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _CHANNELS_LAST = (

@@ -11,20 +11,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import random
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.configs import FinetuneSettings
-from compress.data import Split, Stream, batches, sample
-from compress.exporting import outputs_of
+from compress.networks.running import outputs_of, seed_all, threads
+from compress.tasks.datasets import Split, Stream, batches, sample
 from compress.training import balancing, mixing
 from compress.training.averaging import Average
 from compress.training.distilling import Features, Layer, matching
@@ -34,7 +31,8 @@ from compress.training.distilling import predict as predict
 from compress.training.objectives import Objective as Objective
 from compress.training.objectives import make_objective as make_objective
 from compress.training.optimizers import OptimizerFunction, make_optimizer
-from compress.training.training_modes import TrainingMode, suited, threads
+from compress.training.training_modes import TrainingMode, suited
+from compress.values.configs import FinetuneSettings
 from targets.errors import TrainingError
 
 VERSION = 2
@@ -132,7 +130,7 @@ def own_finetune(
     function: Callable[[Any, Any, Any], Any], module: nn.Module, train: Any, settings: FinetuneSettings, seed: int
 ) -> nn.Module:
     """The user's own loop instead of ours. What it prints goes to stderr; what it raises ends the trial."""
-    from compress.loading import describe
+    from compress.tasks.user_code import describe
 
     seed_all(seed)
     before = {name: x.shape for name, x in module.state_dict().items()}
@@ -153,13 +151,6 @@ def own_finetune(
     if bad is not None:
         raise TrainingError(f"the task's finetune left NaN or infinite values in {bad}")
     return trained.to("cpu").eval()
-
-
-def seed_all(seed: int) -> None:
-    """Everything that an augmentation or a training loop may draw from."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
 
 
 def _not_finite(module: nn.Module) -> str | None:

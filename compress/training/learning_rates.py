@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.configs import FinetuneSettings
-from compress.data import Split, Stream, batches
-from compress.training.finetuning import seed_all
+from compress.networks.running import seed_all, threads
+from compress.tasks.datasets import Split, Stream, batches
 from compress.training.objectives import Objective
 from compress.training.optimizers import OptimizerFunction, make_optimizer
-from compress.training.training_modes import TrainingMode, suited, threads
+from compress.training.training_modes import TrainingMode, suited
+from compress.values.configs import FinetuneSettings
 from targets.errors import TrainingError
 
 VERSION = 1

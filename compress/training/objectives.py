@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from compress.decisions import class_axis
-from compress.exporting import outputs_of
+from compress.metrics.decisions import class_axis
+from compress.networks.running import outputs_of
 from targets.errors import TaskError
 
 Loss = Callable[[Any, Any], Tensor]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from compress.configs import FinetuneSettings
+from compress.values.configs import FinetuneSettings
 from targets.errors import TrainingError
 
 OptimizerFunction = Callable[[list[dict[str, Any]], FinetuneSettings], torch.optim.Optimizer]
@@ -32,7 +32,7 @@ def make_optimizer(
     try:
         made = function(groups, settings)
     except Exception as error:
-        from compress.loading import describe
+        from compress.tasks.user_code import describe
 
         raise TrainingError(f"the task's optimizer raised {describe(error)}") from error
     if not isinstance(made, torch.optim.Optimizer):

@@ -11,12 +11,13 @@ import copy
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from compress.networks.running import threads
 from targets.errors import RequestError
 
 _STEPS = 10
@@ -52,17 +53,6 @@ class TrainingMode:
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """bf16 where the mode says so."""
         return torch.autocast(self.device.split(":")[0], torch.bfloat16, enabled=self.bf16)
-
-
-@contextlib.contextmanager
-def threads(count: int) -> Iterator[None]:
-    """torch's thread count for a while."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def resolve_device(device: str) -> str:

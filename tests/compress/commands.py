@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from compress import command_line
-from compress.run_results import Result
+from compress.commands import command_line
+from compress.results import Result
 
 TASK_FILE = Path(__file__).with_name("tiny_task.py")
 

@@ -23,13 +23,22 @@ from torch.utils.data import TensorDataset
 import compress
 import tiny_task
 import zoo
-from compress import exporting
-from compress.channels.cutting import Groups
-from compress.data import Split, read
-from compress.pruning import find_groups
-from compress.results import Candidate, Drop, DropSplits, LatencyResult, Measured, Parity, Quality, QualitySplits
-from compress.run_results import Result
-from targets import FakeTarget
+from compress.onnx_files import exporting
+from compress.pruning.grouping import find_groups
+from compress.pruning.groups import Groups
+from compress.results import Result
+from compress.tasks.datasets import Split, read
+from compress.values.candidates import (
+    Candidate,
+    Drop,
+    DropSplits,
+    LatencyResult,
+    Measured,
+    Parity,
+    Quality,
+    QualitySplits,
+)
+from targets.fake import FakeTarget
 
 _TRACED: dict[str, Any] = {}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from compress.data import Split
+from compress.tasks.datasets import Split
 from compress.training.averaging import Average
 from training import linear, same, tune
 

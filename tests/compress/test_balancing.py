@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
-from compress.data import batches, read, read_train
+from compress.tasks.datasets import batches, read, read_train
 from compress.training.balancing import class_weights, example_weights
 from compress.training.objectives import Objective
 from targets.errors import TrainingError

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress import Task
-from compress.baselines import load, make_module, save, source_hash, state_hash
+from compress.baseline.modules import load, make_module, save
+from compress.networks.fingerprints import source_hash, state_hash
+from compress.tasks.tasks import Task
 from targets.errors import RunError, TaskError
 
 

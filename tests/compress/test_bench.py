@@ -16,8 +16,8 @@ import pytest
 from rich.console import Console
 
 import targets
-from compress import command_line
-from compress.benching import parse_share, read_inputs
+from compress.commands import command_line
+from compress.commands.benching import parse_share, read_inputs
 from compress.reports.bench_progress import LiveBench
 from compress.reports.bench_tables import change_lines, print_bench
 from targets.comparing import CAREFUL
@@ -345,7 +345,7 @@ def test_bench_needs_only_numpy_onnxruntime_click_and_rich(models: list[str], tm
         return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
     assert "No module named 'torch'" in run("-c", "import torch").stderr, "the block blocks"
-    command = ("-P", "-m", "compress.command_line", "bench", *models[:2], "--time", "0.2s", "--precise", "20%")
+    command = ("-P", "-m", "compress.commands.command_line", "bench", *models[:2], "--time", "0.2s", "--precise", "20%")
     for more in (("--save", "s.json"), ("--compare", "s.json", "--json"), ()):
         done = run(*command, *more)
         assert done.returncode in (0, 3), done.stderr

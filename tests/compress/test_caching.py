@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from compress.caching import Cache
+from compress.run_folder.caching import Cache
 
 
 class Log:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as theirs
 
-from compress.classification import per_class
-from compress.decisions import class_axis
-from compress.metrics import drop, get, score
+from compress.metrics.classification import per_class
+from compress.metrics.decisions import class_axis
+from compress.metrics.metrics import drop, get, score
 from targets.errors import TaskError
 
 pairs = st.integers(1, 60).flatmap(

@@ -19,9 +19,9 @@ import pytest
 
 import commands
 from commands import TASK_FILE, task_file
-from compress import loops
-from compress.records import Record
-from compress.run_results import Result
+from compress.results import Result
+from compress.run_folder.records import Record
+from compress.searching import trial_loop
 from targets.testing import reference_model
 
 command, run = commands.command, commands.run
@@ -85,7 +85,7 @@ def test_a_dry_run_writes_and_trains_nothing(command: Command, tmp_path: Path) -
 def test_nothing_feasible_is_status_3_with_the_nearest_miss(
     command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "_FRUITLESS", 2)
+    monkeypatch.setattr(trial_loop, "_FRUITLESS", 2)
     done = command("search", TASK_FILE, "--trials", 6, "--out", run, "--constraint", "size<=1B")
     assert done.status == 3
     assert "No candidate meets size<=1B; the nearest miss is " in done.out
@@ -243,7 +243,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(
     code = (
         "import atexit, sys\n"
         "atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))\n"
-        "from compress.command_line import main\n"
+        "from compress.commands.command_line import main\n"
         "main()\n"
     )
     done = subprocess.run(
@@ -256,7 +256,7 @@ def test_nothing_heavy_is_loaded_before_it_is_needed(
 
 
 def test_a_reader_that_goes_away_is_no_crash(finished: Result) -> None:
-    command = [sys.executable, "-m", "compress.command_line", "front", str(finished.folder), "--json"]
+    command = [sys.executable, "-m", "compress.commands.command_line", "front", str(finished.folder), "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from compress.data import Split, Stream, batches, check_classes, overlaps, read, read_train, sample
+from compress.tasks.datasets import Split, Stream, batches, check_classes, overlaps, read, read_train, sample
 from targets.errors import TaskError
 
 X = torch.arange(24.0).reshape(8, 3)

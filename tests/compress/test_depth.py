@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 import compress
 import zoo
-from compress import exporting
-from compress.channels.cutting import zero
-from compress.channels.permutation_gate import forward
-from compress.depth import Blocks, drop, find_blocks, least_harmful, remaining
-from compress.pruning import find_groups, prune
+from compress.networks.running import forward
+from compress.onnx_files import exporting
+from compress.pruning.blocks import Blocks, drop, find_blocks, least_harmful, remaining
+from compress.pruning.cutting import zero
+from compress.pruning.grouping import find_groups
+from compress.pruning.pruning import prune
 from targets.errors import SpaceError
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.data import Split
+from compress.tasks.datasets import Split
 from compress.training.distilling import Features, Layer, attention_map, make_teacher, matching, predict
 from compress.training.objectives import Objective
 from training import CPU, accuracy, linear, same, tune

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.durations import format_duration, parse_duration
+from compress.values.durations import format_duration, parse_duration
 from targets.errors import RequestError
 
 

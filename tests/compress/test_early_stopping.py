@@ -11,11 +11,11 @@ import pytest
 from torch import nn
 
 import compress
-from compress.configs import FinetuneSettings
-from compress.early_stopping import is_hopeless, short_epochs
-from compress.quantities import parse_constraint
-from compress.run_results import Result
-from compress.spaces import SearchSpace
+from compress.results import Result
+from compress.stages.early_stopping import is_hopeless, short_epochs
+from compress.values.configs import FinetuneSettings
+from compress.values.constraints import parse_constraint
+from compress.values.spaces import SearchSpace
 from targets.errors import SpaceError
 
 

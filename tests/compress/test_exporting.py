@@ -17,8 +17,11 @@ import torch
 from torch import Tensor, nn
 
 import compress
-from compress import export, graphs, prune
-from compress.exporting import TOLERANCE, bind, check_parity, evaluating, trace
+from compress.networks.running import evaluating
+from compress.onnx_files import graphs
+from compress.onnx_files.exporting import bind, export, trace
+from compress.onnx_files.parity import TOLERANCE, check_parity
+from compress.pruning.pruning import prune
 from targets.errors import ExportError, ModelError, ParityError, RequestError, StageError
 
 
@@ -179,8 +182,8 @@ def test_a_nan_in_the_file_is_noticed(
 def test_an_export_that_fails_its_check_leaves_the_old_file(
     tmp_path: Path, cnn: nn.Module, bare: nn.Module, digits: Any, template: onnx.ModelProto, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("compress.exporting.trace", lambda *_: template)
-    monkeypatch.setattr("compress.exporting.bind", lambda *_: bind(template, cnn.state_dict()))
+    monkeypatch.setattr("compress.onnx_files.exporting.trace", lambda *_: template)
+    monkeypatch.setattr("compress.onnx_files.exporting.bind", lambda *_: bind(template, cnn.state_dict()))
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")
     with pytest.raises(ParityError):

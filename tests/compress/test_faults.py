@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from compress.run_results import Result
+from compress.results import Result
 from targets.local import LocalTarget
 from targets.settings import Setting
 from targets.target import Capabilities

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, TensorDataset
 
-from compress.configs import FinetuneSettings
-from compress.data import Split, read, read_train
+from compress.tasks.datasets import Split, read, read_train
 from compress.training.distilling import make_teacher, predict
 from compress.training.finetuning import History
 from compress.training.objectives import Objective
 from compress.training.training_modes import TrainingMode
+from compress.values.configs import FinetuneSettings
 from targets.errors import TrainingError
 from training import CPU, NAN, accuracy, linear, same, tune
 

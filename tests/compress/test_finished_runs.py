@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import compress
-from compress.run_results import Result
+from compress.results import Result
 from targets.errors import RequestError
 
 TOP = {

@@ -15,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from compress.channels.channel_labels import FIXED, FREE, Atoms, Removal
-from compress.channels.cutting import zero
-from compress.channels.permutation_gate import forward, randomise
-from compress.pruning import find_groups, prune
+from compress.networks.running import forward
+from compress.pruning.cutting import zero
+from compress.pruning.grouping import find_groups
+from compress.pruning.permutation_check import randomise
+from compress.pruning.pruning import prune
+from compress.tracing.labels import FIXED, FREE, Atoms, Removal
 
 
 class Made(nn.Module):

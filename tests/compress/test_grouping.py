@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import zoo
-from compress.channels.cutting import Group, Groups, Slot
-from compress.channels.permutation_gate import Gate, permutations
-from compress.pruning import find_groups, group_named, prune
+from compress.pruning.grouping import find_groups
+from compress.pruning.groups import Group, Groups, Slot
+from compress.pruning.permutation_check import Gate, permutations
+from compress.pruning.pruning import group_named, prune
 from zoo import ZOO, made
 
 

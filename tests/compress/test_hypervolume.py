@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from optuna._hypervolume import compute_hypervolume
 
-from compress.hypervolumes import hypervolume
+from compress.selection.hypervolumes import hypervolume
 
 # A coarse grid, so that ties and duplicates are common.
 grid = st.integers(0, 8).map(lambda k: k / 8)

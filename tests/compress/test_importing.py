@@ -12,9 +12,11 @@ import torch
 from onnx import NodeProto, helper
 
 import onnx_models
-from compress import exporting, pruning
-from compress.onnx_import import importing, onnx_shapes
-from compress.onnx_import.importing import ImportedNetwork, NotImportable, import_file
+from compress.onnx_files import exporting
+from compress.onnx_import import importing, shapes
+from compress.onnx_import.importer import NotImportable
+from compress.onnx_import.importing import ImportedNetwork, import_file
+from compress.pruning import pruning
 from onnx_models import IMAGE, ROWS, f32, i64, node, write
 
 seeded = onnx_models.seeded
@@ -232,7 +234,7 @@ def test_a_network_that_computes_something_else_is_refused(tmp_path: Path, monke
     ],
 )
 def test_shapes_are_understood_as_blocks_of_axes(before: Any, after: Any, blocks: Any) -> None:
-    assert onnx_shapes.blocks_of(before, after) == blocks
+    assert shapes.blocks_of(before, after) == blocks
     if blocks is not None:
         x = torch.randn(*(size[0] for size in before))
-        assert torch.equal(onnx_shapes.reshape_by(x, blocks), x.reshape([size[0] for size in after]))
+        assert torch.equal(shapes.reshape_by(x, blocks), x.reshape([size[0] for size in after]))

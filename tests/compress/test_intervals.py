@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binomtest
 
-from compress.intervals import bootstrap, examples_needed, examples_needed_for_proportion, tango, wilson
+from compress.metrics.intervals import bootstrap, examples_needed, examples_needed_for_proportion, tango, wilson
 
 Z = 1.959963984540054
 pairs = st.integers(1, 400).flatmap(

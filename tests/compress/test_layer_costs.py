@@ -10,10 +10,10 @@ import onnx
 import pytest
 import torch
 
-from compress.exporting import export
+from compress.onnx_files.exporting import export
 from compress.precision.layer_costs import Saving, float_order, layer_savings
-from compress.quantizing import collect_ranges, layers
-from targets import FakeTarget
+from compress.precision.quantizer import collect_ranges, layers
+from targets.fake import FakeTarget
 from targets.target import Capabilities
 
 

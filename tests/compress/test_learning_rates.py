@@ -12,12 +12,12 @@ import pytest
 import torch
 
 import compress
-from compress.configs import FinetuneSettings
-from compress.data import Split
-from compress.run_results import Result
-from compress.spaces import Float
+from compress.results import Result
+from compress.tasks.datasets import Split
 from compress.training import learning_rates
 from compress.training.learning_rates import find_range, read_range
+from compress.values.configs import FinetuneSettings
+from compress.values.spaces import Float
 from targets.errors import SpaceError, TrainingError
 from training import CPU, CROSS, linear, same, tune
 

@@ -10,9 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.channels.literals import numbers, put
-from compress.channels.permutation_gate import forward
-from compress.pruning import find_groups, prune
+from compress.networks.running import forward
+from compress.pruning.grouping import find_groups
+from compress.pruning.pruning import prune
+from compress.pruning.source_numbers import numbers, put
 
 WIDE = 3
 

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from compress.loading import guarded, load_task, recipes
-from compress.spaces import SearchSpace
+from compress.tasks.loading import load_task
+from compress.tasks.recipes import recipes
+from compress.tasks.user_code import guarded
+from compress.values.spaces import SearchSpace
 from targets.errors import SpaceError, TaskError
 
 GOOD = """

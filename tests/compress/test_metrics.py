@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from compress.intervals import tango, wilson
-from compress.metrics import METRICS, Metric, disagreements, drop, get, score, slice_scores
-from compress.results import Drop
+from compress.metrics.intervals import tango, wilson
+from compress.metrics.metrics import METRICS, Metric, disagreements, drop, get, score, slice_scores
+from compress.values.candidates import Drop
 from targets.errors import MeasurementError, TaskError
 
 SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "top5")

@@ -20,14 +20,15 @@ from torch import Tensor, nn
 
 import compress
 import zoo
-from compress import narrowing
-from compress.channels.permutation_gate import forward
-from compress.channels.widths import MOST_RATIO, evened
-from compress.configs import PruneSettings
-from compress.pruning import find_groups, prune
-from compress.run_results import Result
-from compress.spaces import Choice, Float, SearchSpace
-from compress.training import sparsifying
+from compress.networks.running import forward
+from compress.pruning.grouping import find_groups
+from compress.pruning.pruning import prune
+from compress.pruning.widths import MOST_RATIO, evened
+from compress.results import Result
+from compress.stages import pruning
+from compress.training import sparsity
+from compress.values.configs import PruneSettings
+from compress.values.spaces import Choice, Float, SearchSpace
 from targets.errors import SpaceError
 
 # -- cuts in steps
@@ -38,8 +39,8 @@ def test_two_cuts_are_one_cut_of_both(name: str) -> None:
     network, inputs = zoo.made(name)
     groups = find_groups(network, inputs)
     first = prune(network, inputs, 0.3, groups=groups, importance="l1")
-    second = prune(first.module, inputs, 0.4, groups=narrowing.narrowed(groups, first.removed), importance="random")
-    both = narrowing.composed(groups, first.removed, second.removed)
+    second = prune(first.module, inputs, 0.4, groups=pruning.narrowed(groups, first.removed), importance="random")
+    both = pruning.composed(groups, first.removed, second.removed)
     at_once = prune(network, inputs, removed=both, groups=groups)
     assert sum(map(len, both.values())) > sum(map(len, first.removed.values()))
     for key, x in second.module.state_dict().items():
@@ -52,11 +53,11 @@ def test_the_way_is_even_and_ends_where_it_should() -> None:
     groups = find_groups(*zoo.made("dscnn"))
     names = [group.name for group in groups.prunable]
     left = {names[0]: 16, names[1]: 40}
-    plan = narrowing._stops(groups, left, 3)
+    plan = pruning._stops(groups, left, 3)
     assert plan == [{names[0]: 48, names[1]: 56}, {names[0]: 32, names[1]: 48}, left]
-    assert narrowing._stops(groups, left, 1) == [left]
-    assert narrowing._stops(groups, {}, 4) == [{}], "nothing to cut is one step"
-    assert narrowing._stops(groups, {names[0]: 63}, 3)[-1] == {names[0]: 63}
+    assert pruning._stops(groups, left, 1) == [left]
+    assert pruning._stops(groups, {}, 4) == [{}], "nothing to cut is one step"
+    assert pruning._stops(groups, {names[0]: 63}, 3)[-1] == {names[0]: 63}
 
 
 # -- allocation
@@ -92,13 +93,13 @@ def test_what_is_hurt_less_loses_more_and_equals_lose_the_same() -> None:
 def test_a_penalty_takes_the_asked_share_of_an_average_channel(kind: str) -> None:
     network, inputs = zoo.made("resnet")
     groups = find_groups(network, inputs)
-    found = sparsifying.penalties(network, groups, kind)
+    found = sparsity.penalties(network, groups, kind)
     assert len(found) == len(groups.prunable)
-    before = [sparsifying._norms(network, p.parts, p.channels) for p in found]
+    before = [sparsity._norms(network, p.parts, p.channels) for p in found]
     weights = copy.deepcopy(network.state_dict())
-    sparsifying.shrink(network, found, 0.25)
+    sparsity.shrink(network, found, 0.25)
     for penalty, old in zip(found, before, strict=True):
-        new = sparsifying._norms(network, penalty.parts, penalty.channels)
+        new = sparsity._norms(network, penalty.parts, penalty.channels)
         if penalty.joint:
             expected = (old - 0.25 * penalty.mean).clamp_min(0)
             torch.testing.assert_close(new, expected, rtol=1e-4, atol=1e-6)
@@ -112,14 +113,14 @@ def test_a_penalty_takes_the_asked_share_of_an_average_channel(kind: str) -> Non
 def test_all_that_makes_a_channel_shrinks_together_and_to_exact_zeros() -> None:
     network, inputs = zoo.made("resnet")
     groups = find_groups(network, inputs)
-    shared = next(g for g in groups.prunable if len([s for s in g.slots if sparsifying._makes(network, s)]) > 1)
-    [penalty] = sparsifying.penalties(network, replace(groups, prunable=(shared,)), "group")
+    shared = next(g for g in groups.prunable if len([s for s in g.slots if sparsity._makes(network, s)]) > 1)
+    [penalty] = sparsity.penalties(network, replace(groups, prunable=(shared,)), "group")
     with torch.no_grad():  # a weak channel
         for part in penalty.parts:
             network.get_parameter(part.tensor).select(part.dim, 0).mul_(0.01)
     for _ in range(4):
-        sparsifying.shrink(network, [penalty], 0.1)
-    norms = [sparsifying._norms(network, [part], penalty.channels) for part in penalty.parts]
+        sparsity.shrink(network, [penalty], 0.1)
+    norms = [sparsity._norms(network, [part], penalty.channels) for part in penalty.parts]
     assert len(norms) > 1
     assert all(float(norm[0]) == 0.0 and bool((norm[1:] > 0).all()) for norm in norms)
 
@@ -129,7 +130,7 @@ def test_the_penalty_follows_the_steps_of_this_networks_optimizers_alone() -> No
     other = nn.Linear(2, 2)
     groups = find_groups(network, inputs)
     mine, theirs = (torch.optim.SGD(m.parameters(), lr=0.0) for m in (network, other))
-    with sparsifying.penalised(network, groups, "bn", 0.5, 10) as count:
+    with sparsity.penalised(network, groups, "bn", 0.5, 10) as count:
         for optimizer in (mine, theirs, mine):
             optimizer.step()
     assert count == [2]

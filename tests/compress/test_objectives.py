@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from compress.data import Split, read
+from compress.tasks.datasets import Split, read
 from compress.training.objectives import Objective, make_objective
 from targets.errors import TaskError
 from training import CROSS, linear, tune

@@ -11,8 +11,8 @@ from onnx import NodeProto
 from torch import nn
 
 import onnx_models
-from compress import pruning
 from compress.onnx_import.importing import import_file
+from compress.pruning import grouping
 from onnx_models import IMAGE, RANDOM, ROWS, WORDS, f32, i64, node, write
 
 seeded = onnx_models.seeded
@@ -160,4 +160,4 @@ def test_an_embedding(tmp_path: Path) -> None:
     path, inputs = write(tmp_path / "m.onnx", nodes, {"x": words}, constants)
     module = import_file(path, inputs)
     assert [type(m) for m in module.children()] == [nn.Embedding, nn.Linear]
-    assert [g.name for g in pruning.find_groups(module, inputs).prunable] == ["table"]
+    assert [g.name for g in grouping.find_groups(module, inputs).prunable] == ["table"]

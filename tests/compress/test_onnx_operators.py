@@ -10,7 +10,8 @@ import pytest
 from onnx import NodeProto, TensorProto
 
 import onnx_models
-from compress.onnx_import.importing import NotImportable, import_file
+from compress.onnx_import.importer import NotImportable
+from compress.onnx_import.importing import import_file
 from onnx_models import IMAGE, f32, i64, node, write
 
 seeded = onnx_models.seeded

@@ -14,11 +14,11 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import compress
-from compress import preparing
-from compress.onnx_tasks import onnx_task
-from compress.progress import Silent
-from compress.run_results import Result
-from targets import FakeTarget
+from compress.results import Result
+from compress.searching.progress import Silent
+from compress.tasks import splits
+from compress.tasks.onnx_tasks import onnx_task
+from targets.fake import FakeTarget
 from targets.testing import reference_model
 
 SPACE = compress.SearchSpace(epochs=2, prune_ratio=compress.Float(0.3, 0.7), precision=compress.Choice("fp32", "int8"))
@@ -192,6 +192,6 @@ def test_an_original_that_always_decides_the_same_is_warned_of(tmp_path: Path) -
         tmp_path / "data.npz", x=np.zeros((40, 3, 8, 8), np.float32) + np.linspace(0, 0.01, 40)[:, None, None, None]
     )
     task = onnx_task(path, tmp_path / "data.npz")
-    assert preparing.read_splits(task).warnings == (
+    assert splits.read_splits(task).warnings == (
         "the original decides on one class for all of val: that others agree says little",
     )

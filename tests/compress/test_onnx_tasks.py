@@ -11,9 +11,9 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 
-from compress.loading import load_task
-from compress.onnx_tasks import onnx_space, onnx_task
-from compress.tasks import Task
+from compress.tasks.loading import load_task
+from compress.tasks.onnx_tasks import onnx_space, onnx_task
+from compress.tasks.tasks import Task
 from targets.errors import ModelError, TaskError
 
 ROWS = np.random.default_rng(0).standard_normal((40, 3)).astype(np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from compress import metrics
-from compress.originals import Goal, goal, labelled, parts_of
+from compress.metrics import metrics
+from compress.tasks.original_outputs import Goal, goal, labelled, parts_of
 
 RANDOM = np.random.default_rng(0)
 SCORES = RANDOM.standard_normal((50, 4)).astype(np.float32)

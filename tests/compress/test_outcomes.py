@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import report_fixture as fixture
-from compress.reports import outcomes, rows
+from compress.reports import outcomes, reading
 from report_fixture import TARGET
 
 
@@ -98,17 +98,17 @@ def test_orientation_of_an_unknown_metric_is_read_from_the_drops() -> None:
         report["candidates"][-1]["measured"][TARGET]["quality"]["val"]["value"] = float("nan")
         return report
 
-    assert rows.higher_is_better(renamed(fixture.report()), TARGET)
-    assert not rows.higher_is_better(renamed(fixture.lower_is_better()), TARGET)
+    assert reading.higher_is_better(renamed(fixture.report()), TARGET)
+    assert not reading.higher_is_better(renamed(fixture.lower_is_better()), TARGET)
 
 
 def test_the_limit_is_the_strictest_of_the_constraints_on_quality() -> None:
     report = fixture.report()
-    assert rows.quality_limit(report, TARGET) == pytest.approx(0.9433)
+    assert reading.quality_limit(report, TARGET) == pytest.approx(0.9433)
     report["constraints"] = ["quality_drop<=0.01", "quality>=0.95", "size<=1MB"]
-    assert rows.quality_limit(report, TARGET) == pytest.approx(0.95)
+    assert reading.quality_limit(report, TARGET) == pytest.approx(0.95)
     report["constraints"] = ["size<=1MB"]
-    assert rows.quality_limit(report, TARGET) is None
+    assert reading.quality_limit(report, TARGET) is None
 
 
 @pytest.mark.parametrize(("needed", "shown"), [(1, "1"), (99, "99"), (457, "460"), (2059, "2,100"), (5997, "6,000")])

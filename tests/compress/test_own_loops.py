@@ -11,10 +11,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from compress.configs import FinetuneSettings
-from compress.data import Split
-from compress.tasks import Task
+from compress.tasks.datasets import Split
+from compress.tasks.tasks import Task
 from compress.training.finetuning import own_finetune
+from compress.values.configs import FinetuneSettings
 from targets.errors import TaskError, TrainingError
 from training import NAN, linear, tune
 

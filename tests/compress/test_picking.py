@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import picking, selecting
-from compress.picking import Question
-from compress.quantities import parse_constraint
-from compress.results import Candidate, Drop, QualitySplits
+from compress.selection import picks, rankings
+from compress.selection.picks import Question
+from compress.values.candidates import Candidate, Drop, QualitySplits
+from compress.values.constraints import parse_constraint
 
 Make = Callable[..., Candidate]
 
@@ -25,7 +25,7 @@ def question(make: Make, *constraints: str, **changes: Any) -> Question:
 
 def test_an_unread_pick_is_open_and_is_the_next_to_be_read(candidate: Make) -> None:
     fast = candidate("0001-int8", drop=0.005, ratio=0.5)
-    pick, unread = picking.choose("fastest", [candidate("baseline"), fast], question(candidate), "fake")
+    pick, unread = picks.choose("fastest", [candidate("baseline"), fast], question(candidate), "fake")
     assert pick is not None
     assert (pick.id, pick.verdict, pick.read, pick.refuted) == ("0001-int8", "open", 0, ())
     assert unread == fast
@@ -39,7 +39,7 @@ def test_a_refuted_pick_gives_way_to_the_next_in_line_three_at_most(candidate: M
     seen = []
     for _ in range(5):
         made = [candidate(name, drops[name], ratios[name], test=tests.get(name)) for name in drops]
-        pick, unread = picking.choose("fastest", made, asked, "fake")
+        pick, unread = picks.choose("fastest", made, asked, "fake")
         assert pick is not None
         seen.append((pick.id, pick.verdict, pick.read, pick.refuted))
         if unread is None:
@@ -56,7 +56,7 @@ def test_a_refuted_pick_gives_way_to_the_next_in_line_three_at_most(candidate: M
 
 def test_the_second_in_line_can_be_confirmed(candidate: Make) -> None:
     made = [candidate("0001-a", 0.009, 0.2, test=0.05), candidate("0002-b", 0.006, 0.4, test=0.004)]
-    pick, unread = picking.choose("fastest", made, question(candidate), "fake")
+    pick, unread = picks.choose("fastest", made, question(candidate), "fake")
     assert pick is not None
     assert (pick.id, pick.verdict, pick.read, pick.refuted) == ("0002-b", "confirmed", 2, ("0001-a",))
     assert unread is None
@@ -65,7 +65,7 @@ def test_the_second_in_line_can_be_confirmed(candidate: Make) -> None:
 def test_an_interval_beyond_the_limit_is_open_and_says_how_many_would_settle_it(candidate: Make) -> None:
     made = [candidate("0001-a", 0.005, 0.5, test=0.009, half=0.005)]
     counts = {("fake", "0001-a"): (12, 3, 1000)}
-    pick, unread = picking.choose("fastest", made, question(candidate, disagreements=counts), "fake")
+    pick, unread = picks.choose("fastest", made, question(candidate, disagreements=counts), "fake")
     assert pick is not None
     assert (pick.verdict, pick.read, unread) == ("open", 1, None)
     assert pick.needed is not None
@@ -74,7 +74,7 @@ def test_an_interval_beyond_the_limit_is_open_and_says_how_many_would_settle_it(
 
 def test_nothing_feasible_is_no_pick(candidate: Make) -> None:
     made = [candidate("baseline"), candidate("0001-a", 0.5, 0.1)]
-    assert picking.choose("fastest", made, question(candidate, "size<=1B"), "fake") == (None, None)
+    assert picks.choose("fastest", made, question(candidate, "size<=1B"), "fake") == (None, None)
 
 
 def test_the_baseline_is_measured_by_itself_and_never_refuted(candidate: Make) -> None:
@@ -82,7 +82,7 @@ def test_the_baseline_is_measured_by_itself_and_never_refuted(candidate: Make) -
     splits = noisy.measured["fake"]
     worse = replace(splits, quality_drop=replace(splits.quality_drop, test=Drop(0.0, -0.05, 0.05)))
     baseline = noisy.on("fake", worse)
-    pick, unread = picking.choose("fastest", [baseline], question(candidate, baseline=baseline), "fake")
+    pick, unread = picks.choose("fastest", [baseline], question(candidate, baseline=baseline), "fake")
     assert pick is not None
     assert (pick.id, pick.verdict, unread) == ("baseline", "confirmed", None)
 
@@ -90,31 +90,31 @@ def test_the_baseline_is_measured_by_itself_and_never_refuted(candidate: Make) -
 def test_feasibility_is_judged_anew_by_todays_constraints(candidate: Make) -> None:
     made = [candidate("0001-a", 0.03, 0.5)]
     strict, loose = question(candidate), question(candidate, "quality_drop<=0.05")
-    assert [c.measured["fake"].feasible for c in picking.judged(made, strict, "fake")] == [False]
-    assert [c.measured["fake"].feasible for c in picking.judged(made, loose, "fake")] == [True]
-    assert picking.front(made, strict, "fake") == []
+    assert [c.measured["fake"].feasible for c in picks.judged(made, strict, "fake")] == [False]
+    assert [c.measured["fake"].feasible for c in picks.judged(made, loose, "fake")] == [True]
+    assert picks.front(made, strict, "fake") == []
 
 
 def test_what_was_not_measured_on_a_target_is_not_judged_there(candidate: Make) -> None:
     made = [candidate("0001-a"), candidate("0002-b", target="other")]
-    assert [c.id for c in picking.judged(made, question(candidate), "fake")] == ["0001-a"]
+    assert [c.id for c in picks.judged(made, question(candidate), "fake")] == ["0001-a"]
 
 
 def test_the_nearest_miss_is_named_with_what_it_is_beyond_by(candidate: Make) -> None:
     made = [candidate("baseline"), candidate("0001-a", 0.03, 0.5), candidate("0002-b", 0.02, 0.5)]
-    miss = picking.nearest_miss(made, question(candidate), "fake")
+    miss = picks.nearest_miss(made, question(candidate), "fake")
     assert miss is not None
     assert miss.id == "0002-b"
     assert miss.by == pytest.approx({"quality_drop<=0.01": 0.01})
-    assert picking.nearest_miss([*made, candidate("0003-c", 0.001)], question(candidate), "fake") is None
+    assert picks.nearest_miss([*made, candidate("0003-c", 0.001)], question(candidate), "fake") is None
 
 
 def test_where_everything_was_gated_the_baseline_is_the_nearest_miss(candidate: Make) -> None:
     asked = question(candidate, "size<=400B", "quality_drop<=0.01")
-    miss = picking.nearest_miss([candidate("baseline", size=1000)], asked, "fake")
+    miss = picks.nearest_miss([candidate("baseline", size=1000)], asked, "fake")
     assert miss is not None
     assert (miss.id, miss.by) == ("baseline", {"size<=400B": 600.0})
-    assert picking.nearest_miss([candidate("baseline")], question(candidate), "fake") is None
+    assert picks.nearest_miss([candidate("baseline")], question(candidate), "fake") is None
 
 
 def test_disagreements_are_read_from_the_facts_whatever_the_target_is_called() -> None:
@@ -123,7 +123,7 @@ def test_disagreements_are_read_from_the_facts_whatever_the_target_is_called() -
         "disagreements|fake|baseline": [0, 0, 500],
         "groups": ["disagreements"],
     }
-    assert picking.known_disagreements(facts) == {
+    assert picks.known_disagreements(facts) == {
         ("ssh:host=a|b", "0001-int8"): (3, 1, 500),
         ("fake", "baseline"): (0, 0, 500),
     }
@@ -134,13 +134,13 @@ def test_disagreements_are_read_from_the_facts_whatever_the_target_is_called() -
         st.tuples(st.floats(-0.02, 0.02), st.floats(0.1, 1.2), st.sampled_from([None, 0.0, 0.009, 0.05])),
         min_size=1, max_size=8,
     ),
-    which=st.sampled_from(selecting.PICKS),
+    which=st.sampled_from(rankings.PICKS),
 )  # fmt: skip
 def test_reading_ends_and_numbers_agree(candidate: Make, rows: list[Any], which: str) -> None:
     made = {f"{i:04d}-x": candidate(f"{i:04d}-x", d, r, test=t) for i, (d, r, t) in enumerate(rows)}
     asked = question(candidate)
-    for _ in range(picking.MOST_READ + 1):
-        pick, unread = picking.choose(which, list(made.values()), asked, "fake")
+    for _ in range(picks.MOST_READ + 1):
+        pick, unread = picks.choose(which, list(made.values()), asked, "fake")
         if pick is None or unread is None:
             break
         before = unread.measured["fake"]
@@ -149,7 +149,7 @@ def test_reading_ends_and_numbers_agree(candidate: Make, rows: list[Any], which:
         made[unread.id] = unread.on("fake", replace(before, quality=splits, quality_drop=drops))
     assert unread is None
     if pick is not None:
-        assert pick.read == len(pick.refuted) + 1 <= picking.MOST_READ
+        assert pick.read == len(pick.refuted) + 1 <= picks.MOST_READ
         assert pick.id not in pick.refuted
         assert len(set(pick.refuted)) == len(pick.refuted)
 
@@ -160,5 +160,5 @@ def test_past_the_front_what_it_dominated_is_read_but_not_the_refuted_network_in
     best = replace(candidate("0001-fp32", 0.001, 0.3), trial=1)
     sibling = replace(candidate("0001-int8", 0.002, 0.35), trial=1)
     other = replace(candidate("0002-fp32", 0.003, 0.5), trial=2)
-    order = picking.line("fastest", [best, sibling, other], question(candidate), "fake")
+    order = picks.line("fastest", [best, sibling, other], question(candidate), "fake")
     assert [one.id for one in order] == ["0001-fp32", "0002-fp32"]

@@ -15,9 +15,11 @@ import pytest
 from rich.console import Console
 
 import compress
-from compress import loading, planning
-from compress.loading import LoadedTask
-from compress.run_results import Result
+from compress.reports import plans
+from compress.results import Result
+from compress.searching import dry_runs
+from compress.tasks import loading
+from compress.tasks.loading import LoadedTask
 from compress.training import finetuning, training_modes
 from targets.errors import RequestError, RunError
 from targets.testing import reference_model
@@ -39,7 +41,7 @@ def asked(
     def plan(**options: Any) -> dict[str, Any]:
         loaded = LoadedTask(options.pop("task", task), options.pop("space", tiny.SPACE))
         monkeypatch.setattr(loading, "load_task", lambda spec, data: loaded)  # noqa: ARG005
-        return planning.plan("tiny", None, **{"targets": ("fake",), "out": str(tmp_path / "run"), **options})
+        return dry_runs.plan("tiny", None, **{"targets": ("fake",), "out": str(tmp_path / "run"), **options})
 
     return plan
 
@@ -137,7 +139,7 @@ def test_a_run_that_is_there_gives_the_defaults_and_is_not_touched(
 def _of_file(model: Path, folder: Path) -> dict[str, Any]:
     images = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
     np.savez(folder / "data.npz", x=images, labels=np.arange(40) % 5)
-    return planning.plan(str(model), str(folder / "data.npz"), targets=("fake",), out=str(folder / "run"))
+    return dry_runs.plan(str(model), str(folder / "data.npz"), targets=("fake",), out=str(folder / "run"))
 
 
 def test_an_onnx_file_is_pruned_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +167,7 @@ def test_an_onnx_file_that_cannot_be_pruned_says_why(tmp_path: Path) -> None:
 
 def printed(found: dict[str, Any]) -> str:
     file = io.StringIO()
-    planning.print_plan(found, Console(file=file, width=500))
+    plans.print_plan(found, Console(file=file, width=500))
     return file.getvalue()
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 
-from compress import Choice, SearchSpace
-from compress.configs import SCHEMES, SEARCHED
-from compress.precisions import channel_step, left_out, variants, wanted
-from compress.run_results import Result
-from targets import FakeTarget
+from compress.precision.schemes import channel_step, left_out, variants, wanted
+from compress.results import Result
+from compress.values.configs import SCHEMES, SEARCHED
+from compress.values.spaces import Choice, SearchSpace
 from targets.errors import TargetError
+from targets.fake import FakeTarget
 from targets.target import Capabilities
 
 Search = Callable[..., Result]

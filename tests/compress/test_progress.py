@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from compress.progress import Live, Silent
+from compress.searching.progress import Live, Silent
 
 
 def tell(progress: Live | Silent) -> None:

@@ -12,10 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.channels.cutting import Groups
-from compress.channels.permutation_gate import forward
-from compress.channels.widths import realise
-from compress.pruning import count, find_groups, prune
+from compress.networks.counting import count
+from compress.networks.running import forward
+from compress.pruning.grouping import find_groups
+from compress.pruning.groups import Groups
+from compress.pruning.pruning import prune
+from compress.pruning.widths import realise
 from targets.errors import SpaceError, TaskError
 from zoo import FIRST as NAMES
 from zoo import made

@@ -18,17 +18,18 @@ from torch import nn
 
 import compress
 import targets
-from compress import Choice, SearchSpace
-from compress.configs import Config, FinetuneSettings, PrecisionSettings
-from compress.data import Split
-from compress.exporting import export, open_session
+from compress.onnx_files.exporting import export
+from compress.onnx_files.parity import open_session
 from compress.precision import qat
 from compress.precision.fake_quantization import ActivationQuantizer, WeightQuantizer
-from compress.quantizing import collect_ranges, quantize_static
-from compress.run_results import Result
+from compress.precision.quantizer import collect_ranges, quantize_static
+from compress.results import Result
+from compress.tasks.datasets import Split
 from compress.training import finetuning
 from compress.training.objectives import make_objective
 from compress.training.training_modes import TrainingMode
+from compress.values.configs import Config, FinetuneSettings, PrecisionSettings
+from compress.values.spaces import Choice, SearchSpace
 from targets.errors import QuantizeError, SpaceError
 from targets.target import Capabilities
 

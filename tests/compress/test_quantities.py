@@ -8,16 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress.quantities import (
-    Constraint,
-    excesses,
-    is_feasible,
-    parse_constraint,
-    parse_objectives,
-    quantity,
-    relative_quantity,
-)
-from compress.results import (
+from compress.selection.feasibility import excesses, is_feasible, quantity, relative_quantity
+from compress.values.candidates import (
     Candidate,
     Drop,
     DropSplits,
@@ -27,6 +19,7 @@ from compress.results import (
     Quality,
     QualitySplits,
 )
+from compress.values.constraints import Constraint, parse_constraint, parse_objectives
 from targets.errors import ConstraintError
 
 TARGET = "fake"

@@ -16,12 +16,14 @@ import torch
 from onnx import TensorProto, helper
 
 import targets
-from compress import graphs, quantize
-from compress.exporting import export, open_session
+from compress.onnx_files import graphs
+from compress.onnx_files.exporting import export
+from compress.onnx_files.parity import open_session
 from compress.precision.layer_costs import layer_errors
-from compress.quantizing import collect_ranges, has_matmul, layers, quantize_static, split_gemm
-from targets import FakeTarget
+from compress.precision.quantizer import collect_ranges, has_matmul, layers, quantize_static, split_gemm
+from compress.precision.quantizing import quantize
 from targets.errors import ModelError, QuantizeError, RequestError
+from targets.fake import FakeTarget
 from targets.target import Capabilities
 
 TWO = ("a", "b")

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from compress.channels.cutting import Groups
-from compress.channels.ranking import taylor
-from compress.pruning import find_groups, prune
+from compress.pruning.grouping import find_groups
+from compress.pruning.groups import Groups
+from compress.pruning.importance import taylor
+from compress.pruning.pruning import prune
 from targets.errors import SpaceError
 from zoo import made
 

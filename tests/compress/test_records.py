@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from compress.records import Record, State
-from compress.results import Candidate
+from compress.run_folder.records import Record, State
+from compress.values.candidates import Candidate
 from targets.errors import RunError
 
 Make = Callable[..., Candidate]

@@ -13,11 +13,11 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import compress
-from compress.preconditions import check_space
-from compress.preparing import read_splits
 from compress.reports import pages
-from compress.run_results import Result
-from compress.spaces import Choice, Float
+from compress.results import Result
+from compress.searching.space_checks import check_space
+from compress.tasks.splits import read_splits
+from compress.values.spaces import Choice, Float
 from targets.errors import SpaceError
 
 SEARCHED: dict[str, Any] = {

@@ -11,13 +11,13 @@ import torch
 from torch import nn
 
 import compress
-from compress.configs import PrecisionSettings
 from compress.precision.activations import tensors
+from compress.precision.adaround import columns, nearest, round_weights
 from compress.precision.bias_correction import correct_biases
 from compress.precision.products import find_products
+from compress.precision.quantizer import collect_ranges, outputs, quantize_static, read
 from compress.precision.refining import refine
-from compress.precision.rounding import columns, nearest, round_weights
-from compress.quantizing import collect_ranges, outputs, quantize_static, read
+from compress.values.configs import PrecisionSettings
 from targets.errors import QuantizeError, SpaceError
 from targets.target import Capabilities
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as theirs
 
-from compress.metrics import drop, get, score
+from compress.metrics.metrics import drop, get, score
 
 numbers = st.floats(-100, 100, allow_nan=False, width=32)
 pairs = st.tuples(st.integers(2, 20), st.integers(1, 4)).flatmap(

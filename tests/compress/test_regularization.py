@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.data import Split
+from compress.tasks.datasets import Split
 from compress.training.objectives import Objective
 from training import CROSS, linear, same, tune, weights
 

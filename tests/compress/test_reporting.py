@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from compress.records import Record
 from compress.reports import reporting
-from compress.results import Candidate, Failure
-from compress.run_results import Result
-from compress.runs import Request, Run
-from compress.spaces import SearchSpace
-from compress.tasks import TaskIdentity
+from compress.results import Result
+from compress.run_folder.records import Record
+from compress.run_folder.runs import Request, Run
+from compress.selection import questions
+from compress.tasks.tasks import TaskIdentity
+from compress.values.candidates import Candidate, Failure
+from compress.values.spaces import SearchSpace
 from targets.errors import NoFeasibleCandidate, RequestError
 
 Make = Callable[..., Candidate]
@@ -82,7 +83,7 @@ def test_another_pick_can_be_the_one_that_counts(tmp_path: Path, candidate: Make
     small = candidate("0007-int8", 0.004, 0.9, 100, test=0.001)
     objectives = ("quality", "latency", "size")
     run = made(tmp_path / "run", [candidate("baseline", test=0.0), *refuted, small], objectives=objectives)
-    assert not reporting.satisfied(run)
+    assert not questions.satisfied(run)
     run.with_request(pick="smallest")
     report = reporting.write_report(run)
     assert report["satisfied"]

@@ -24,12 +24,14 @@ import torch
 from torch.utils.data import TensorDataset
 
 import compress
-from compress import loops
-from compress.records import Record
-from compress.run_results import Result
+from compress.results import Result
+from compress.run_folder.records import Record
+from compress.searching import trial_loop
 from processes import naming
-from targets import Capabilities, FakeTarget, costs
+from targets import costs
 from targets.errors import MeasurementError, RequestError, RunError
+from targets.fake import FakeTarget
+from targets.target import Capabilities
 
 Search = Callable[..., Result]
 Content = Callable[[Path], dict[str, str]]
@@ -148,9 +150,9 @@ def test_a_run_whose_time_was_up_is_finished_by_the_next_call(
         state["late"] = trial.number == 2
         return real(self, trial)
 
-    real = loops.Loop._try
-    monkeypatch.setattr(loops, "clock", Clock())
-    monkeypatch.setattr(loops.Loop, "_try", propose)
+    real = trial_loop.Loop._try
+    monkeypatch.setattr(trial_loop, "clock", Clock())
+    monkeypatch.setattr(trial_loop.Loop, "_try", propose)
     result = search(trials=6, time="1h")
     assert result.report["trials"] == {"asked": 3, "finished": 2, "gated": 0, "failed": 0}
     monkeypatch.undo()
@@ -348,7 +350,7 @@ def test_two_searches_in_one_folder_are_kept_apart(search: Search, copied: Path,
 
 def _start(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PARETOPRESS_TEST": str(folder)}
-    command = [sys.executable, "-m", "compress.command_line", "search", str(TASK_FILE), "--target", "fake"]
+    command = [sys.executable, "-m", "compress.commands.command_line", "search", str(TASK_FILE), "--target", "fake"]
     with (folder.parent / "stderr").open("ab") as stderr:
         return subprocess.Popen(
             [*command, "--out", str(folder), *options],

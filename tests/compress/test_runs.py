@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 import compress
-from compress import runs
-from compress.records import Record
-from compress.results import Candidate
-from compress.runs import Request, Run
-from compress.spaces import Choice, Float, SearchSpace
-from compress.tasks import TaskIdentity
+from compress.run_folder import runs
+from compress.run_folder.records import Record
+from compress.run_folder.runs import Request, Run
+from compress.tasks import tasks
+from compress.tasks.tasks import TaskIdentity
+from compress.values.candidates import Candidate
+from compress.values.spaces import Choice, Float, SearchSpace
 from targets.errors import RunError
 
 Content = Callable[[Path], dict[str, str]]
@@ -102,8 +103,8 @@ def test_the_probe_leaves_nothing_behind(tmp_path: Path) -> None:
     ],
 )
 def test_a_run_belongs_to_one_task(changes: dict[str, str | None], why: str) -> None:
-    assert runs.same_task(IDENTITY, IDENTITY) is None
-    assert runs.same_task(IDENTITY, replace(IDENTITY, **changes)) == why
+    assert tasks.same_task(IDENTITY, IDENTITY) is None
+    assert tasks.same_task(IDENTITY, replace(IDENTITY, **changes)) == why
 
 
 @pytest.mark.parametrize("make", [Path.exists, Path.mkdir, Path.touch])

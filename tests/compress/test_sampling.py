@@ -10,12 +10,12 @@ from typing import Any
 import optuna
 import pytest
 
-from compress import sampling, starting
-from compress.quantities import parse_constraint
-from compress.records import Trial
-from compress.results import Candidate
-from compress.sampling import Problem
-from compress.spaces import Choice, Float, Int, SearchSpace
+from compress.run_folder.records import Trial
+from compress.sampling import first_configs, samplers, studies
+from compress.sampling.problems import Problem
+from compress.values.candidates import Candidate
+from compress.values.constraints import parse_constraint
+from compress.values.spaces import Choice, Float, Int, SearchSpace
 from targets.errors import RequestError
 
 Make = Callable[..., Candidate]
@@ -36,7 +36,7 @@ def history(problem: Problem, make: Make) -> tuple[dict[int, Trial], dict[str, C
     trials: dict[int, Trial] = {}
     candidates: dict[str, Candidate] = {}
     for number in range(6):
-        found = sampling.propose(problem, {}, {}, number, 7, "random")[0]
+        found = studies.propose(problem, {}, {}, number, 7, "random")[0]
         names = [f"{number:04d}-fp32", f"{number:04d}-int8"]
         for i, name in enumerate(names):
             candidates[name] = make(name, 0.004 * number + 0.002 * i, 1.0 - 0.1 * number - 0.2 * i, 1000 - 100 * number)
@@ -53,13 +53,13 @@ def test_every_sampler_proposes_within_the_space_and_repeats_itself(
     problem: Problem, candidate: Make, sampler: str
 ) -> None:
     trials, candidates = history(problem, candidate)
-    first, attributes = sampling.propose(problem, trials, candidates, 9, 0, sampler)
-    again, _ = sampling.propose(problem, trials, candidates, 9, 0, sampler)
+    first, attributes = studies.propose(problem, trials, candidates, 9, 0, sampler)
+    again, _ = studies.propose(problem, trials, candidates, 9, 0, sampler)
     assert first == again
     assert set(first) == set(problem.dimensions)
     assert all(problem.dimensions[name].holds(value) for name, value in first.items())
-    assert first != sampling.propose(problem, trials, candidates, 10, 0, sampler)[0]
-    assert first != sampling.propose(problem, trials, candidates, 9, 1, sampler)[0]
+    assert first != studies.propose(problem, trials, candidates, 10, 0, sampler)[0]
+    assert first != studies.propose(problem, trials, candidates, 9, 1, sampler)[0]
     assert isinstance(attributes, dict)
 
 
@@ -77,14 +77,14 @@ def test_a_sampler_of_the_users_own_is_seeded_too_and_not_changed(
     trials, candidates = history(problem, candidate)
     mine = make()
     before = copy.deepcopy(mine)
-    first = sampling.propose(problem, trials, candidates, 9, 0, mine)
-    assert first == sampling.propose(problem, trials, candidates, 9, 0, mine)
-    assert first == sampling.propose(problem, trials, candidates, 9, 0, before)
+    first = studies.propose(problem, trials, candidates, 9, 0, mine)
+    assert first == studies.propose(problem, trials, candidates, 9, 0, mine)
+    assert first == studies.propose(problem, trials, candidates, 9, 0, before)
 
 
 def test_all_that_happened_is_told_with_its_constraints(problem: Problem, candidate: Make) -> None:
     trials, candidates = history(problem, candidate)
-    study = sampling.build_study(problem, trials, candidates)
+    study = studies.build_study(problem, trials, candidates)
     assert study.metric_names == ["quality_loss", "latency"]
     assert len(study.trials) == 6 * 2 + 1, "failed and unfinished ones have nothing to tell"
     assert all(trial.state == optuna.trial.TrialState.COMPLETE for trial in study.trials)
@@ -105,7 +105,7 @@ def test_violations_are_finite_shares_of_the_limit(problem: Problem, candidate: 
     blind = blind.on("fake", replace(blind.measured["fake"], memory=None))
     trial = Trial(0, {}, state="finished", candidates=["0000-fp32"])
     asked = replace(problem, constraints=limits, objectives=("quality", "memory", "size"))
-    [told] = sampling.build_study(asked, {0: trial}, {"0000-fp32": blind}).trials
+    [told] = studies.build_study(asked, {0: trial}, {"0000-fp32": blind}).trials
     violations = list(told.constraints.values())
     assert violations[:2] == [10.0, 10.0]
     assert violations[2] == pytest.approx(0.09 / 0.99)
@@ -121,7 +121,7 @@ def test_each_target_is_an_objective_of_its_own(problem: Problem, candidate: Mak
         1: Trial(1, {}, state="finished", candidates=["0001-fp32"]),
     }
     baseline = problem.baseline.on("fake2", candidate("baseline", target="fake2").measured["fake2"])
-    study = sampling.build_study(
+    study = studies.build_study(
         replace(both, baseline=baseline), trials, {"0000-fp32": two, "0001-fp32": candidate("0001-fp32")}
     )
     assert study.metric_names == ["quality_loss", "latency@fake", "latency@fake2", "size"]
@@ -134,22 +134,22 @@ def test_ranges_may_change_under_way(problem: Problem, candidate: Make) -> None:
     trials, candidates = history(problem, candidate)
     narrow = SearchSpace(prune_ratio=Float(0.7, 0.8), epochs=Int(30, 40), precision=Choice("fp32"), lr=1e-3)
     asked = replace(problem, dimensions=narrow.dimensions(("0", "9")))
-    study = sampling.build_study(asked, trials, candidates)
+    study = studies.build_study(asked, trials, candidates)
     assert len(study.trials) == 13
     for told in study.trials:
         assert set(told.params) == set(asked.dimensions)
         assert 0.7 <= told.params["prune_ratio"] <= 0.8
-    params, _ = sampling.propose(asked, trials, candidates, 9, 0, "gp")
+    params, _ = studies.propose(asked, trials, candidates, 9, 0, "gp")
     assert 30 <= params["epochs"] <= 40
 
 
 def test_a_strong_config_is_left_out_where_the_others_have_told_already() -> None:
-    assert starting.is_worth(0.5, [])
-    assert not starting.is_worth(0.625, [(0.5, 1.5)])  # half has lost 2.5 times the limit: more loses more
-    assert starting.is_worth(0.625, [(0.5, 0.5)])
-    assert starting.is_worth(0.375, [(0.5, 1.5)])
-    assert not starting.is_worth(0.375, [(0.5, -0.2)])  # half is good enough: less gains nothing
-    assert starting.is_worth(0.625, [(0.5, -0.2)])
+    assert first_configs.is_worth(0.5, [])
+    assert not first_configs.is_worth(0.625, [(0.5, 1.5)])  # half has lost 2.5 times the limit: more loses more
+    assert first_configs.is_worth(0.625, [(0.5, 0.5)])
+    assert first_configs.is_worth(0.375, [(0.5, 1.5)])
+    assert not first_configs.is_worth(0.375, [(0.5, -0.2)])  # half is good enough: less gains nothing
+    assert first_configs.is_worth(0.625, [(0.5, -0.2)])
 
 
 @pytest.mark.parametrize(
@@ -166,23 +166,23 @@ def test_a_strong_config_is_left_out_where_the_others_have_told_already() -> Non
     ],
 )
 def test_the_way_from_good_to_bad_is_halved(seen: list[tuple[float, float]], ratio: float | None) -> None:
-    assert starting.halfway(seen) == ratio
+    assert first_configs.halfway(seen) == ratio
 
 
 def test_halving_keeps_all_but_the_ratio_and_spares_what_hurts() -> None:
     dimensions = (space := SearchSpace(depth=Float(0.0, 0.5))).dimensions(GROUPS, 4)
-    strong = starting.strong_params(space, dimensions, len(GROUPS), 4)
-    found = starting.for_each_depth(strong)
+    strong = first_configs.strong_params(space, dimensions, len(GROUPS), 4)
+    found = first_configs.for_each_depth(strong)
     assert {(m["depth"], m["prune_skew"]) for m in found} == {(0.0, 0.25), (0.25, 0.25)}
     alone = space.dimensions(GROUPS[:1])
-    (model,) = starting.for_each_depth(starting.strong_params(space, alone, 1))
+    (model,) = first_configs.for_each_depth(first_configs.strong_params(space, alone, 1))
     assert "prune_skew" not in model
-    assert not starting.for_each_depth(starting.strong_params(space, space.dimensions(()), 0))
+    assert not first_configs.for_each_depth(first_configs.strong_params(space, space.dimensions(()), 0))
 
 
 def test_strong_configs_come_first_and_fit_the_space() -> None:
     dimensions = SPACE.dimensions(GROUPS)
-    strong = starting.strong_params(SPACE, dimensions, len(GROUPS))
+    strong = first_configs.strong_params(SPACE, dimensions, len(GROUPS))
     assert [(p["prune_ratio"], p["epochs"]) for p in strong[:2]] == [(0.0, 0), (0.5, 16)]
     assert [p["prune_ratio"] for p in strong[2:]] == [0.375, 0.625, 0.75, 0.75]
     assert all(p["epochs"] == 16 for p in strong[1:])
@@ -190,28 +190,28 @@ def test_strong_configs_come_first_and_fit_the_space() -> None:
     assert all(set(params) == set(dimensions) for params in strong)
     configs = [SPACE.config(params) for params in strong]
     assert configs[0].finetune.epochs == 0
-    assert len(starting.strong_params(SPACE, SPACE.dimensions(()), 0)) == 1
+    assert len(first_configs.strong_params(SPACE, SPACE.dimensions(()), 0)) == 1
     tight = SearchSpace(prune_ratio=Float(0.8, 0.9))
-    ratios = [p["prune_ratio"] for p in starting.strong_params(tight, tight.dimensions(GROUPS), 2)]
+    ratios = [p["prune_ratio"] for p in first_configs.strong_params(tight, tight.dimensions(GROUPS), 2)]
     assert ratios[1:] == [0.8] * (len(ratios) - 1)
     fixed = SearchSpace(prune_ratio=0.4)
-    assert all("prune_ratio" not in p for p in starting.strong_params(fixed, fixed.dimensions(GROUPS), 2))
+    assert all("prune_ratio" not in p for p in first_configs.strong_params(fixed, fixed.dimensions(GROUPS), 2))
 
 
 @pytest.mark.parametrize(("domain", "blocks", "least"), [(Float(0.0, 0.5), 4, 0.25), (Choice(0.0, 0.5, 1.0), 4, 0.5)])
 def test_a_strong_config_drops_one_block_where_depth_is_searched(domain, blocks, least) -> None:
     space = SearchSpace(depth=domain)
     dimensions = space.dimensions(GROUPS, blocks)
-    strong = starting.strong_params(space, dimensions, len(GROUPS), blocks)
+    strong = first_configs.strong_params(space, dimensions, len(GROUPS), blocks)
     assert [(p["depth"], p["prune_ratio"]) for p in strong if p["depth"]] == [(least, 0.25)]
-    assert not any(p.get("depth") for p in starting.strong_params(space, space.dimensions(GROUPS), len(GROUPS)))
+    assert not any(p.get("depth") for p in first_configs.strong_params(space, space.dimensions(GROUPS), len(GROUPS)))
     whole = SearchSpace(depth=Choice(0.0))
-    assert not any(p["depth"] for p in starting.strong_params(whole, whole.dimensions(GROUPS, 4), len(GROUPS), 4))
+    assert not any(p["depth"] for p in first_configs.strong_params(whole, whole.dimensions(GROUPS, 4), len(GROUPS), 4))
 
 
 def test_the_grid_has_every_point_once() -> None:
     dimensions = SPACE.dimensions(GROUPS)
-    grid = sampling.grid_params(dimensions)
+    grid = samplers.grid_params(dimensions)
     assert len(grid) == 9 * 2
     assert len({tuple(sorted(point.items())) for point in grid}) == len(grid)
     assert {point["calibration"] for point in grid} == {"minmax", "percentile"}
@@ -220,10 +220,10 @@ def test_the_grid_has_every_point_once() -> None:
 
 
 def test_only_known_samplers_are_taken() -> None:
-    assert sampling.check_sampler(None) == "auto"
-    assert [sampling.check_sampler(name) for name in sampling.SAMPLERS] == list(sampling.SAMPLERS)
-    assert sampling.check_sampler(optuna.samplers.TPESampler()) == "TPESampler"
+    assert samplers.check_sampler(None) == "auto"
+    assert [samplers.check_sampler(name) for name in samplers.SAMPLERS] == list(samplers.SAMPLERS)
+    assert samplers.check_sampler(optuna.samplers.TPESampler()) == "TPESampler"
     wrong: Any
     for wrong in ("bayes", 7, object()):
         with pytest.raises(RequestError, match=r"unknown sampler .*; use one of auto, gp, tpe"):
-            sampling.check_sampler(wrong)
+            samplers.check_sampler(wrong)

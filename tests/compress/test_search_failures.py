@@ -12,10 +12,11 @@ import pytest
 import torch
 
 import compress
-from compress import confirming, loops, scoring
-from compress.run_results import Result
-from targets import FakeTarget
+from compress.results import Result
+from compress.searching import trial_loop
+from compress.stages import confirming, measuring
 from targets.errors import MeasurementError, TransientError
+from targets.fake import FakeTarget
 
 Search = Callable[..., Result]
 
@@ -65,7 +66,7 @@ def test_a_finetune_function_that_raises_is_a_failure_with_file_and_line(
     def broken(*_: Any) -> None:
         raise ValueError("no such optimizer")
 
-    monkeypatch.setattr(loops, "_FRUITLESS", 3)
+    monkeypatch.setattr(trial_loop, "_FRUITLESS", 3)
     report = search(task=replace(task, finetune=broken), trials=2).report
     assert report["trials"]["failed"] >= 3
     for failure in report["failures"]:
@@ -90,7 +91,7 @@ def test_a_finetune_function_of_the_users_own_is_used(search: Search, task: comp
 def test_training_that_diverges_is_a_failure_with_its_cause(
     search: Search, tiny: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loops, "_FRUITLESS", 2)
+    monkeypatch.setattr(trial_loop, "_FRUITLESS", 2)
     space = replace(tiny.SPACE, lr=compress.Float(90.0, 100.0), schedule="constant", prune_ratio=0.5)
     report = search(space=space, trials=2).report
     assert report["trials"]["finished"] == 0
@@ -110,8 +111,8 @@ def test_a_finalist_that_cannot_be_timed_again_keeps_its_number(
             raise MeasurementError("fake: it hung")
         return real(context, target, paths, *rest)
 
-    real = confirming.latencies.measure_on
-    monkeypatch.setattr(confirming, "latencies", _Replaced(confirming.latencies, measure_on=measure_on))
+    real = confirming.measuring.measure_on
+    monkeypatch.setattr(confirming, "measuring", _Replaced(confirming.measuring, measure_on=measure_on))
     report = search(trials=6).report
     assert report["satisfied"]
     [failure] = report["failures"]
@@ -134,14 +135,14 @@ class _Replaced:
 
 
 def test_a_pick_that_cannot_be_read_on_test_stays_open(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = scoring.score
+    real = measuring.score
 
     def score(context: Any, target: Any, path: Path, split: Any, which: str, **options: Any) -> Any:
         if which == "test" and path != context.baseline_path:
             raise MeasurementError("fake: the device is gone")
         return real(context, target, path, split, which, **options)
 
-    monkeypatch.setattr(scoring, "score", score)
+    monkeypatch.setattr(measuring, "score", score)
     report = search(trials=2).report
     assert {pick["verdict"] for pick in report["picks"]["fake"].values()} == {"open"}
     assert report["satisfied"]

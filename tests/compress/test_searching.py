@@ -16,11 +16,12 @@ import torch
 from torch.utils.data import TensorDataset
 
 import compress
-from compress import loops
-from compress.progress import Silent
-from compress.run_results import Result
-from targets import Capabilities, FakeTarget
+from compress.results import Result
+from compress.searching import trial_loop
+from compress.searching.progress import Silent
 from targets.errors import NoFeasibleCandidate, RequestError
+from targets.fake import FakeTarget
+from targets.target import Capabilities
 
 Search = Callable[..., Result]
 
@@ -107,7 +108,7 @@ def test_what_cannot_be_fast_enough_is_gated_before_training(search: Search) -> 
 
 
 def test_a_search_for_the_impossible_ends(search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(loops, "_FRUITLESS", 6)
+    monkeypatch.setattr(trial_loop, "_FRUITLESS", 6)
     notes = Notes()
     result = search(trials=3, constraints=["size<=1B"], progress=notes)
     report = result.report

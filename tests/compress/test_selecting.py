@@ -10,9 +10,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from compress.intervals import tango, wilson
-from compress.quantities import parse_constraint
-from compress.results import (
+from compress.metrics.intervals import tango, wilson
+from compress.selection.fronts import costs, dominates, front, front_hypervolume, nearest_miss
+from compress.selection.rankings import PICKS, ranked, tied_with
+from compress.selection.verdicts import Verdict, judge
+from compress.values.candidates import (
     Candidate,
     Drop,
     DropSplits,
@@ -23,18 +25,7 @@ from compress.results import (
     Quality,
     QualitySplits,
 )
-from compress.selecting import (
-    PICKS,
-    Verdict,
-    costs,
-    dominates,
-    front,
-    front_hypervolume,
-    judge,
-    nearest_miss,
-    ranked,
-    tied_with,
-)
+from compress.values.constraints import parse_constraint
 from targets.errors import RequestError
 
 TARGET = "fake"

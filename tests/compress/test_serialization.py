@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.configs import (
+from compress.values.candidates import Candidate, Parity
+from compress.values.configs import (
     CALIBRATIONS,
     SCHEDULES,
     SCHEMES,
@@ -23,9 +24,9 @@ from compress.configs import (
     PrecisionSettings,
     PruneSettings,
 )
-from compress.results import Candidate, Parity
-from compress.serialization import canonical, file_hash, from_json, stable_hash, to_json, write_json, write_text
-from compress.spaces import Choice, Float, Int, SearchSpace
+from compress.values.serialization import canonical, from_json, stable_hash, to_json, write_json
+from compress.values.spaces import Choice, Float, Int, SearchSpace
+from targets.documents import file_hash, write_text
 from targets.errors import SpaceError
 
 SHARE = st.floats(0.0, 0.95)
@@ -101,7 +102,7 @@ def test_hashes_do_not_drift() -> None:
 @pytest.mark.parametrize("seed", ["0", "1", "4242"])
 def test_hashes_are_equal_across_processes(seed: str) -> None:
     code = (
-        "from compress.configs import *; from compress.serialization import stable_hash\n"
+        "from compress.values.configs import *; from compress.values.serialization import stable_hash\n"
         "print(stable_hash({'x': Config(PruneSettings(deltas={k: 0.1 for k in {'a', 'b', 'c', 'd'}}))}))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": seed}

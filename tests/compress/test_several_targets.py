@@ -12,11 +12,13 @@ import numpy as np
 import onnx
 import pytest
 
-from compress import exporting, precisions, scoring
+from compress.measurement import scoring
+from compress.onnx_files import limits
+from compress.precision import schemes as precision_schemes
 from compress.reports import target_notes
-from compress.run_results import Result
-from targets import FakeTarget
+from compress.results import Result
 from targets.errors import TargetError
+from targets.fake import FakeTarget
 from targets.target import Capabilities
 
 Search = Callable[..., Result]
@@ -31,31 +33,31 @@ def _can(**changes: Any) -> Capabilities:
 
 
 def test_one_format_for_all_gives_one_file_a_scheme() -> None:
-    found = precisions.variants(ALL, {"a": _can(), "b": _can(channel_step=16)})
+    found = precision_schemes.variants(ALL, {"a": _can(), "b": _can(channel_step=16)})
     assert [one.name for one in found] == list(ALL)
     assert all(one.targets == ("a", "b") for one in found)
 
 
 def test_every_format_gets_its_file_and_is_measured_everywhere() -> None:
-    found = precisions.variants(("fp32", "int8"), {"x86": _can(), "arm": _can(int8_format="s8s8")})
+    found = precision_schemes.variants(("fp32", "int8"), {"x86": _can(), "arm": _can(int8_format="s8s8")})
     assert [(one.name, one.format) for one in found] == [("fp32", ""), ("int8", "u8s8"), ("int8-s8s8", "s8s8")]
     assert all(one.targets == ("x86", "arm") for one in found)
 
 
 def test_what_does_not_run_on_a_target_is_not_measured_there() -> None:
     float_only = _can(precisions=("fp32",), refuses=("int8", "mixed", "int8-dynamic"))
-    found = precisions.variants(("fp32", "int8"), {"ncnn": float_only, "ort": _can()})
+    found = precision_schemes.variants(("fp32", "int8"), {"ncnn": float_only, "ort": _can()})
     assert [(one.name, one.targets) for one in found] == [("fp32", ("ncnn", "ort")), ("int8", ("ort",))]
 
 
 def test_saturating_products_are_a_format_of_their_own() -> None:
-    found = precisions.variants(("int8",), {"new": _can(), "old": _can(reduce_range=True)})
+    found = precision_schemes.variants(("int8",), {"new": _can(), "old": _can(reduce_range=True)})
     assert [(one.name, one.capabilities.reduce_range) for one in found] == [("int8", False), ("int8-u8s8-7bit", True)]
 
 
 def test_nothing_that_runs_is_an_error_that_names_targets_and_precisions() -> None:
     with pytest.raises(TargetError, match="a, b: none of the precisions int8 runs there"):
-        precisions.variants(("int8",), {"a": _can(precisions=("fp32",)), "b": _can(precisions=("fp32",))})
+        precision_schemes.variants(("int8",), {"a": _can(precisions=("fp32",)), "b": _can(precisions=("fp32",))})
 
 
 @pytest.mark.parametrize(
@@ -64,8 +66,8 @@ def test_nothing_that_runs_is_an_error_that_names_targets_and_precisions() -> No
 )
 def test_widths_suit_every_target_in_what_is_searched(schemes: tuple[str, ...], step: int) -> None:
     abilities = {"a": _can(channel_step=16, int8_step=4), "b": _can(channel_step=8, int8_step=2)}
-    assert precisions.channel_step(schemes, abilities) == step
-    assert f"widths in steps of {step} (a " in precisions.steps_in_words(schemes, abilities)
+    assert precision_schemes.channel_step(schemes, abilities) == step
+    assert f"widths in steps of {step} (a " in precision_schemes.steps_in_words(schemes, abilities)
 
 
 # -- searches
@@ -124,7 +126,7 @@ def test_a_model_is_converted_down_where_that_is_possible(tmp_path: Path) -> Non
     from targets.testing import reference_model, samples
 
     model = onnx.load(reference_model(tmp_path / "m.onnx"))
-    older = exporting.suit(model, exporting.Limits(opset=14, ir_version=7))
+    older = limits.suit(model, limits.Limits(opset=14, ir_version=7))
     assert (older.opset_import[0].version, older.ir_version) == (14, 7)
     onnx.save(older, tmp_path / "older.onnx")
     x = {"x": samples(3)}

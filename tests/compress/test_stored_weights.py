@@ -12,11 +12,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from compress import quantize
-from compress.exporting import export, open_session
+from compress.onnx_files.exporting import export
+from compress.onnx_files.parity import open_session
+from compress.precision.quantizing import quantize
 from compress.precision.stored_weights import BLOCK, pack, store
-from targets import FakeTarget
 from targets.errors import QuantizeError, RequestError
+from targets.fake import FakeTarget
 from targets.target import Capabilities
 
 

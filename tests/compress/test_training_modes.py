@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.networks.running import threads
 from compress.training import training_modes
-from compress.training.training_modes import TrainingMode, default_mode, find_mode, resolve_device, suited, threads
+from compress.training.training_modes import TrainingMode, default_mode, find_mode, resolve_device, suited
 from targets.errors import RequestError
 
 

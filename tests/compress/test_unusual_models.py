@@ -18,11 +18,11 @@ from torch.nn.utils import parametrizations, prune, remove_weight_norm, spectral
 from torch.utils.data import TensorDataset
 
 import compress
-from compress.onnx_tasks import onnx_task
-from compress.run_results import Result
-from compress.unwrapping import unwrap
-from targets import FakeTarget
+from compress.networks.plain_copies import unwrap
+from compress.results import Result
+from compress.tasks.onnx_tasks import onnx_task
 from targets.errors import CompressError, ExportError, ModelError, TaskError
+from targets.fake import FakeTarget
 from targets.testing import reference_model
 
 Search = Callable[..., Result]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from compress.channels.widths import ladder, realise
+from compress.pruning.widths import ladder, realise
 from targets.errors import SpaceError
 
 RATIOS = st.floats(0, 1, exclude_max=True)

@@ -12,7 +12,7 @@ import pytest
 
 import commands
 from commands import TASK_FILE, Done, task_file
-from compress.records import Record
+from compress.run_folder.records import Record
 from targets.errors import TargetUnavailable
 
 command, run = commands.command, commands.run

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 import compress
 import zoo
 import zoo_table
-from compress.channels.attention import NarrowAttention
-from compress.channels.cutting import Group, Groups, duplicate, tensor_named, zero
-from compress.channels.permutation_gate import forward
-from compress.exporting import open_session
-from compress.pruning import count, prune
-from compress.quantizing import has_matmul
+from compress.networks.counting import count
+from compress.networks.running import forward
+from compress.onnx_files.parity import open_session
+from compress.precision.quantizer import has_matmul
+from compress.pruning.cutting import duplicate, tensor_named, zero
+from compress.pruning.groups import Group, Groups
+from compress.pruning.narrow_attention import NarrowAttention
+from compress.pruning.pruning import prune
 from targets.errors import QuantizeError
 
 NAMES = list(zoo.ZOO)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from compress.configs import FinetuneSettings
 from compress.training.finetuning import History, finetune
 from compress.training.objectives import Objective
 from compress.training.training_modes import TrainingMode
+from compress.values.configs import FinetuneSettings
 
 CPU = TrainingMode()
 CROSS = Objective(None, "cross_entropy")

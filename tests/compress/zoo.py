@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import zoo_awkward as awkward
 import zoo_images as images
 import zoo_sequences as sequences
-from compress.channels.permutation_gate import randomise
+from compress.pruning.permutation_check import randomise
 from zoo_images import block
 
 

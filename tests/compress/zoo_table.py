@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from compress.pruning import count, find_groups, prune
+from compress.networks.counting import count
+from compress.pruning.grouping import find_groups
+from compress.pruning.pruning import prune
 
 PATH = Path(__file__).parents[2] / "docs" / "prunable.md"
 HEAD = """# What can be pruned

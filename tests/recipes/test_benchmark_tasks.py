@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import compress
-from compress.loading import LoadedTask, load_task
+from compress.tasks.loading import LoadedTask, load_task
 from targets.errors import TaskError
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks" / "tasks"

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 import recipes.image_classification as images
-from compress import baselines
-from compress.data import Split, read_train
+from compress.baseline import modules
+from compress.tasks.datasets import Split, read_train
 from targets.errors import TaskError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -165,8 +165,8 @@ def test_network_is_mlperf_tinys() -> None:
 
 def test_network_can_be_kept_in_a_run(tmp_path: Path) -> None:
     model = images.network(width=4).eval()
-    baselines.save(model, tmp_path, whole=True)
-    kept = baselines._load_module(tmp_path / "module.pt")
+    modules.save(model, tmp_path, whole=True)
+    kept = modules._load_module(tmp_path / "module.pt")
     assert kept is not None
     x = torch.randn(2, 3, 32, 32)
     assert torch.equal(kept(x), model(x))
@@ -198,7 +198,7 @@ def test_task_takes_the_checkpoint_where_it_fits(folder: Path, monkeypatch: pyte
     torch.save({"digest": images.read_images(folder)["train"].digest, "state": kept.state_dict()}, path)
     monkeypatch.setattr(images, "train_baseline", lambda *_: pytest.fail("trained"))
     monkeypatch.setattr(images.load_baseline, "__defaults__", (path,))
-    found = baselines.make_module(images.task(str(folder)))
+    found = modules.make_module(images.task(str(folder)))
     assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), kept.state_dict().values(), strict=True))
 
 

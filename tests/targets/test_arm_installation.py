@@ -282,7 +282,7 @@ def test_nothing_of_our_environment_reaches_the_guest(monkeypatch):
 
 
 def test_the_command_says_what_is_missing(tmp_path):
-    words = [sys.executable, "-m", "compress.command_line", "targets", "--install", "arm-emulated"]
+    words = [sys.executable, "-m", "compress.commands.command_line", "targets", "--install", "arm-emulated"]
     environment = {**os.environ, "PATH": str(tmp_path), arm_installation.VARIABLE: str(tmp_path / "system")}
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")

@@ -14,12 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import targets
-from targets import Measurement, benching, environment
+from targets import advice, bench_results, benching, environment
 from targets.advice import short_names
 from targets.comparing import CAREFUL
 from targets.errors import MeasurementError, ModelError, RequestError, TargetError
 from targets.onnx_files import FileFacts, FileInput
-from targets.target import Layer
+from targets.target import Layer, Measurement
 from targets.testing import QUICK, reference_model
 
 
@@ -71,9 +71,9 @@ def model(path: Path, inputs: dict[str, tuple[int, Any]], operator: str = "Ident
 COST = {"a.onnx": 100e-6, "b.onnx": 53e-6, "c.onnx": 98e-6, "q.onnx": 120e-6}
 
 
-def quiet(found: benching.Bench) -> list[str]:
+def quiet(found: bench_results.Bench) -> list[str]:
     """The warnings without that of the machine the test runs on."""
-    return [text for text in found.warnings if "governor" not in text]
+    return [text for text in advice.warnings(found) if "governor" not in text]
 
 
 def test_the_document_has_an_entry_for_every_model_on_every_target(paths):

@@ -1,0 +1,172 @@
+"""The profile of a baseline: where it may be cut, how well it stands that, what int8 costs each of its layers
+and saves by it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.baseline.contexts import Profile, Training
+from compress.onnx_files import graphs
+from compress.precision import calibration_samples, quantizer
+from compress.precision.layer_costs import Saving, float_order, layer_errors, layer_savings
+from compress.pruning import blocks, grouping, pruning
+from compress.pruning.groups import Groups
+from compress.run_folder.caching import Cache
+from compress.tasks import datasets
+from compress.training import distilling
+from targets.documents import file_hash
+from targets.errors import ModelError, StageError
+from targets.target import Capabilities, Target
+
+VERSION = 3
+_SAMPLES = 512
+_RATIO = 0.5
+_CURVE = (0.25, _RATIO, 0.75)
+"""Shares at which the damage is measured, where widths are allocated by it."""
+
+
+def make_profile(
+    cache: Cache,
+    training: Training | None,
+    path: Path,
+    calibration: Mapping[str, np.ndarray],
+    capabilities: Capabilities,
+    timed_on: tuple[Target, Any] | None = None,
+) -> Profile:
+    """Everything in it is computed once per baseline; ``path`` is its ONNX file.
+
+    ``timed_on``: the target, with its description, where layers are timed in int8; None: what they save is left out.
+    """
+    groups, losses = Groups((), ()), dict[str, float]()
+    if training is not None:
+        groups = grouping.find_groups(training.module, training.example)
+        losses = _losses(cache, training, groups, _RATIO)
+    return Profile(groups, _ranks(losses), losses, _int8_order(cache, path, calibration, capabilities, timed_on))
+
+
+def digest(samples: Mapping[str, np.ndarray]) -> str:
+    """Hash of some arrays, in their order."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in samples.values())).hexdigest()[:16]
+
+
+def damages(cache: Cache, training: Training, groups: Groups) -> dict[str, list[tuple[float, float]]]:
+    """Group -> (share cut of it alone, rise of the loss on train examples by it), measured at a few shares.
+
+    A loss that is not finite counts ten times the worst that is.
+    """
+    whole = _losses(cache, training, groups, None)[""]
+    found = {ratio: _losses(cache, training, groups, ratio) for ratio in _CURVE}
+    rises = {ratio: {name: loss - whole for name, loss in losses.items()} for ratio, losses in found.items()}
+    finite = [rise for losses in rises.values() for rise in losses.values() if np.isfinite(rise)]
+    worst = 10.0 * max([1e-6, *finite])
+
+    def rise(name: str, ratio: float) -> float:
+        return max(0.0, rises[ratio][name]) if np.isfinite(rises[ratio][name]) else worst
+
+    return {group.name: [(ratio, rise(group.name, ratio)) for ratio in _CURVE] for group in groups.prunable}
+
+
+def block_losses(cache: Cache, training: Training) -> dict[str, float]:
+    """Removable residual block -> loss on train examples without it alone."""
+
+    def compute(_: Path) -> dict[str, Any]:
+        return {
+            "losses": {
+                block.name: _loss(training, blocks.drop(training.module, [block]))
+                for block in training.blocks.removable
+            }
+        }
+
+    names = [block.name for block in training.blocks.removable]
+    inputs = {"baseline": training.digest, "train": training.train.digest, "blocks": names}
+    return _finite(cache.stage("profile", VERSION, inputs, compute).info["losses"])
+
+
+def _losses(cache: Cache, training: Training, groups: Groups, ratio: float | None) -> dict[str, float]:
+    """Group -> loss on train examples after cutting ``ratio`` of that group alone; of the whole network if None."""
+
+    def compute(_: Path) -> dict[str, Any]:
+        if ratio is None:
+            return {"losses": {"": _loss(training, training.module)}}
+        losses: dict[str, float] = {}
+        for group in groups.prunable:
+            cut = pruning.prune(training.module, training.example, {group.name: ratio}, groups=groups).module
+            losses[group.name] = _loss(training, cut)
+        return {"losses": losses}
+
+    inputs: dict[str, Any] = {"baseline": training.digest, "train": training.train.digest}
+    if ratio != _RATIO:
+        inputs["ratio"] = ratio
+    return _finite(cache.stage("profile", VERSION, inputs, compute).info["losses"])
+
+
+def _loss(training: Training, module: Any) -> float:
+    inputs, labels = datasets.sample(training.train, _SAMPLES, 0)
+    found = distilling.predict(module, inputs, training.mode)
+    return float(training.objective.value(found[0] if len(found) == 1 else found, labels, 0.0))
+
+
+def _finite(stored: Mapping[str, float | None]) -> dict[str, float]:
+    """A loss that is not finite was stored as null: the worst."""
+    return {name: float("inf") if value is None else value for name, value in stored.items()}
+
+
+def _ranks(losses: Mapping[str, float]) -> dict[str, float]:
+    """Group -> rank from -0.5 to 0.5, that with the largest loss first."""
+    ranked = sorted(losses, key=lambda name: -losses[name])
+    last = max(1, len(ranked) - 1)
+    return {name: i / last - 0.5 for i, name in enumerate(ranked)}
+
+
+def _int8_order(
+    cache: Cache,
+    path: Path,
+    calibration: Mapping[str, np.ndarray],
+    capabilities: Capabilities,
+    timed_on: tuple[Target, Any] | None,
+) -> tuple[int, ...]:
+    """Positions of the layers by what int8 costs each and saves by it; empty where nothing can be quantized."""
+    if not quantizer.layers(path):
+        return ()
+    samples = {name: x[: calibration_samples.BATCH * 2] for name, x in calibration.items()}
+    inputs = {
+        "baseline": graphs.structure_hash(path), "weights": file_hash(path), "calibration": digest(samples),
+        "format": capabilities.int8_format, "reduce_range": capabilities.reduce_range,
+    }  # fmt: skip
+
+    def errors(_: Path) -> dict[str, Any]:
+        with _ranges(path, samples) as (ranges, folder):
+            return {"errors": layer_errors(path, ranges, "minmax", samples, capabilities, folder)}
+
+    found = cache.stage("sensitivity", VERSION, inputs, errors).info["errors"]
+    if timed_on is None:
+        return float_order(found, ())
+    target, description = timed_on
+
+    def savings(_: Path) -> dict[str, Any]:
+        with _ranges(path, samples) as (ranges, folder):
+            saved = layer_savings(path, ranges, "minmax", samples, capabilities, target, folder)
+            return {"savings": [[one.value, one.noise] for one in saved]}
+
+    inputs = {**inputs, "target": target.name, "device": description}
+    try:
+        saved = cache.stage("savings", VERSION, inputs, savings).info["savings"]
+    except (StageError, ModelError):
+        saved = []  # a network that is not to be timed in int8 keeps its most sensitive layers in float
+    return float_order(found, [Saving(*one) for one in saved])
+
+
+@contextlib.contextmanager
+def _ranges(path: Path, samples: Mapping[str, np.ndarray]) -> Iterator[tuple[Path, Path]]:
+    """The file's ranges, and a folder to work in, both gone afterwards."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        quantizer.collect_ranges(path, samples, "minmax", folder / "ranges.json")
+        yield folder / "ranges.json", folder

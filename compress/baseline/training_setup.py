@@ -1,0 +1,124 @@
+"""What fine-tuning works with: objective, teacher, how this machine trains fastest, and a usable learning rate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from compress.baseline.contexts import Say, Training
+from compress.metrics.metrics import Metric
+from compress.networks import fingerprints
+from compress.pruning import grouping, pruning
+from compress.run_folder.caching import Cache
+from compress.run_folder.runs import Run
+from compress.tasks import datasets
+from compress.tasks.tasks import Task
+from compress.training import distilling, learning_rates
+from compress.training.objectives import Objective, make_objective
+from compress.training.training_modes import TrainingMode, default_mode, find_mode, resolve_device
+from compress.values.configs import AUTO
+from compress.values.spaces import SearchSpace, corners, middle
+from targets.errors import TaskError
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a training is set up from; ``train`` in memory or as a stream."""
+
+    task: Task
+    run: Run
+    cache: Cache
+    metric: Metric
+    train: datasets.Split | datasets.Stream | None
+    example: tuple[torch.Tensor, ...]
+    deterministic: bool
+    """Costs are repeatable, and so is the search as a whole: nothing is decided by timing."""
+    warn: Callable[[str], None]
+
+
+def make_training(setup: Setup, module: torch.nn.Module, template: onnx.ModelProto, device: str, say: Say) -> Training:
+    """For the baseline ``module``, whose raw exported graph is ``template``."""
+    task, metric, train = setup.task, setup.metric, setup.train
+    if train is None:
+        raise TaskError(f"task {task.name!r}: train is None; fine-tuning needs training data")
+    if task.finetune is None:
+        objective = make_objective(task.loss, metric.loss, metric.name)
+    else:
+        objective = Objective(task.loss, metric.loss or "mse")
+    place = resolve_device(device)
+    mode = default_mode(place)
+    if not setup.deterministic and task.finetune is None:
+        say("training mode")
+        mode = _found_mode(setup, module, train, objective, place)
+    teacher = distilling.make_teacher(copy.deepcopy(module), train, mode, lambda: setup.cache.timed("teacher"))
+    digest, space = fingerprints.state_hash(module), setup.run.request.space
+    if task.finetune is None:
+        if space.lr == AUTO:
+            say("learning rate")
+            _find_rates(setup, module, train, objective, mode, digest)
+        _check_features(setup, module, space)
+    return Training(module, digest, train, setup.example, objective, teacher, mode, template)
+
+
+def _typical(setup: Setup, module: torch.nn.Module) -> torch.nn.Module:
+    """About what will be trained: cut as in the middle of the space."""
+    groups = grouping.find_groups(module, setup.example)
+    ratio = float(middle(setup.run.request.space.prune_ratio))
+    return pruning.prune(module, setup.example, ratio, groups=groups).module if groups.prunable else module
+
+
+def _found_mode(
+    setup: Setup,
+    module: torch.nn.Module,
+    train: datasets.Split | datasets.Stream,
+    objective: Objective,
+    device: str,
+) -> TrainingMode:
+    """How to train fastest here: tried on a network and a batch as they will be trained."""
+    known = setup.run.state.facts.get("mode")
+    if known is not None and known["mode"]["device"] == device:
+        return TrainingMode(**known["mode"])
+    with setup.cache.timed("training mode"):
+        network = _typical(setup, module)
+        inputs, labels = datasets.sample(train, int(middle(setup.run.request.space.batch_size)), 0)
+        mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), device)
+    setup.run.record.append("fact", name="mode", value={"mode": mode, "seconds": seconds})
+    return mode
+
+
+def _find_rates(
+    setup: Setup, module: torch.nn.Module, train: datasets.Split | datasets.Stream, objective: Objective,
+    mode: TrainingMode, digest: str,
+) -> None:  # fmt: skip
+    """The range of learning rates, tested once and noted as a fact of the run."""
+    size = int(middle(setup.run.request.space.batch_size))
+
+    def compute(_: Path) -> dict[str, Any]:
+        found = learning_rates.find_range(
+            _typical(setup, module), train, objective, mode=mode, seed=setup.run.request.seed,
+            optimizer=setup.task.optimizer, batch_size=size,
+        )  # fmt: skip
+        return {"low": found.low, "high": found.high, "rates": found.rates, "losses": found.losses}
+
+    inputs = {
+        "baseline": digest, "train": train.digest, "seed": setup.run.request.seed, "batch_size": size,
+        "loss": fingerprints.source_hash(setup.task.loss), "optimizer": fingerprints.source_hash(setup.task.optimizer),
+    }  # fmt: skip
+    found = setup.cache.stage("learning rate", learning_rates.VERSION, inputs, compute).info
+    if setup.run.state.facts.get("learning_rates") != [found["low"], found["high"]]:
+        setup.run.record.append("fact", name="learning_rates", value=[found["low"], found["high"]])
+
+
+def _check_features(setup: Setup, module: torch.nn.Module, space: SearchSpace) -> None:
+    """Warn where ``feature_weight`` is asked for and can do nothing."""
+    if setup.train is None or not any(corners(space.feature_weight)):
+        return
+    inputs, _ = datasets.sample(setup.train, 3, 0)
+    if not distilling.matching(module, module, inputs):
+        setup.warn("feature_weight: the network has no layers with positions to compare, so it does nothing")

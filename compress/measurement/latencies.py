@@ -1,0 +1,122 @@
+"""Latency of candidates against the baseline, measured once per structure: it does not depend on the weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.onnx_files.graphs import structure_hash
+from compress.run_folder.caching import Cache
+from compress.values.candidates import (
+    DeviceCheck,
+    Drop,
+    DropSplits,
+    IntegerShare,
+    LatencyResult,
+    Measured,
+    Quality,
+    QualitySplits,
+)
+from compress.values.serialization import to_json
+from targets.comparing import disturbed
+from targets.errors import StageError
+from targets.target import Measurement, Protocol, Target
+
+VERSION = 3
+SEARCHING = Protocol(width=0.02, seconds=2.5, processes=1)
+FINAL = Protocol(width=0.01, seconds=6.0, processes=5, most=8, total=60.0)
+
+
+def measure(
+    cache: Cache,
+    target: Target,
+    description: Any,
+    baseline: Path,
+    paths: Sequence[Path],
+    inputs: Mapping[str, np.ndarray],
+    protocol: Protocol = SEARCHING,
+) -> list[dict[str, Any]]:
+    """Latency (or instructions) and memory of ``paths`` on ``target``, as JSON, in their order.
+
+    Files of one structure are measured once. Raw samples lie in the cache beside the result.
+    """
+    zero = structure_hash(baseline)
+    structures = [structure_hash(path) for path in paths]
+    keys = {
+        s: {
+            "structure": s,
+            "baseline": zero,
+            "target": target.name,
+            "device": description,
+            "protocol": to_json(protocol),
+        }
+        for s in structures
+    }
+    missing: dict[str, Path] = {}
+    for structure, path in zip(structures, paths, strict=True):
+        if cache.get("measure", VERSION, keys[structure]) is None:
+            missing.setdefault(structure, path)
+    if missing:
+        with cache.timed("measure"):
+            found = target.measure([baseline, *missing.values()], inputs=inputs, protocol=protocol)
+        for structure, measurement in zip(missing, found[1:], strict=True):
+            integer = _audited(target, missing[structure])
+            cache.put("measure", VERSION, keys[structure], _as_json(measurement, integer))
+    results = []
+    for structure in structures:
+        artifact = cache.get("measure", VERSION, keys[structure])
+        results.append(artifact.info if artifact else {})
+    return results
+
+
+def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
+    """The latency in a ``measure`` result, None where cost is counted."""
+    data = info.get("latency")
+    if data is None:
+        return None
+    named = {name: data[name] for name in ("p50", "p95", "ratio", "low", "high", "runs")}
+    return LatencyResult(**named, disturbed=info["disturbed"], settled=info["settled"])
+
+
+def integer_share(info: Mapping[str, Any]) -> IntegerShare | None:
+    """What the audit in a ``measure`` result says, None where the runtime does not show what it executes."""
+    data = info.get("integer")
+    return None if data is None else IntegerShare(data["integer"], data["layers"], tuple(data["why"]))
+
+
+def measured(info: Mapping[str, Any], quality: Quality, drop: Drop, check: DeviceCheck | None) -> Measured:
+    """A ``measure`` result and a score on val, put together."""
+    return Measured(
+        QualitySplits(quality),
+        DropSplits(drop),
+        latency_result(info),
+        info.get("memory"),
+        info.get("instructions"),
+        scored_on_host={} if check is None else {"val": check},
+        integer=integer_share(info),
+    )
+
+
+def _as_json(measurement: Measurement, integer: IntegerShare | None) -> dict[str, Any]:
+    data = to_json(replace(measurement, path=Path(measurement.path.name)))
+    return {
+        **data, "path": measurement.path.name, "integer": to_json(integer), "disturbed": disturbed(measurement),
+    }  # fmt: skip
+
+
+def _audited(target: Target, path: Path) -> IntegerShare | None:
+    try:
+        layers = target.audit(path)
+    except StageError:
+        return None  # it was measured: what it shows of itself is an extra
+    if layers is None:
+        return None
+    reasons = Counter(layer.why for layer in layers if not layer.integer and layer.why)
+    return IntegerShare(
+        sum(layer.integer for layer in layers), len(layers), tuple(why for why, _ in reasons.most_common())
+    )

@@ -1,0 +1,170 @@
+"""Torch to ONNX: traced once per pruned graph, then only the weights change.
+
+`trace` runs the exporter (seconds) and keeps the raw graph, whose initializers still bear the names of the
+module's parameters. `bind` puts trained weights into it, folds and simplifies (tens of milliseconds), and strips
+what the exporter writes about the local machine. `check_parity` compares the file with the network; it is what
+makes the swap safe: on a mismatch the caller traces anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import itertools
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from compress.networks.plain_copies import plain_copy
+from compress.networks.running import as_tuple
+from compress.onnx_files.limits import Limits, suit
+from compress.onnx_files.parity import _with_batch, check_parity
+from compress.values.candidates import Parity
+from compress.values.error_lines import _cause
+from targets.errors import ExportError, RequestError
+
+VERSION = 2
+_OLDEST_OPSET = 18
+"""The exporter writes nothing older; what must be is converted afterwards."""
+_LARGEST_BATCH = 1024
+"""A graph must hold for batches of this size at least."""
+
+
+def export(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path: str | Path) -> Parity:
+    """Write ``module`` as ONNX with a dynamic batch, checked against it at two batch sizes.
+
+    ``example_inputs``: a tensor or a tuple of tensors, batch first. The module is left as it was.
+    Raises ExportError if the exporter fails, ParityError if the file computes something else.
+    """
+    inputs, path = as_tuple(example_inputs), Path(path)
+    check_folder(path)
+    model = bind(trace(module, inputs), module.state_dict())
+    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
+        temporary = Path(folder) / path.name
+        onnx.save(model, temporary)
+        parity = check_parity(temporary, module, inputs)
+        os.replace(temporary, path)
+    return parity
+
+
+def check_folder(path: Path) -> None:
+    """Raise RequestError where the folder that ``path`` is to be written in does not exist."""
+    if not path.parent.is_dir():
+        raise RequestError(f"{str(path)!r} cannot be written: the folder {str(path.parent)!r} does not exist")
+
+
+def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None = None) -> onnx.ModelProto:
+    """The raw exported graph of ``module`` in eval mode, batch dynamic, weights under their own names."""
+    opset = max(_OLDEST_OPSET, (limits or Limits()).opset)
+    batch = torch.export.Dim("batch")
+    # A network that was imported keeps the names of its file.
+    names = getattr(module, "meta", {})
+    with _quiet():
+        try:
+            network = plain_copy(module).to("cpu").eval()
+            program = torch.onnx.export(
+                network,
+                _with_batch(inputs, 2),
+                dynamo=True,
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                external_data=False,
+                optimize=False,
+                verbose=False,
+                opset_version=opset,
+                input_names=names.get("input_names"),
+                output_names=names.get("output_names"),
+            )
+        except Exception as error:
+            raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: {_cause(error)}") from error
+    if program is None:
+        raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: the exporter returned nothing")
+    _check_batch(program, type(module).__name__)
+    _tell_apart(program.model.graph)
+    return clean(program.model_proto)
+
+
+def _tell_apart(graph: Any) -> None:
+    """Rename what a node puts out where a weight has that name: a buffer ``mean`` beside the result of ``x.mean()``."""
+    weights = set(graph.initializers)
+    outputs = {value.name for node in graph for value in node.outputs}
+    for node in graph:
+        for value in node.outputs:
+            if value.name in weights:
+                number = next(i for i in itertools.count(1) if f"{value.name}_{i}" not in weights | outputs)
+                value.name = f"{value.name}_{number}"
+                outputs.add(value.name)
+
+
+def _check_batch(program: Any, name: str) -> None:
+    """Raise ExportError where the graph holds for small batches only: ``forward`` does something else for others."""
+    for symbol, limits in program.exported_program.range_constraints.items():
+        # s0, s77: sizes of inputs; u0: sizes that only running shows. The upper end is a number or infinity.
+        if str(symbol).startswith("s") and limits.upper < _LARGEST_BATCH:
+            raise ExportError(
+                f"{name} cannot be exported to ONNX: its forward branches on the batch size (the graph holds for "
+                f"{limits.lower} to {limits.upper} only); let it do the same for every batch"
+            )
+
+
+def bind(template: onnx.ModelProto, state: Mapping[str, Tensor], limits: Limits | None = None) -> onnx.ModelProto:
+    """``template`` with the weights of ``state``, folded, simplified, within limits and stripped of local paths."""
+    from onnxscript import optimizer
+
+    model = copy.deepcopy(template)
+    for initializer in model.graph.initializer:
+        tensor = state.get(initializer.name)
+        if tensor is not None and tuple(tensor.shape) == tuple(initializer.dims):
+            array = tensor.detach().cpu().contiguous().numpy()
+            initializer.CopyFrom(onnx.numpy_helper.from_array(array, initializer.name))
+    with _quiet():
+        model = optimizer.optimize(model)
+    return clean(suit(model, limits or Limits()))
+
+
+def clean(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Remove metadata that names local files (in place), everywhere in the model."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    for graph in (model.graph, *model.functions):
+        _clean_graph(graph)
+    return model
+
+
+def _clean_graph(graph: Any) -> None:
+    graph.doc_string = ""
+    del graph.metadata_props[:]
+    values = [*getattr(graph, "value_info", ()), *getattr(graph, "initializer", ())]
+    if isinstance(graph, onnx.GraphProto):
+        values += [*graph.input, *graph.output]
+    for value in values:
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for node in graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _clean_graph(inner)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter warns about packages that are not installed and prints its progress: neither is news here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

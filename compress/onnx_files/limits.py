@@ -1,0 +1,51 @@
+"""Limits: carried here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx
+
+from compress.values.error_lines import _cause
+from targets.errors import TargetError
+from targets.target import Capabilities
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The highest opset and IR version a file may have: what the exporter gives, or less where a runtime is old."""
+
+    opset: int = 20
+    ir_version: int = 10
+
+
+def limits_of(capabilities: Iterable[Capabilities]) -> Limits:
+    """What all of these targets accept."""
+    limits = Limits()
+    for one in capabilities:
+        limits = Limits(min(limits.opset, one.opset), min(limits.ir_version, one.ir_version))
+    return limits
+
+
+def suit(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
+    """The model within the limits of a runtime, in place where nothing but the IR version is above them.
+
+    Raises TargetError where it needs operators that came later.
+    """
+    model.ir_version = min(model.ir_version, limits.ir_version)
+    version = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    if version <= limits.opset:
+        return model
+    from onnx import version_converter
+
+    try:
+        converted = version_converter.convert_version(model, limits.opset)
+        onnx.checker.check_model(converted)
+    except Exception as error:
+        raise TargetError(
+            f"the network needs opset {version}, the target's runtime knows up to {limits.opset}, and it cannot be "
+            f"converted ({_cause(error)}); install a newer runtime there"
+        ) from error
+    converted.ir_version = min(converted.ir_version, limits.ir_version)
+    return converted

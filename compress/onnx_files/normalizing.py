@@ -1,0 +1,211 @@
+"""An ``.onnx`` file as it came, made fit to work with: checked, half precision to float, its batch size set free.
+
+What was changed is told, one sentence each; the file itself is never touched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx
+
+from compress.onnx_files.graphs import load_model
+from targets.errors import ModelError
+
+_HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True)
+class Source:
+    """The graph to work with, and what was changed of the file."""
+
+    model: onnx.ModelProto
+    notes: tuple[str, ...] = ()
+
+
+def read(path: Path) -> Source:
+    """Read, check, and turn half precision into float. Raises ModelError in one line."""
+    model = load_model(path)
+    _check_outputs(model, path)
+    _check_weights(model, path)
+    if not any(tensor.data_type in _HALF for tensor in _tensors(model.graph)):
+        return Source(model)
+    note = "its weights are in half precision; it is worked with, and compared with, in float32"
+    return Source(to_float(model), (note,))
+
+
+def freed(source: Source, path: Path, samples: Mapping[str, np.ndarray]) -> Source:
+    """With a batch size that is baked in set free, where that gives the same; ``samples``: by input name.
+
+    Raises ModelError for a model that runs on one sample only though its input says otherwise.
+    """
+    found = _freed(source.model, path, samples)
+    if found is None:
+        return source
+    note = f"its batch size of {found[1]} was baked in; it is worked with as a model for any batch"
+    return Source(found[0], (*source.notes, note))
+
+
+def input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
+    """Input's name -> the type of its samples; weights that are listed among the inputs are none."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return {
+        value.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for value in model.graph.input
+        if value.name not in constants
+    }
+
+
+def to_float(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every half-precision tensor is float32."""
+    changed = copy.deepcopy(model)
+    for graph in _graphs(changed.graph):
+        for tensor in _own_tensors(graph):
+            if tensor.data_type in _HALF:
+                array = onnx.numpy_helper.to_array(tensor).astype(np.float32)
+                tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            if value.type.tensor_type.elem_type in _HALF:
+                value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.name in ("to", "dtype") and attribute.i in _HALF:
+                    attribute.i = onnx.TensorProto.FLOAT
+    return changed
+
+
+def session_of(model: onnx.ModelProto, name: str) -> Any:
+    """An ONNX Runtime session of a graph that is not in a file; raises ModelError about ``name``."""
+    from compress.onnx_files.parity import open_session
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(model, path)
+        try:
+            return open_session(path)
+        except Exception as error:
+            reason = " ".join(str(error).replace(str(path), "it").split())[:200]
+            raise ModelError(f"{name} does not load in ONNX Runtime: {reason}") from None
+
+
+def _check_outputs(model: onnx.ModelProto, path: Path) -> None:
+    """Outputs are tensors of numbers, one row a sample."""
+    for value in model.graph.output:
+        if not value.type.HasField("tensor_type"):
+            raise ModelError(
+                f"{path.name}: output {value.name!r} is a list of dictionaries, not a tensor; convert the model again "
+                "without them (skl2onnx: options={'zipmap': False})"
+            )
+        if value.type.tensor_type.elem_type == onnx.TensorProto.STRING:
+            raise ModelError(
+                f"{path.name}: output {value.name!r} is text; numbers are needed: train with class numbers as labels"
+            )
+
+
+def _check_weights(model: onnx.ModelProto, path: Path) -> None:
+    """Infinite constants are masks; one that is not a number is a broken weight."""
+    for tensor in _tensors(model.graph):
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, *_HALF):
+            array = onnx.numpy_helper.to_array(tensor)
+            if np.isnan(array.astype(np.float32)).any():
+                raise ModelError(f"{path.name}: weight {tensor.name!r} holds NaN; export a network that is trained")
+
+
+def _freed(model: onnx.ModelProto, path: Path, samples: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, int] | None:
+    """The graph for any batch, and the size it had; None where there is none to free or where it does not work."""
+    sizes = {_first(value) for value in model.graph.input if value.name in input_types(model)}
+    size = sizes.pop() if len(sizes) == 1 else 0
+    if size > 0:
+        free = _without_batch(model, size)
+        return (free, size) if _same(model, free, size, samples) else None
+    try:
+        _run(session_of(model, path.name), samples, 3)
+    except ValueError as error:
+        # Its input says any batch; somewhere in it, one size is meant.
+        free = _without_batch(model, 1)
+        if _same(model, free, 1, samples):
+            return free, 1
+        raise ModelError(
+            f"{path.name} does not run on several samples at once ({error}): its batch size is baked in, or the "
+            "samples are not what it takes; export it with a dynamic batch"
+        ) from None
+    return None
+
+
+def _first(value: onnx.ValueInfoProto) -> int:
+    dims = value.type.tensor_type.shape.dim
+    return int(dims[0].dim_value) if dims else 0
+
+
+def _without_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
+    """A copy whose inputs and outputs have a free first axis, and whose shapes that begin with ``size`` follow it."""
+    free = copy.deepcopy(model)
+    del free.graph.value_info[:]
+    for value in (*free.graph.input, *free.graph.output):
+        if _first(value) == size:
+            value.type.tensor_type.shape.dim[0].dim_param = "batch"
+    constants = {tensor.name: tensor for tensor in free.graph.initializer}
+    for node in free.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    for number, node in enumerate(list(free.graph.node)):
+        if node.op_type != "Reshape" or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        shape = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
+        if shape.ndim == 1 and len(shape) and shape[0] == size:
+            # 0: as it is in the input. Where another axis is open already, the first can only be that.
+            shape[0] = 0 if -1 in shape else -1
+            name = f"{node.input[1]}_of_{number}"
+            free.graph.initializer.append(onnx.numpy_helper.from_array(shape, name))
+            node.input[1] = name
+    return free
+
+
+def _same(model: onnx.ModelProto, free: onnx.ModelProto, size: int, samples: Mapping[str, np.ndarray]) -> bool:
+    """Whether ``free`` gives for a larger batch what ``model`` gives for its own."""
+    try:
+        expected = _run(session_of(model, "it"), samples, size)
+        found = _run(session_of(free, "it"), samples, size + 2)
+    except (ValueError, ModelError):
+        return False
+    return all(np.allclose(a, b[:size], rtol=_TOLERANCE, atol=_TOLERANCE) for a, b in zip(expected, found, strict=True))
+
+
+def _run(session: Any, samples: Mapping[str, np.ndarray], size: int) -> list[np.ndarray]:
+    """Outputs for the first ``size`` samples (repeated if there are fewer); raises ValueError where it does not run."""
+    feeds = {name: np.resize(x, (size, *x.shape[1:])) for name, x in samples.items()}
+    try:
+        outputs = [np.asarray(x) for x in session.run(None, feeds)]
+    except Exception as error:
+        text = str(error).strip().splitlines()
+        raise ValueError(text[0][:200] if text else type(error).__name__) from None
+    wrong = [x.shape for x in outputs if x.ndim == 0 or len(x) != size]
+    if wrong:
+        raise ValueError(f"an output has shape {wrong[0]} for {size} samples")
+    return outputs
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and all that are inside its nodes."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _graphs(inner)
+
+
+def _own_tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    constants = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+    return [*graph.initializer, *constants]
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    for one in _graphs(graph):
+        yield from _own_tensors(one)

@@ -1,0 +1,92 @@
+"""Parity: carried here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from compress.networks.running import evaluating, outputs_of
+from compress.values.candidates import Parity
+from compress.values.error_lines import _cause
+from targets.errors import ExportError, ParityError
+
+TOLERANCE = 1e-4
+"""Largest difference allowed, as a share of the largest output (at least of 1)."""
+
+
+def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, enforce: bool = True) -> Parity:
+    """Compare the file with ``module`` (in eval mode) on ``inputs`` at two batch sizes.
+
+    ``enforce``: raise ParityError when they differ by more than TOLERANCE; False for quantized files, whose
+    difference is a property and no error.
+    """
+    try:
+        session = open_session(path)
+    except Exception as error:
+        raise ParityError(f"{path.name} does not load in ONNX Runtime: {_cause(error)}") from None
+    names = [node.name for node in session.get_inputs()]
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    worst, scale, same, count = 0.0, 1.0, 0, 0
+    for size in (1, max(3, len(inputs[0]))):
+        batch = _with_batch(inputs, size)
+        try:
+            with evaluating(module), torch.no_grad():
+                expected = [x.cpu().numpy() for x in outputs_of(module(*(x.to(device) for x in batch)))]
+        except Exception as error:
+            raise ExportError(
+                f"{type(module).__name__} cannot be exported to ONNX: it does not run on a batch of {size} "
+                f"({_cause(error)}); let it take any batch"
+            ) from None
+        try:
+            found = session.run(None, {name: x.cpu().numpy() for name, x in zip(names, batch, strict=True)})
+        except Exception as error:
+            raise ParityError(f"{path.name} does not run at batch {size}: {_cause(error)}") from None
+        for a, b in zip(expected, found, strict=True):
+            if a.shape != b.shape:
+                raise ParityError(f"{path.name}: output is {b.shape} at batch {size}, the network gives {a.shape}")
+            # `np.maximum`, since the built-in one loses NaN.
+            worst = float(np.maximum(worst, _difference(a, b)))
+            scale = max(scale, float(np.abs(a[np.isfinite(a)]).max(initial=0.0)))
+        same += int((_decision(expected[0]) == _decision(found[0])).sum())
+        count += _decision(expected[0]).size
+    # `not <=` so that NaN is caught as well.
+    if enforce and not worst <= TOLERANCE * scale:
+        raise ParityError(
+            f"{path.name} differs from the network by {worst:.3g} where {TOLERANCE * scale:.3g} is allowed"
+        )
+    return Parity(worst, same / count if count else 1.0)
+
+
+def open_session(path: Path) -> Any:
+    """An ONNX Runtime session on one thread, for checks on this machine.
+
+    Without the extended optimizations: quantized layers are then computed in floats, as integer kernels that do not
+    saturate do, whatever this machine's CPU has.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest one; equal infinities do not differ."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return float(np.where(a == b, 0.0, np.abs(a - b)).max(initial=0.0))
+
+
+def _decision(output: np.ndarray) -> np.ndarray:
+    return output.argmax(axis=1) if output.ndim >= 2 and output.shape[1] > 1 else np.zeros(len(output))
+
+
+def _with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+    """``inputs`` repeated or cut to ``size`` samples."""
+    return tuple(torch.cat([x] * (-(-size // len(x))))[:size].detach().cpu().contiguous() for x in inputs)

@@ -1,0 +1,103 @@
+"""Lower precision: static int8 (QDQ), dynamic int8, and int8 with the most sensitive layers left in float.
+
+ONNX Runtime's quantizer does the rewriting; what is decided here is the format (the target's), the layers, and that
+a network is calibrated once: ranges are a file of their own that every variant reads.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+import targets
+from compress.onnx_files.exporting import check_folder
+from compress.onnx_files.graphs import load_model
+from compress.precision.calibration_samples import BATCH as BATCH
+from compress.precision.calibration_samples import named
+from compress.precision.quantizer import Quantized, collect_ranges, layers, quantize_dynamic, quantize_static, read
+from compress.values.configs import CALIBRATIONS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
+from targets.errors import RequestError
+from targets.target import Capabilities
+
+
+def quantize(
+    source: str | Path,
+    destination: str | Path,
+    precision: str = "int8",
+    calibration: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    target: str | targets.Target = "ort-cpu",
+    *,
+    method: str = "minmax",
+    keep_float: tuple[str, ...] = (),
+    adaround: bool = False,
+    correct_bias: bool = False,
+) -> Quantized:
+    """Write ``source`` in another precision, in the format whose integer kernels run on ``target``.
+
+    ``precision``: ``int8`` (static, QDQ), ``mixed`` (static, the nodes in ``keep_float`` stay in float),
+    ``int8-dynamic``, or weights alone: ``fp16``, ``int8-weights``, ``int4-weights``. ``calibration``: an array,
+    samples first, or a dict of them by input name; the static schemes need it. ``method``: ``minmax``,
+    ``percentile`` or ``search`` (for the percentile with the smallest error). ``adaround``, ``correct_bias``:
+    refinements before static int8.
+    Raises RequestError for what cannot be asked, QuantizeError where the quantizer fails.
+    """
+    source, destination = Path(source), Path(destination)
+    model = load_model(source)
+    check_folder(destination)
+    samples = _check_request(model, source.name, precision, method, calibration)
+    capabilities = targets.get(target).capabilities()
+    with tempfile.TemporaryDirectory(prefix=".quantizing-", dir=destination.parent) as folder:
+        made, ranges = Path(folder) / "model.onnx", Path(folder) / "ranges.json"
+        if precision in STORED:
+            found = _stored(source, made, precision, capabilities)
+        elif precision == "int8-dynamic":
+            found = quantize_dynamic(source, made, capabilities)
+        else:
+            settings = PrecisionSettings(calibration=method, adaround=adaround, correct_bias=correct_bias)
+            if is_refined(settings):
+                from compress.precision.refining import refine
+
+                refined = Path(folder) / source.name
+                onnx.save(refine(source, samples, capabilities, settings, keep_float), refined)
+                source = refined
+            collect_ranges(source, samples, method, ranges, capabilities)
+            found = quantize_static(source, made, ranges, method, capabilities, keep_float=keep_float)
+        os.replace(made, destination)
+    return replace(found, path=destination)
+
+
+def _stored(source: Path, destination: Path, precision: str, capabilities: Capabilities) -> Quantized:
+    """Weights alone in fewer bits; raises RequestError where the target does not run that."""
+    from compress.precision.schemes import refused
+    from compress.precision.stored_weights import save
+
+    if precision in refused(capabilities.refuses, capabilities.lacks):
+        raise RequestError(f"precision {precision!r} does not run on the target; use fp16")
+    integers = save(read(source), precision, destination, source.name)
+    kept = tuple(name for name in layers(source) if name not in integers)
+    return Quantized(destination, destination.stat().st_size, integers, kept)
+
+
+def _check_request(
+    model: onnx.ModelProto, name: str, precision: str, method: str, calibration: Any
+) -> dict[str, np.ndarray]:
+    """The calibration samples by input name (none where none are needed); RequestError for what cannot be asked."""
+    if precision == QAT:
+        raise RequestError(f"precision {QAT!r} takes training: use compress.search with qat_epochs=1 or more")
+    if precision not in SCHEMES or precision == "fp32":
+        offered = ", ".join(one for one in SCHEMES if one not in ("fp32", QAT))
+        raise RequestError(f"precision {precision!r}: use one of {offered}")
+    if method not in CALIBRATIONS:
+        raise RequestError(f"calibration method {method!r}: use one of {', '.join(CALIBRATIONS)}")
+    if precision == "int8-dynamic" or precision in STORED:
+        return {}
+    if calibration is None:
+        raise RequestError(f"precision {precision!r} needs calibration samples: an array, samples first")
+    return named(model, name, calibration)

@@ -1,0 +1,261 @@
+"""Depth: residual blocks are dropped, so that their input passes alone and nothing of them is computed.
+
+``find_blocks`` lists what can be dropped: a block must compute, without it, what the network does with the block's
+branch multiplied by zero, alone and all of them together. ``drop`` puts modules in their places that export to nothing:
+a block that is a module becomes its shortcut, the module that ends a branch a constant zero (added to the shortcut,
+which the exporter folds away). Names of the weights that stay do not change.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from compress.networks.running import as_inputs, few, tensors, unfused
+from compress.networks.running import repeatable as evaluating
+from compress.pruning.groups import Group, Groups
+from compress.tracing.residuals import Block, Run, candidates, zeroed
+from compress.values.error_lines import said
+from targets.errors import SpaceError, TaskError
+
+__all__ = ["Block", "Blocks", "drop", "drop_blocks", "find_blocks", "remaining"]
+
+_TOLERANCE = 1e-4
+"""Largest difference from the branch times zero, as a share of the largest output."""
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """What residual blocks a network has."""
+
+    removable: tuple[Block, ...]
+    kept: tuple[tuple[str, str], ...]
+    """(module, why its residual additions stay)."""
+
+    def named(self, names: Iterable[str]) -> list[Block]:
+        """The blocks of these names, in the network's order; raises SpaceError for one that is not removable."""
+        known = {block.name: block for block in self.removable}
+        asked = list(names)
+        for name in asked:
+            if name not in known:
+                why = dict(self.kept).get(name)
+                close = difflib.get_close_matches(name, known, 3) or list(known)[:3]
+                hint = f": {why}" if why else f"; removable are {', '.join(close)}" if close else "; none is here"
+                raise SpaceError(f"{name!r} is no removable residual block{hint}")
+        return [block for block in self.removable if block.name in asked]
+
+
+def drop_blocks(
+    module: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    names: Iterable[str],
+    *,
+    blocks: Blocks | None = None,
+) -> nn.Module:
+    """A copy of ``module`` without the residual blocks of these names.
+
+    ``example_inputs``: a tensor or a tuple of tensors, batch first. ``blocks``: what ``find_blocks`` found, to save
+    finding it again. Raises SpaceError for a name that is no removable block, TaskError if the module does not run.
+    """
+    names = (names,) if isinstance(names, str) else tuple(names)
+    known = find_blocks(module, example_inputs) if blocks is None else blocks
+    return drop(module, known.named(names))
+
+
+def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Blocks:
+    """The residual blocks of ``module`` that can be dropped, and where others are. ``module`` is untouched.
+
+    Raises TaskError if the module cannot be copied or run on ``example_inputs``.
+    """
+    inputs = as_inputs(example_inputs)
+    try:
+        network = copy.deepcopy(module).eval()
+        inputs = few(network, inputs)
+        traced = copy.deepcopy(network)
+        with evaluating(traced):
+            run = Run(traced, inputs)
+    except Exception as error:
+        raise TaskError(f"the model cannot be copied or does not run on example_inputs ({said(error)})") from error
+    found, kept = candidates(run)
+    passed: list[Block] = []
+    for block in found:
+        why = _refusal(network, inputs, [block])
+        if why is None:
+            passed.append(block)
+        else:
+            kept.append((block.name, why))
+    if len(passed) > 1 and _refusal(network, inputs, passed) is not None:
+        together: list[Block] = []
+        for block in passed:
+            why = _refusal(network, inputs, [*together, block])
+            if why is None:
+                together.append(block)
+            else:
+                kept.append((block.name, f"not together with the blocks before it: {why}"))
+        passed = together
+    return Blocks(tuple(passed), tuple(kept))
+
+
+def drop(module: nn.Module, blocks: Iterable[Block]) -> nn.Module:
+    """A copy of ``module`` without ``blocks``, modes kept."""
+    smaller = copy.deepcopy(module)
+    for block in blocks:
+        old = _present(smaller, block.name)
+        if old is not None:
+            _put(smaller, block.name, _Shortcut(old, block) if block.shortcut else _Zero(old, block))
+        for name in block.served:
+            idle = _present(smaller, name)
+            if idle is not None:
+                _put(smaller, name, _Pass(idle))
+    return smaller
+
+
+def remaining(groups: Groups, module: nn.Module) -> Groups:
+    """``groups`` of a network, as far as they are left in ``module``, which has lost blocks; names stay."""
+    held = {n for n, _ in module.named_parameters(remove_duplicate=False)}
+    held |= {n for n, _ in module.named_buffers(remove_duplicate=False)}
+    modules = {n for n, _ in module.named_modules()}
+    left: list[Group] = []
+    for group in groups.prunable:
+        slots = tuple(slot for slot in group.slots if slot.tensor in held)
+        knobs = tuple(knob for knob in group.knobs if knob.module in modules)
+        if any(slot.side == "out" for slot in slots) and any(slot.side == "in" for slot in slots):
+            members = tuple(name for name in group.members if name in modules or name in held)
+            left.append(replace(group, slots=slots, knobs=knobs, members=members))
+    return Groups(tuple(left), groups.kept)
+
+
+def least_harmful(blocks: Blocks, losses: Mapping[str, float], share: float) -> tuple[str, ...]:
+    """Names of the ``share`` of all removable blocks whose dropping alone leaves the smallest loss, in their order."""
+    names = [block.name for block in blocks.removable]
+    ranked = sorted(names, key=lambda name: (losses[name], names.index(name)))
+    gone = set(ranked[: round(share * len(names))])
+    return tuple(name for name in names if name in gone)
+
+
+def _refusal(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Block]) -> str | None:
+    """Why the network without ``blocks`` is not the network with their branches times zero; None if it is."""
+    try:
+        smaller = drop(network, blocks)
+        with evaluating(smaller), unfused():
+            found = tensors(smaller(*(t.clone() for t in inputs)))
+    except Exception as error:
+        return f"the network does not run without it ({said(error)})"
+    given = tuple(t.clone() for t in inputs)
+    expected = zeroed(copy.deepcopy(network), given, [a for block in blocks for a in block.additions])
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape:
+            return "the outputs' shapes change without it"
+        if not a.is_floating_point():
+            same = torch.equal(a, b)
+        else:
+            same = bool((a - b).abs().max() <= _TOLERANCE * a.abs().max().clamp_min(1e-6))  # NaN is not the same
+        if not same:
+            return "dropping it is not the same as its branch times zero"
+    return None
+
+
+def _present(module: nn.Module, name: str) -> nn.Module | None:
+    """The module of that name; None where it went with a block around it, or is replaced already."""
+    try:
+        found = module.get_submodule(name)
+    except AttributeError:
+        return None
+    return None if isinstance(found, _Gone) else found
+
+
+def _put(module: nn.Module, name: str, new: nn.Module) -> None:
+    parent, _, leaf = name.rpartition(".")
+    setattr(module.get_submodule(parent), leaf, new)
+
+
+def _remembered(old: nn.Module, to: Any) -> None:
+    """Give ``to`` the plain values of a module that code around it may ask for (``layer.self_attn.batch_first``)."""
+    for name, value in vars(old).items():
+        if (value is None or isinstance(value, bool | int | float | str)) and not hasattr(to, name):
+            setattr(to, name, value)
+    for name, _ in [*old.named_parameters(recurse=False), *old.named_buffers(recurse=False)]:
+        if not hasattr(to, name):
+            setattr(to, name, None)
+    for name, child in old.named_children():
+        if not hasattr(to, name) and name.isidentifier():
+            inner = SimpleNamespace()
+            _remembered(child, inner)
+            setattr(to, name, inner)
+
+
+class _Gone(nn.Module):
+    """What stands where something was dropped."""
+
+    outputs: int
+
+    def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+        return [x for x in tree_leaves((args, dict(kwargs))) if isinstance(x, Tensor)]
+
+    def _form(self, x: Tensor) -> Any:
+        """As the dropped module gave it: alone, or first in a tuple."""
+        return (x, *(None for _ in range(self.outputs - 1))) if self.outputs else x
+
+
+class _Shortcut(_Gone):
+    """A block without its branch: its input, and what else it does to that."""
+
+    def __init__(self, old: nn.Module, block: Block) -> None:
+        super().__init__()
+        self.place, self.outputs = block.place, block.outputs
+        self.tail: list[str] = []
+        for i, name in enumerate(block.tail):
+            key = f"activation{i}" if "." in name else name
+            if key not in self._modules:
+                self.add_module(key, getattr(nn, name.rpartition(".")[2])() if "." in name else getattr(old, name))
+            self.tail.append(key)
+        _remembered(old, self)
+        self.train(old.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The input of the same place."""
+        x = self._given(args, kwargs)[self.place]
+        for name in self.tail:
+            x = self.get_submodule(name)(x)
+        return self._form(x)
+
+
+class _Zero(_Gone):
+    """The end of a branch without the branch: one zero, which the exporter leaves out where it is added."""
+
+    zero: Tensor
+
+    def __init__(self, old: nn.Module, block: Block) -> None:
+        super().__init__()
+        like = next(old.parameters())
+        self.outputs, self.rank = block.outputs, block.rank
+        # Not among the weights that are kept: rebuilding the module makes it again.
+        self.register_buffer("zero", like.new_zeros([1] * block.rank if block.turned else []), persistent=False)
+        _remembered(old, self)
+        self.train(old.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002  whatever it was given
+        """Zero; in training of full rank, for what drops whole samples."""
+        return self._form(self.zero.reshape([1] * self.rank) if self.training else self.zero)
+
+
+class _Pass(_Gone):
+    """What only served a dropped branch."""
+
+    def __init__(self, old: nn.Module) -> None:
+        super().__init__()
+        self.outputs = 0
+        _remembered(old, self)
+        self.train(old.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Its first input: nothing reads it."""
+        return self._given(args, kwargs)[0]

@@ -1,0 +1,329 @@
+"""Which channels of a network belong together: found by following them through one run, checked by the gate.
+
+``tracing.py`` says what every position of every parameter stands for. Here that becomes groups: for each layer, the
+channels it makes, and for each of those everything that has to go with it. The gate then tries to refute them.
+
+A layer whose channels cannot go, that the gate refutes, or that is not supported keeps its width, and the reason is
+given: nothing is left alone in silence.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+from compress.networks.plain_copies import with_stored_weights
+from compress.networks.running import as_inputs, few, forward
+from compress.pruning.cutting import is_depthwise, refusal, side_of
+from compress.pruning.groups import Group, Groups, Slot, Unsupported, owner_of
+from compress.pruning.narrow_attention import adapt
+from compress.pruning.permutation_check import Gate
+from compress.pruning.prunable_groups import judge
+from compress.tracing.channels import OUTPUT, trace
+from compress.tracing.labels import FIXED, Axis, Removal, Trace
+from compress.values.error_lines import said
+from targets.errors import SpaceError, TaskError
+
+_MOST_PARTS = 4
+_HEADS = "heads"
+"""Ends the name of a group of whole heads."""
+__all__ = ["find_groups"]
+
+
+def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, keep: Iterable[str] = ()) -> Groups:
+    """The groups of ``module`` that may be cut, and why the others may not.
+
+    ``example_inputs``: a tensor or a tuple of tensors, batch first, on the module's device. ``keep``: names of layers
+    (or of modules that contain them) whose widths stay. ``module`` is untouched; weights that it computes (weight norm,
+    masks) are taken as they are now.
+
+    Raises SpaceError if ``keep`` names nothing, TaskError if the module cannot be run on ``example_inputs`` or copied.
+    """
+    inputs, module = as_inputs(example_inputs), stored(module)
+    asked = _check_keep(module, keep)
+    found = _found(module, inputs)
+    kept = dict(found.kept)
+    candidates = []
+    for group in found.groups:
+        if any(_within(owner, name) for owner in group.owners() for name in asked):
+            kept[group.name] = "asked to keep"
+        else:
+            candidates.append(group)
+    prunable, refused = judge(found.module, Gate(module, inputs), candidates, found.parts)
+    for name, why in refused.items():
+        kept.setdefault(name, why)
+    kept = _worth_saying(kept, prunable)
+    position = {name: i for i, (name, _) in enumerate(module.named_modules())}
+    order = sorted(kept.items(), key=lambda item: position.get(item[0].partition(":")[0], len(position)))
+    return Groups(tuple(prunable), tuple(order))
+
+
+def stored(module: nn.Module) -> nn.Module:
+    """``module``, or a copy with ordinary weights where it computes some; raises TaskError if it cannot be copied."""
+    try:
+        return with_stored_weights(module)
+    except Exception as error:
+        raise _uncopied(error) from error
+
+
+def _uncopied(error: Exception) -> TaskError:
+    return TaskError(f"the model cannot be copied ({said(error)}): pruning needs a module that deepcopy takes")
+
+
+def _worth_saying(kept: dict[str, str], prunable: Sequence[Group]) -> dict[str, str]:
+    """One reason for each layer, and none for one that is pruned; heads and head width each have their own."""
+    found: dict[str, str] = {}
+    for name, why in kept.items():
+        layer, _, part = name.partition(":")
+        siblings = [group.name for group in prunable if layer in group.owners()]
+        heads = part and (f"{layer}:{_HEADS}" in kept or any(one.endswith(":" + _HEADS) for one in siblings))
+        if heads and (part == _HEADS or siblings):
+            found[name] = why
+        elif not siblings:
+            found.setdefault(layer, why)
+    return found
+
+
+@dataclass(frozen=True)
+class _Found:
+    module: nn.Module
+    """A copy in eval mode, adapted."""
+    groups: list[Group]
+    kept: dict[str, str]
+    parts: dict[str, list[list[int]]] = field(default_factory=dict)
+    """Group -> its channels, part by part, where the network divides them in parts of unequal kinds."""
+
+
+def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
+    """All groups as one run shows them, unchecked."""
+    try:
+        copied = copy.deepcopy(module).eval()
+    except Exception as error:
+        raise _uncopied(error) from error
+    try:
+        forward(copied, inputs)
+    except Exception as error:
+        raise TaskError(
+            f"the model does not run on example_inputs ({said(error)}): give them as its forward takes them"
+        ) from error
+    adapt(copied)
+    try:
+        seen = trace(copied, few(copied, inputs))
+    except Exception as error:
+        why = f"the network could not be traced ({said(error)})"
+        return _Found(copied, [], {name: why for name, layer in module.named_modules() if _has_width(layer)})
+    return _Builder(copied, seen).built()
+
+
+def _has_width(layer: nn.Module) -> bool:
+    return isinstance(layer, _ConvNd | nn.Linear | nn.Bilinear | nn.Embedding | nn.RNNBase | nn.RNNCellBase)
+
+
+class _Builder:
+    """From labels to groups."""
+
+    def __init__(self, module: nn.Module, seen: Trace) -> None:
+        self.module, self.seen = module, seen
+        for axis in seen.axes:
+            parent, _, leaf = axis.tensor.rpartition(".")
+            if (reason := refusal(module.get_submodule(parent), leaf)) is not None:
+                seen.atoms.freeze(axis.labels, reason)
+        self.removal = Removal(seen.atoms)
+        self.frozen = seen.atoms.reasons()
+        self.classes = [seen.atoms.find(axis.labels).tolist() for axis in seen.axes]
+        self.sides = [self._side(axis) for axis in seen.axes]
+        self.mixed = {int(c) for label in seen.mixed for c in seen.atoms.find(label)}
+        self.family = self._families()
+        self.stored = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        self.slices = list(
+            dict.fromkeys(frozenset(c for c in seen.atoms.find(label).tolist() if c > FIXED) for label in seen.parts)
+        )
+
+    def built(self) -> _Found:
+        """The groups in the order of their root layers, and the reasons of layers without any."""
+        assigned: set[int] = set()
+        groups: list[Group] = []
+        kept: dict[str, str] = {}
+        parts: dict[str, list[list[int]]] = {}
+        for axis, classes, side in self._roots_first():
+            if side == "in":
+                continue
+            families: dict[Any, list[int]] = {}
+            for basic in dict.fromkeys(b for c in classes for b in self.removal.basics(c)):
+                if basic > FIXED:
+                    families.setdefault(self.family.get(basic), []).append(basic)
+            for kind, seeds in families.items():
+                channels = self._channels([seed for seed in seeds if seed not in assigned])
+                assigned.update(seeds)
+                if len(channels) != 1:  # what can only go all at once may still go in another way
+                    assigned.update(*channels)
+                if not channels:
+                    continue
+                name = self._name(axis, kind, {*kept, *(group.name for group in groups)})
+                try:
+                    group = self._group(name, axis, channels)
+                    if self.stored.isdisjoint(slot.tensor for slot in group.slots):
+                        continue  # a mask, or a table of angles: no layer's channels
+                    groups.append(group)
+                    parts[name] = self._parts(channels) if groups[-1].multiple == 1 else []
+                except Unsupported as error:
+                    kept[name] = str(error)
+        for name, why in self._reasons(groups).items():
+            kept.setdefault(name, why)
+        return _Found(self.module, groups, kept, parts)
+
+    def _roots_first(self) -> list[tuple[Axis, list[int], str]]:
+        """All axes, those of layers before those of bare parameters (a position embedding is no root)."""
+        table = list(zip(self.seen.axes, self.classes, self.sides, strict=True))
+        bare = [owner_of(Slot(axis.tensor, axis.dim, "out", (), ())) == axis.tensor for axis in self.seen.axes]
+        return [row for row, late in sorted(zip(table, bare, strict=True), key=lambda item: item[1])]
+
+    def _side(self, axis: Axis) -> str:
+        parent, _, leaf = axis.tensor.rpartition(".")
+        return "in" if axis.grouped else side_of(self.module.get_submodule(parent), leaf, axis.dim)
+
+    def _families(self) -> dict[int, tuple[int, str]]:
+        """Basic atom -> (division, heads, blocks or width) that made it."""
+        found: dict[int, tuple[int, str]] = {}
+        heads = {int(c) for label in self.seen.heads for c in self.seen.atoms.find(label)}
+        for k, division in enumerate(self.seen.atoms.divisions):
+            for kind, label in (("blocks", division.rows), ("width", division.columns)):
+                for atom in self.seen.atoms.find(label).tolist():
+                    found.setdefault(atom, (k, _HEADS if kind == "blocks" and atom in heads else kind))
+        return found
+
+    def _name(self, axis: Axis, kind: tuple[int, str] | None, taken: set[str]) -> str:
+        """The layer's, with what part of its width it is where that is divided; numbered where there are several."""
+        layer = owner_of(Slot(axis.tensor, axis.dim, "out", (), ()))
+        name = layer if kind is None else f"{layer}:{kind[1]}"
+        number = 2
+        while name in taken:
+            name = f"{layer if kind is None else f'{layer}:{kind[1]}'}{number}"
+            number += 1
+        return name
+
+    def _channels(self, seeds: Sequence[int]) -> list[frozenset[int]]:
+        """What goes with each seed; seeds that go together are one channel, what cannot go is left out."""
+        found: list[frozenset[int]] = []
+        for seed in seeds:
+            gone = self.removal.closure(seed)
+            overlapping = [one for one in found if not one.isdisjoint(gone)]
+            # Pairs are shared by every row and column: only shared basics make one channel of two.
+            overlapping = [one for one in overlapping if self._shares(one, gone)]
+            if not overlapping:
+                found.append(gone)
+                continue
+            found[found.index(overlapping[0])] = gone.union(*overlapping)
+            for one in overlapping[1:]:
+                found.remove(one)
+        return [gone for gone in found if FIXED not in gone and gone.isdisjoint(self.frozen)]
+
+    def _shares(self, one: frozenset[int], other: frozenset[int]) -> bool:
+        return any(self.removal.basics(atom) == [atom] for atom in one & other)
+
+    def _group(self, name: str, root: Axis, channels: list[frozenset[int]]) -> Group:
+        """Raises Unsupported."""
+        if len(channels) < 2:
+            alone = len(root.labels) == 1
+            raise Unsupported("it has only one channel" if alone else "its channels can only go all at once")
+        belongs: dict[int, int] = {}
+        for k, gone in enumerate(channels):
+            for atom in gone:
+                if belongs.setdefault(atom, k) != k and self.removal.basics(atom) == [atom]:
+                    raise Unsupported("its channels overlap")
+        slots = []
+        for axis, classes, side in zip(self.seen.axes, self.classes, self.sides, strict=True):
+            at = [(i, belongs[c]) for i, c in enumerate(classes) if c in belongs]
+            if at:
+                index, of = zip(*at, strict=True)
+                slots.append(Slot(axis.tensor, axis.dim, side, index, of, axis.grouped))  # type: ignore[arg-type]
+        slots.sort(key=lambda slot: ((slot.tensor, slot.dim) != (root.tensor, root.dim), slot.side == "in"))
+        multiple = self._multiple(belongs, len(channels))
+        members = tuple(dict.fromkeys(owner_of(slot) for slot in slots))
+        unit = max(1, min(len(slot.index) for slot in slots) // len(channels))
+        mixed = not self.mixed.isdisjoint(belongs)
+        return Group(name, len(channels), multiple, members, tuple(slots), unit=unit, mixed=mixed)
+
+    def _parts(self, channels: Sequence[frozenset[int]]) -> list[list[int]]:
+        """The channels by the slices and pieces that they are in; none where those are one, or too many or small."""
+        held: dict[tuple[bool, ...], list[int]] = {}
+        for k, gone in enumerate(channels):
+            held.setdefault(tuple(not gone.isdisjoint(part) for part in self.slices), []).append(k)
+        found = list(held.values())
+        return found if 1 < len(found) <= _MOST_PARTS and min(map(len, found)) > 1 else []
+
+    def _multiple(self, belongs: dict[int, int], channels: int) -> int:
+        """What grouped convolutions and GroupNorms ask of the width. Raises Unsupported."""
+        found = 1
+        for label, parts in self.seen.blocks:
+            held = [belongs.get(c) for c in self.seen.atoms.find(label).tolist()]
+            if parts == 1 or all(k is None for k in held):
+                continue
+            each = len(held) // parts
+            counts = [
+                np.bincount([k for k in held[s : s + each] if k is not None], minlength=channels)
+                for s in range(0, len(held), each)
+            ]
+            if all((counts[0] == other).all() for other in counts):
+                continue  # each channel takes as much from every part: any of them may go
+            if held != list(range(channels)):
+                raise Unsupported("its channels are only a part of what a grouped convolution or GroupNorm takes")
+            found = math.lcm(found, parts)
+        if channels % found or channels == found:
+            raise Unsupported(
+                f"its {channels} channels must stay a multiple of {found} (grouped convolution or GroupNorm)"
+            )
+        return found
+
+    def _reasons(self, groups: Sequence[Group]) -> dict[str, str]:
+        """Layer -> why none of its own channels can go, for those in no group."""
+        told = {owner for group in groups for owner in group.owners()}
+        found: dict[str, str] = {}
+        for axis, classes, side in zip(self.seen.axes, self.classes, self.sides, strict=True):
+            owner = owner_of(Slot(axis.tensor, axis.dim, "out", (), ()))
+            parent = axis.tensor.rpartition(".")[0]
+            if side == "in" or owner in told or owner in found or not _has_width(self.module.get_submodule(parent)):
+                continue
+            if axis.dim > 1:  # the taps of a filter
+                continue
+            reasons = [self.frozen[b] for c in classes for b in [c, *self.removal.basics(c)] if b in self.frozen]
+            if reasons:
+                found[owner] = OUTPUT if OUTPUT in reasons else reasons[0]
+        for name, layer in self.module.named_modules():
+            if _has_width(layer) and name not in told and name not in found:
+                found[name] = _unused(layer)
+        return found
+
+
+def _unused(layer: nn.Module) -> str:
+    if isinstance(layer, _ConvNd | nn.Linear) and layer.weight.shape[int(getattr(layer, "transposed", 0))] == 1:
+        return "it has only one channel"
+    if is_depthwise(layer):
+        return "its channels are those of the layer before it"
+    return "it takes no part in computing the output"
+
+
+def _check_keep(module: nn.Module, keep: Iterable[str]) -> tuple[str, ...]:
+    """The names to keep; raises SpaceError for one that is no module or parameter of the network."""
+    names = (keep,) if isinstance(keep, str) else tuple(keep)
+    known = [n for n, _ in module.named_modules() if n] + [n for n, _ in module.named_parameters()]
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            hint = (
+                f"; did you mean {', '.join(map(repr, close))}?" if close else f"; it has {', '.join(known[:5])}, ..."
+            )
+            raise SpaceError(f"keep names {name!r}, which is no layer of the network{hint}")
+    return names
+
+
+def _within(name: str, prefix: str) -> bool:
+    return name == prefix or name.startswith(prefix + ".")

@@ -1,0 +1,281 @@
+"""The gate: is a group of channels really one, and does cutting it do what is meant? Wrong ones export cleanly.
+
+Three tests, each of which a wrong index fails. The order of channels inside a network means nothing: permute a group
+consistently in every tensor that it claims to be in, and the output must not change. The group is really cut, and the
+network must still run and give outputs of the same shape: a group that changes the output's shape is the output
+layer. And what is cut must compute what the whole network does when these channels are neither made nor read; where
+something normalises over them (zeros would count), when they are copies of channels that stay, which nothing reads.
+
+The gate must be able to see. So it runs on a copy in float64, with norms (weight 1, bias 0 in a fresh network, which
+hides mix-ups) and constant weights made random; and it compares with a control: the same permutation of the root
+layer alone, which breaks the network. Right groups differ by rounding, about 1e-13 of what the control does; wrong
+ones by about as much as the control.
+
+One permutation could fit by coincidence (swapping neighbours everywhere respects many pairings), so a set is used
+that generates all of them: a cycle through all channels and a swap of two that are next to each other in it.
+
+Where full permutations fail, permutations within equal blocks are tried: the halves of a ``chunk`` are right that
+way, and the group is then cut by the same number in each block. Blocks must be free of each other: they are also
+permuted in subsets that tell any two of them apart.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from compress.networks.running import few, forward
+from compress.pruning.cutting import cut, duplicate, permute, zero
+from compress.pruning.groups import Group
+from compress.pruning.narrow_attention import adapt
+from compress.pruning.widths import realise
+from compress.tracing.channels import OUTPUT
+from compress.values.error_lines import said
+
+BLOCKS = 16
+"""Finest division into blocks that is tried: beyond it a group is not worth cutting."""
+UNEQUAL = "removing channels is not the same as their not being there"
+_SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``reason`` is None where the group may be cut, with blocks as in ``group.multiple``."""
+
+    group: Group
+    reason: str | None
+
+
+class Gate:
+    """Judges the dependency groups of one network, on randomised copies of it; the network is untouched."""
+
+    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._copies: dict[int, tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]] = {}
+        self._source = (module, few(module, inputs))
+        self._exact = True
+        """Whether the copies are in float64."""
+
+    def judge(self, group: Group) -> Verdict:
+        """The first division into blocks that ``group`` passes with, or why it passes with none."""
+        first = None
+        for multiple in _divisions(group):
+            divided = replace(group, multiple=multiple)
+            reason = self.refusal([divided])
+            if reason is None:
+                return Verdict(divided, None)
+            first = first or reason
+            if reason == OUTPUT:
+                break
+        return Verdict(group, first or f"its {group.channels} channels cannot be divided further")
+
+    def refusal(self, groups: Sequence[Group]) -> str | None:
+        """Why these groups cannot be cut, all together; None if they can."""
+        try:
+            return self._uncuttable(groups) or self._ordered(groups)
+        except Exception as error:
+            return f"it cannot be cut ({said(error)})"
+
+    def _uncuttable(self, groups: Sequence[Group]) -> str | None:
+        """Really cut: by half, and by as little as possible."""
+        network, inputs, reference = self._copy(_SEEDS[0])
+        if not any(r.is_floating_point() for r in reference):
+            return "the network's outputs are not floating-point numbers: they cannot be compared closely"
+        if not all(bool(r.isfinite().all()) for r in reference):
+            return "the network's outputs are not finite: they cannot be compared"
+        plans = [
+            [(g, _tail(g, realise(g.channels, 0.5, 1, g.multiple))) for g in groups],
+            [(g, _tail(g, g.channels - g.multiple)) for g in groups],
+        ]
+        if any(group.mixed for group in groups):
+            plans.append([(g, list(_twins(g)) if g.mixed else _tail(g, g.channels - g.multiple)) for g in groups])
+        for removed in plans:
+            comparable = removed is plans[-1] or not any(group.mixed for group in groups)
+            expected = self._without(network, removed) if comparable else None
+            small = lightly_copied(network)
+            cut(small, removed)
+            try:
+                outputs = forward(small, inputs)
+            except Exception as error:
+                return f"the network does not run when it is cut ({said(error)})"
+            if [o.shape for o in outputs] != [r.shape for r in reference]:
+                return OUTPUT
+            if expected is not None and not self._close(outputs, expected):
+                return f"{UNEQUAL} (a scale or a shape depends on their number)"
+        return None
+
+    def _without(self, network: nn.Module, removed: list[tuple[Group, list[int]]]) -> list[Tensor]:
+        """Outputs of a network of the full width in which the channels make no difference."""
+        full = copy.deepcopy(network)
+        duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
+        zero(full, [(group, gone) for group, gone in removed if not group.mixed])
+        return forward(full, self._copies[_SEEDS[0]][1])
+
+    def _close(self, outputs: list[Tensor], expected: list[Tensor]) -> bool:
+        limit = 1e-9 if self._exact else 1e-3
+        return all(
+            bool((new - old).abs().max() <= limit * old.abs().max().clamp_min(1e-30))
+            for new, old in zip(outputs, expected, strict=True)
+            if old.is_floating_point() and old.numel()
+        )
+
+    def _ordered(self, groups: Sequence[Group]) -> str | None:
+        """Permute: whether the order of the channels changes the output."""
+        for seed in _SEEDS:
+            network, _, _ = self._copy(seed)
+            # Groups together have each been through all their permutations alone: the first is enough.
+            sets = zip(*(permutations(group, seed) for group in groups), strict=len(groups) == 1)
+            tests = [list(zip(groups, orders, strict=True)) for orders in sets]
+            tests = tests if len(groups) == 1 else tests[:1]
+            control = self._control(network, tests[0], seed)
+            limit = control * (1e-6 if self._exact else 1e-3)
+            for orders in tests:
+                change = self._change(network, orders, seed, root_only=False)
+                if not change <= limit:  # not a number is no agreement either
+                    return (
+                        f"its order matters: permuting it changes the output by {change:.2g} "
+                        "(torch.split, channel shuffle or a padded shortcut)"
+                    )
+            if control > (1e-12 if self._exact else 1e-5):
+                return None
+        return "it has no influence on the output that could be checked"
+
+    def _control(self, network: nn.Module, orders: list[tuple[Group, list[int]]], seed: int) -> float:
+        """What a mix-up changes: the root layer's channels in another order, no others."""
+        change = self._change(network, orders, seed, root_only=True)
+        if change > (1e-12 if self._exact else 1e-5):
+            return change
+        # A layer that reads what it makes, as tied ones do: its tensors one by one.
+        alone = [[(replace(group, slots=(slot,)), order)] for group, order in orders for slot in group.slots]
+        return max([change, *(self._change(network, one, seed, root_only=False) for one in alone)])
+
+    def _change(
+        self, network: nn.Module, orders: list[tuple[Group, list[int]]], seed: int, *, root_only: bool
+    ) -> float:
+        """Largest change of any output, relative to that output's largest value."""
+        _, inputs, reference = self._copies[seed]
+        permuted = lightly_copied(network)
+        permute(permuted, orders, root_only=root_only)
+        changes = [
+            (new - old).abs().max() / old.abs().max().clamp_min(1e-30)
+            for new, old in zip(forward(permuted, inputs), reference, strict=True)
+            if old.is_floating_point() and old.numel()
+        ]
+        return float(torch.stack(changes).max())
+
+    def _copy(self, seed: int) -> tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]:
+        """A randomised copy, its inputs and its floating outputs; float64 on the CPU if the network runs so."""
+        if seed not in self._copies:
+            module, inputs = self._source
+            if self._exact:
+                try:
+                    self._copies[seed] = _prepared(module, inputs, seed, torch.device("cpu"), torch.float64)
+                except Exception:  # a network that makes float32 tensors, or tensors on its device, as it goes
+                    self._exact = False
+                    self._copies.clear()
+            if not self._exact:
+                device = next((t.device for t in [*module.parameters(), *inputs]), torch.device("cpu"))
+                self._copies[seed] = _prepared(module, inputs, seed, device, torch.float32)
+        return self._copies[seed]
+
+
+def randomise(module: nn.Module, seed: int, *, everything: bool = False) -> None:
+    """Make norms and constant weights (or ``everything``) random, in place, so that no two channels are alike."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(tensor: Tensor, low: float, high: float) -> None:
+        tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
+
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, _NormBase | nn.GroupNorm | nn.LayerNorm):
+                for name, low, high in (
+                    ("weight", 0.5, 1.5),
+                    ("bias", -0.5, 0.5),
+                    ("running_mean", -0.2, 0.2),
+                    ("running_var", 0.5, 1.5),
+                ):
+                    if isinstance(tensor := getattr(layer, name, None), Tensor):
+                        uniform(tensor, low, high)
+        for parameter in module.parameters():
+            if not parameter.is_floating_point() or parameter.numel() < 2:
+                continue
+            if (everything and parameter.ndim > 1) or bool((parameter == parameter.flatten()[0]).all()):
+                reach = 1.0 if parameter.ndim < 2 else (3.0 / max(parameter[0].numel(), 1)) ** 0.5
+                uniform(parameter, -reach, reach)
+
+
+def lightly_copied(module: nn.Module) -> nn.Module:
+    """A copy that shares its tensors with ``module``: enough where layers get new tensors and none is written to."""
+    return copy.deepcopy(module, memo={id(t): t for t in [*module.parameters(), *module.buffers()]})
+
+
+def _prepared(
+    module: nn.Module, inputs: tuple[Tensor, ...], seed: int, device: torch.device, dtype: torch.dtype
+) -> tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]:
+    network = copy.deepcopy(module).to(device, dtype).eval()
+    adapt(network)
+    # As they are, weights and inputs may leave a layer without influence (behind a dead ReLU): then others are tried.
+    afresh = seed != _SEEDS[0]
+    randomise(network, seed, everything=afresh)
+    generator = torch.Generator().manual_seed(seed)
+    moved = []
+    for tensor in inputs:
+        if tensor.is_floating_point():
+            # Constant inputs (zeros, as examples often are) would hide everything.
+            drawn = afresh or bool((tensor == tensor.flatten()[:1]).all())
+            tensor = torch.randn(tensor.shape, generator=generator) if drawn else tensor.detach()
+            moved.append(tensor.to(device, dtype))
+        else:
+            moved.append(tensor.to(device))
+    reference = forward(network, tuple(moved))
+    return network, tuple(moved), reference
+
+
+def permutations(group: Group, seed: int) -> list[list[int]]:
+    """Seeded orders of the group's channels, within its blocks, that generate all of those.
+
+    First a cycle through each block that leaves no channel in place; then a swap of two neighbours of each cycle;
+    then cycles of some blocks only, those whose number has a given bit set.
+    """
+    rng = random.Random(seed)
+    cycles = [rng.sample(block, len(block)) for block in group.blocks()]
+
+    def order(chosen: list[list[int]]) -> list[int]:
+        moved = list(range(group.channels))
+        for cycle in chosen:
+            for channel, follower in zip(cycle, cycle[1:] + cycle[:1], strict=True):
+                moved[channel] = follower
+        return moved
+
+    bits = range((len(cycles) - 1).bit_length())
+    return [
+        order(cycles),
+        order([cycle[:2] for cycle in cycles]),
+        *(order([cycle for k, cycle in enumerate(cycles) if k >> bit & 1]) for bit in bits),
+    ]
+
+
+def _twins(group: Group) -> dict[int, int]:
+    """{channel to remove: channel that it may be a copy of}: equally many copies of each one left, in every block."""
+    size = group.channels // group.multiple
+    left = max((n for n in range(1, size) if size % n == 0), default=1)
+    return {block[k]: block[k % left] for block in group.blocks() for k in range(left, size)}
+
+
+def _divisions(group: Group) -> list[int]:
+    """Numbers of blocks to try, the group's own first; each block must have at least two channels."""
+    own, n = group.multiple, group.channels
+    finer = range(2 * own, BLOCKS + 1, own)
+    return [d for d in (own, *finer) if n % d == 0 and n // d >= 2]
+
+
+def _tail(group: Group, keep: int) -> list[int]:
+    """The last channels of each block, so that ``keep`` are left."""
+    each = keep // group.multiple
+    return [channel for block in group.blocks() for channel in block[each:]]

@@ -1,0 +1,49 @@
+"""Plans: carried here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from compress.values.durations import format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+_COUNTED = {"heads": "heads", "blocks": "blocks", "width": "channels in each head"}
+"""What a group counts, by the end of its name."""
+
+
+def print_plan(found: dict[str, Any], console: Console) -> None:
+    """The same for people."""
+
+    def say(text: str) -> None:
+        console.print(text, markup=False)
+
+    counted = f"{found['parameters']} parameters, {found['macs']} MACs; " if "macs" in found else ""
+    say(f"task {found['task']}: {counted}constraints {', '.join(found['constraints'])}")
+    for text in found["warnings"]:
+        say(f"warning: {text}")
+    for name, target in found["targets"].items():
+        say(
+            f"target {name}: {', '.join(target['precisions']) or 'nothing of what is searched'}; int8 as "
+            f"{target['int8_format']}; widths in steps of {target['channel_step']}, in int8 {target['int8_step']}"
+        )
+        for why in dict.fromkeys(why for _, why in target["left_out"]):
+            schemes = ", ".join(scheme for scheme, one in target["left_out"] if one == why)
+            say(f"left out on {name}: {schemes}: {why}")
+    for name, channels, members in found["prunable"]:
+        others = ", ".join(member for member in members if member != name) or "nothing else"
+        say(f"prunable: {name}, {channels} {_COUNTED.get(name.partition(':')[2], 'channels')} (with {others})")
+    for name, why in found["kept"]:
+        say(f"left alone: {name}: {why}")
+    for name, others in found.get("removable", ()):
+        served = f" (with {', '.join(others)})" if others else ""
+        say(f"removable block: {name}{served}")
+    for name, why in found.get("kept_blocks", ()):
+        say(f"block left alone: {name}: {why}")
+    for name, why in found.get("not_offered", ()):
+        say(f"not offered: {name}: {why}")
+    say(f"searched: {', '.join(found['dimensions'])}")
+    if found["trial_seconds"] is not None:
+        say(f"a trial with half of the channels: about {format_duration(found['trial_seconds'])}")

@@ -1,0 +1,109 @@
+"""Nothing is computed twice: a stage's result lies under the hash of what determines it.
+
+``cache/STAGE/HASH/`` holds the files a stage wrote and ``result.json``. A result appears whole or not at all: it is
+made in a folder beside it and renamed. Failures are not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compress.values.serialization import stable_hash, write_json
+
+OnStage = Callable[[str, bool, float], None]
+"""Told of every stage: name, whether it was cached, seconds."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A stage's result: the folder with its files, and what it said."""
+
+    folder: Path
+    info: dict[str, Any]
+    key: str
+
+
+class Cache:
+    """Stage results on disk. One instance in a run; ``on_stage`` is how the record hears of them."""
+
+    def __init__(self, root: Path, on_stage: OnStage) -> None:
+        self.root = root
+        self._on_stage = on_stage
+
+    def stage(
+        self, name: str, version: int, inputs: Mapping[str, Any], compute: Callable[[Path], Mapping[str, Any]]
+    ) -> Artifact:
+        """The result of stage ``name`` for ``inputs`` (JSON).
+
+        ``compute`` writes files into the folder it is given and returns JSON.
+        """
+        key = _key(name, version, inputs)
+        folder = self.root / name / key
+        start = time.perf_counter()
+        found = _read(folder)
+        if found is not None:
+            self._on_stage(name, True, time.perf_counter() - start)
+            return Artifact(folder, found, key)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        try:
+            write_json(temporary / "result.json", compute(temporary))
+            if folder.exists():  # an unreadable leftover
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+        finally:
+            # Failed attempts took time as well.
+            self._on_stage(name, False, time.perf_counter() - start)
+            shutil.rmtree(temporary, ignore_errors=True)
+        # Read back, so that a fresh result and a cached one are the same to the caller.
+        return Artifact(folder, json.loads((folder / "result.json").read_text()), key)
+
+    def get(self, name: str, version: int, inputs: Mapping[str, Any]) -> Artifact | None:
+        """A result that is there, told as cached; None where it is not."""
+        key = _key(name, version, inputs)
+        found = _read(self.root / name / key)
+        if found is None:
+            return None
+        self._on_stage(name, True, 0.0)
+        return Artifact(self.root / name / key, found, key)
+
+    def put(self, name: str, version: int, inputs: Mapping[str, Any], info: Mapping[str, Any]) -> None:
+        """Keep a result that was computed together with others."""
+        folder = self.root / name / _key(name, version, inputs)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "result.json", info)
+
+    @contextlib.contextmanager
+    def timed(self, name: str) -> Iterator[None]:
+        """Count something that is not stored as a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._on_stage(name, False, time.perf_counter() - start)
+
+    def sweep(self) -> None:
+        """Remove what a killed process was making."""
+        for leftover in self.root.glob("*/.making-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _key(name: str, version: int, inputs: Mapping[str, Any]) -> str:
+    return stable_hash({"stage": name, "version": version, **inputs})
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        result = json.loads((folder / "result.json").read_text())
+    except (OSError, ValueError):
+        return None
+    return result if isinstance(result, dict) else None

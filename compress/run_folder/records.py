@@ -1,0 +1,170 @@
+"""What happened in a run: an append-only file of ours, one JSON line an event.
+
+It is the truth that everything else is rebuilt from. A line is on disk before its event counts; a torn last line
+(kill -9 while writing) is cut off on opening. One process writes: the file is locked while a search runs.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from compress.values.candidates import Candidate, Failure
+from compress.values.serialization import from_json, to_json
+from targets.documents import finite
+from targets.errors import RunError, SpaceError
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; there two searches in one folder are not kept apart
+    fcntl = None  # type: ignore[assignment]
+
+
+@dataclass
+class Trial:
+    """What the record knows of one trial."""
+
+    number: int
+    params: dict[str, Any]
+    system_attrs: dict[str, Any] = field(default_factory=dict)
+    state: str = "asked"
+    """``asked``, ``gated``, ``failed`` or ``finished``."""
+    candidates: list[str] = field(default_factory=list)
+    known: dict[str, Any] = field(default_factory=dict)
+    """For a gated trial: size and, per target, the best latency ratio that was measured."""
+    seconds: float = 0.0
+    failure: Failure | None = None
+    transient: bool = False
+
+
+@dataclass
+class State:
+    """All that a record says, folded."""
+
+    trials: dict[int, Trial] = field(default_factory=dict)
+    candidates: dict[str, Candidate] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    """``baseline``, ``profile``, ``warnings``, ``mode``: the newest of each."""
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    wall: float = 0.0
+    calls: int = 0
+    _elapsed: float = 0.0
+    """Seconds of the newest call at its newest event."""
+
+    def count(self, state: str) -> int:
+        """Trials in ``state``."""
+        return sum(trial.state == state for trial in self.trials.values())
+
+    def apply(self, event: dict[str, Any]) -> None:
+        """Take one event in."""
+        kind = event["event"]
+        if kind == "call":
+            self.calls += 1
+            self._elapsed = 0.0
+        elif kind == "asked":
+            self.trials[event["trial"]] = Trial(event["trial"], event["params"], event.get("system_attrs", {}))
+        elif kind in ("gated", "failed", "finished"):
+            self._end(kind, event)
+        elif kind == "retry":
+            self.trials[event["trial"]].state = "asked"
+        elif kind == "candidate":
+            candidate = from_json(Candidate, event["candidate"])
+            self.candidates[candidate.id] = candidate
+        elif kind == "fact":
+            self.facts[event["name"]] = event["value"]
+        elif kind == "stage":
+            row = self.stages.setdefault(event["stage"], {"count": 0, "cached": 0, "seconds": 0.0})
+            row["cached" if event["cached"] else "count"] += 1
+            row["seconds"] += event["seconds"]
+        elapsed = float(event.get("t", 0.0))
+        self.wall += max(0.0, elapsed - self._elapsed)
+        self._elapsed = max(self._elapsed, elapsed)
+
+    def _end(self, kind: str, event: dict[str, Any]) -> None:
+        trial = self.trials[event["trial"]]
+        trial.state = kind
+        trial.seconds = event.get("seconds", 0.0)
+        if kind == "finished":
+            for data in event["candidates"]:
+                candidate = from_json(Candidate, data)
+                self.candidates[candidate.id] = candidate
+                trial.candidates.append(candidate.id)
+            trial.candidates += event.get("same", [])
+        elif kind == "gated":
+            trial.known = event["known"]
+        else:
+            trial.failure = Failure(trial.number, event["stage"], event["cause"])
+            trial.transient = bool(event.get("transient"))
+
+
+class Record:
+    """The open file, and the state it adds up to."""
+
+    def __init__(self, path: Path, *, write: bool = True) -> None:
+        """Open for writing (locked, a torn last line cut off), or only read.
+
+        Raises RunError if it cannot be written, is in use by another search, or is damaged.
+        """
+        self.path = path
+        self.state = State()
+        self._start = time.perf_counter()
+        if not write:
+            self._fold(path.read_bytes() if path.exists() else b"")
+            return
+        try:
+            self._file = path.open("a+b")
+        except OSError as error:
+            raise RunError(f"{str(path)!r} cannot be written: {error.strerror}; choose another --out") from None
+        try:
+            self._lock()
+            self._file.seek(0)
+            whole = self._file.read()
+            self._fold(whole)
+            end = whole.rfind(b"\n") + 1
+            if end < len(whole):
+                self._file.truncate(end)
+            self._file.seek(0, os.SEEK_END)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def append(self, event: str, **values: Any) -> None:
+        """Write one event and take it into the state; it is on disk when this returns."""
+        entry = {"event": event, "t": round(time.perf_counter() - self._start, 4), **finite(to_json(values))}
+        line = json.dumps(entry, separators=(",", ":")) + "\n"
+        self._file.write(line.encode())
+        self._file.flush()
+        if event != "stage":  # losing a stage's timing to a power cut is no loss
+            os.fsync(self._file.fileno())
+        self.state.apply(json.loads(line))
+
+    def close(self) -> None:
+        """Let go of the file and its lock."""
+        if not self._file.closed:
+            self._file.close()
+
+    def _fold(self, text: bytes) -> None:
+        """Take in every whole line; what follows the last line break is torn, or is just being written."""
+        for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), 1):
+            try:
+                self.state.apply(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, SpaceError):
+                raise RunError(
+                    f"{str(self.path)!r} is damaged in line {number}; restore it, or choose another --out"
+                ) from None
+
+    def _lock(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"{str(self.path.parent)!r} is in use by another search; wait for it, or choose another --out"
+            ) from None
+        except OSError:
+            return  # a file system without locks: there two searches are not kept apart

@@ -1,0 +1,200 @@
+"""``--dry-run``: what would be searched, and how long a trial is likely to take. Nothing is trained."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from targets.errors import CompressError, ExportError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from compress.pruning.groups import Groups
+    from compress.run_folder.runs import Request
+    from compress.tasks.splits import Splits
+    from compress.tasks.tasks import Task
+    from compress.values.spaces import Domain, SearchSpace
+    from targets.target import Target
+_NOT_OFFERED = (("unstructured and 2:4 sparsity", "no target here is faster with zeros; channels are removed instead"),)
+"""Ways of making a network smaller that are left out, and why."""
+_CHECKED = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
+
+
+def plan(spec: str, data: str | None, **options: Any) -> dict[str, Any]:
+    """What is prunable and what is not and why, precisions, dimensions and seconds of a trial, as JSON.
+
+    ``options``: as ``compress.search`` takes them, with ``targets``, ``objectives`` and ``constraints`` in the plural.
+    Raises RequestError as a search would; ``out`` is looked at, never touched.
+    """
+    import targets as package
+    from compress.metrics import metrics
+    from compress.run_folder import runs
+    from compress.searching.requests import check_options
+    from compress.searching.space_checks import check_space
+    from compress.tasks import identities
+    from compress.tasks import splits as tasks_splits
+    from compress.tasks.loading import load_task
+    from compress.values import constraints as values_constraints
+    from compress.values.spaces import SearchSpace
+
+    check_options(**{name: options[name] for name in _CHECKED if name in options})
+    loaded = load_task(spec, data)
+    task = loaded.task
+    folder = Path(options.get("out") or Path("runs") / task.name)
+    before = runs.read_request(folder)
+    values_constraints.parse_objectives(
+        _asked("objectives", options, before, loaded.objectives, ("quality", "latency"))
+    )
+    constraints = [
+        values_constraints.parse_constraint(text).text
+        for text in _asked("constraints", options, before, loaded.constraints, ("quality_drop<=0.01",))
+    ]
+    places = [package.get(name) for name in _asked("targets", options, before, None, ("ort-cpu",))]
+    try:
+        splits = tasks_splits.read_splits(task)
+        identity = identities.identity(task, splits, metrics.get(task.metric))
+        identities.check_identity(before.task if before else None, identity, folder)
+        space = loaded.space or (before.space if before else SearchSpace())
+        check_space(space, task, splits.train)
+        found = {
+            "schema": 1, "task": task.name, "constraints": constraints, "warnings": list(splits.warnings),
+            "targets": _targets(places, space),
+        }  # fmt: skip
+        if task.onnx_path is not None:
+            return found | _of_file(task, splits, space, task.onnx_path)
+        return found | _of_module(task, splits, space, folder)
+    finally:
+        for place in places:
+            place.close()
+
+
+def _asked(
+    name: str, options: dict[str, Any], before: Request | None, brought: Sequence[str] | None, default: Sequence[str]
+) -> list[str]:
+    """What is given, else what the run was begun with, else what the task file brings, else the default."""
+    return list(options.get(name) or (getattr(before, name) if before else brought) or default)
+
+
+def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
+    """Target -> the precisions made for it, those left out and why, its int8 format, its widths' steps, its limits."""
+    from compress.precision.schemes import left_out, offered, offers, wanted
+    from targets.probing import probed
+
+    abilities = {place.name: probed(place) for place in places}
+    schemes = offered(wanted(space, [one.precisions for one in abilities.values()]), abilities)
+    out = left_out(space, abilities)
+    return {
+        name: {
+            "precisions": [scheme for scheme in schemes if offers(scheme, one)],
+            "left_out": [list(pair) for pair in out[name]],
+            "int8_format": one.int8_format,
+            "channel_step": one.channel_step,
+            "int8_step": one.int8_step,
+            "opset": one.opset,
+            "ir_version": one.ir_version,
+        }
+        for name, one in abilities.items()
+    }
+
+
+def _of_file(task: Task, splits: Splits, space: SearchSpace, file: Path) -> dict[str, Any]:
+    """A file that cannot be imported is quantized only, and the reason given."""
+    import onnx
+
+    from compress.baseline import onnx_baselines
+    from compress.onnx_import.importer import NotImportable
+
+    source = onnx_baselines.file_source(file, splits)
+    warnings = [*splits.warnings, *(f"{file.name}: {note}" for note in source.notes)]
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / "model.onnx"
+        onnx.save(source.model, path)
+        try:
+            module = onnx_baselines.imported(task, splits, path)
+            return _of_network(module, task, splits, space) | {"warnings": warnings}
+        except (NotImportable, ExportError) as error:
+            warnings.append(onnx_baselines.not_pruned(file, error))
+            return {
+                "warnings": warnings, "prunable": [], "kept": [["(whole model)", f"quantized, not pruned: {error}"]],
+                "dimensions": {name: str(domain) for name, domain in space.dimensions(()).items()},
+                "trial_seconds": None,
+            }  # fmt: skip
+
+
+def _of_module(task: Task, splits: Splits, space: SearchSpace, folder: Path) -> dict[str, Any]:
+    return _of_network(_module(task, folder), task, splits, space)
+
+
+def _of_network(module: nn.Module, task: Task, splits: Splits, space: SearchSpace) -> dict[str, Any]:
+    from compress.networks import counting
+    from compress.pruning import blocks as pruning_blocks
+    from compress.pruning import grouping
+    from compress.values.configs import AUTO
+
+    example = splits.val.first(4)
+    groups, blocks = grouping.find_groups(module, example), pruning_blocks.find_blocks(module, example)
+    macs, parameters = counting.count(module, example)
+    names = tuple(group.name for group in groups.prunable)
+    return {
+        "macs": macs, "parameters": parameters,
+        "prunable": [[g.name, g.channels, list(g.members)] for g in groups.prunable],
+        "kept": [list(entry) for entry in groups.kept],
+        "removable": [[b.name, [*b.served]] for b in blocks.removable],
+        "kept_blocks": [list(entry) for entry in blocks.kept],
+        "not_offered": [list(entry) for entry in _NOT_OFFERED],
+        "dimensions": {name: str(domain) for name, domain in space.dimensions(names, len(blocks.removable)).items()}
+        | ({"lr": "found by a range test"} if space.lr == AUTO and task.finetune is None else {}),
+        "trial_seconds": _trial_seconds(module, task, splits, space, groups, example),
+    }  # fmt: skip
+
+
+def _module(task: Task, folder: Path) -> nn.Module:
+    """The kept baseline where the run has one, else the bare network."""
+    from compress.baseline import modules
+
+    if (folder / "baseline" / "weights.pt").exists():
+        try:
+            return modules.load(task, folder / "baseline")
+        except CompressError:
+            pass
+    return modules.make_module(task, trained=False)
+
+
+def _trial_seconds(
+    module: nn.Module, task: Task, splits: Splits, space: SearchSpace, groups: Groups, example: tuple[Tensor, ...]
+) -> float | None:
+    """Steps of the longest training times the seconds of one, at half the width, plus an export."""
+    from compress.metrics import metrics
+    from compress.onnx_files import exporting
+    from compress.pruning import pruning
+    from compress.tasks import datasets
+    from compress.training import objectives
+    from compress.training.training_modes import find_mode
+
+    if task.finetune is not None or splits.train is None:
+        return None
+    metric = metrics.get(task.metric)
+    objective = objectives.make_objective(task.loss, metric.loss, metric.name)
+    network = pruning.prune(module, example, 0.5, groups=groups).module if groups.prunable else module
+    size = _most(space.batch_size)
+    inputs, labels = datasets.sample(splits.train, size, 0)
+    _, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), "cpu")
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as name:
+        exporting.export(network, example, Path(name) / "model.onnx")
+    exported = time.perf_counter() - start
+    steps = _most(space.epochs) * max(1, len(splits.train) // size)
+    return steps * min(seconds.values()) + exported
+
+
+def _most(domain: Domain) -> int:
+    """The largest number in a domain of whole numbers."""
+    from compress.values.spaces import Choice, Float, Int
+
+    if isinstance(domain, Choice):
+        return max(int(value) for value in domain.values)
+    return int(domain.high if isinstance(domain, (Int, Float)) else domain)

@@ -1,0 +1,242 @@
+"""The search as a whole: what is asked is checked, the run opened, trials made, picks confirmed, the report written."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import time as clock
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import targets as targets_package
+from compress.baseline import preparing
+from compress.baseline.contexts import Context
+from compress.measurement.latencies import FINAL
+from compress.metrics import metrics
+from compress.precision.schemes import offered, steps_in_words
+from compress.precision.schemes import wanted as wanted_precisions
+from compress.reports import reporting
+from compress.results import Result
+from compress.run_folder import runs
+from compress.run_folder.caching import Cache
+from compress.run_folder.records import Record
+from compress.run_folder.runs import Request, Run
+from compress.searching.progress import Progress, Silent
+from compress.searching.requests import _request, _targets, _Wanted, check_options
+from compress.searching.space_checks import check_space
+from compress.searching.trial_loop import Limits, Loop
+from compress.selection.questions import question_of
+from compress.stages.added_targets import catch_up
+from compress.stages.confirming import confirm
+from compress.stages.rebuilding import _module_maker
+from compress.tasks import identities
+from compress.tasks import splits as tasks_splits
+from compress.tasks.tasks import Task
+from compress.values.durations import parse_duration
+from compress.values.spaces import Choice, Float, Int, SearchSpace
+from targets.errors import RequestError, RunError
+from targets.target import Protocol, Target
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+def search(
+    task: Task,
+    target: str | Target | Sequence[str | Target] | None = None,
+    objectives: Sequence[str] | None = None,
+    constraints: Sequence[str] | None = None,
+    trials: int | None = None,
+    time: str | float | None = None,
+    seed: int | None = None,
+    sampler: str | BaseSampler | None = None,
+    device: str = "auto",
+    out: str | Path | None = None,
+    *,
+    space: SearchSpace | None = None,
+    pick: str | None = None,
+    keep: str = "all",
+    workers: int = 1,
+    progress: Progress | None = None,
+    command: str | None = None,
+) -> Result:
+    """Search for smaller, faster versions of ``task``'s model, and confirm the best.
+
+    ``target``: one or several (default ``ort-cpu``). ``objectives``: two or more of quality, latency, size, memory,
+    instructions (default quality and latency). ``constraints``: default ``quality_drop<=0.01``. ``trials`` of the
+    whole run, ``time`` of this call, whichever ends first; neither: until the gain has flattened. ``seed``: default
+    0. ``sampler``: a name or an Optuna ``BaseSampler``. ``device``: where to fine-tune. ``out``: the run's folder
+    (default ``runs/TASK-NAME``); a run that is there is continued, and what is not given stays as it was.
+    ``pick``: what ``best/`` holds. ``keep``: ``all`` artifacts, or those of the ``front``.
+
+    Raises RequestError (and nothing in ``out`` is touched) for what cannot be asked; failed trials do not raise.
+    """
+    start = clock.monotonic()
+    check_options(
+        trials=trials, time=time, seed=seed, sampler=sampler, device=device, workers=workers, pick=pick, keep=keep
+    )
+    folder = Path(out) if out is not None else Path("runs") / task.name
+    places = _targets(target)
+    wanted = _Wanted(task, objectives, constraints, seed, sampler, space, pick, keep, trials, time)
+    before = runs.read_request(folder)
+    request = _request(wanted, before, places, command)
+    places = places or [targets_package.get(name) for name in request.targets]
+    abilities = {place.name: place.capabilities() for place in places}
+    offered(wanted_precisions(request.space, [one.precisions for one in abilities.values()]), abilities)
+    splits = tasks_splits.read_splits(task)
+    check_space(request.space, task, splits.train)
+    identities.check_identity(
+        before.task if before else None, identities.identity(task, splits, metrics.get(task.metric)), folder
+    )
+    with _writing(folder, before, places) as record:
+        _check_architecture(record, task, folder)
+        run = Run(folder, record, request)
+        return _search(run, task, places, splits, wanted, sampler, device, start, progress or Silent())
+
+
+@contextlib.contextmanager
+def _writing(folder: Path, before: Request | None, places: list[Target]) -> Iterator[Record]:
+    """The record, open and locked; what a refused request has written is taken back."""
+    existed = folder.exists()
+    runs.check_writable(folder)
+    record = Record(folder / "record.jsonl")
+    try:
+        yield record
+    except RequestError:
+        if before is None:
+            # What was asked could not be done: leave no run behind that the corrected request would not fit.
+            _forget(folder, existed)
+        else:
+            Run(folder, record, before).write_request()  # what was asked before still stands
+        raise
+    finally:
+        for place in places:
+            place.close()
+        record.close()
+
+
+def _check_architecture(record: Record, task: Task, folder: Path) -> None:
+    """Raise RunError for another model, before anything is exported."""
+    known = record.state.facts.get("architecture")
+    if known and identities.architecture(task) not in ("", known):
+        raise RunError(f"{str(folder)!r} is the run of another model than this {task.name!r}; choose another --out")
+
+
+def _search(
+    run: Run, task: Task, places: list[Target], splits: tasks_splits.Splits, wanted: _Wanted,
+    sampler: str | BaseSampler | None, device: str, start: float, progress: Progress,
+) -> Result:  # fmt: skip
+    run.write_request()
+    run.record.append("call", pid=os.getpid(), at=clock.time())
+    cache = Cache(
+        run.folder / "cache",
+        lambda name, cached, s: run.record.append("stage", stage=name, cached=cached, seconds=round(s, 5)),
+    )
+    cache.sweep()
+    run.sweep()
+    for text in splits.warnings:
+        progress.note(f"warning: {text}")
+    run.record.append("fact", name="warnings", value=list(splits.warnings))
+    run.record.append(
+        "fact", name="targets", value={place.name: {**place.describe(), "now": place.moment()} for place in places}
+    )
+    deterministic = all(place.deterministic for place in places)
+    context = preparing.prepare(task, run, cache, places, splits, device, progress.stage)
+    run.record.append("fact", name="groups", value=[group.name for group in context.profile.groups.prunable])
+    if isinstance(context.space.depth, (Float, Int, Choice)) and context.training is not None:
+        run.record.append("fact", name="blocks", value=len(context.training.blocks.removable))
+    result = Result(run, _module_maker(context))
+    for text in run.state.facts["warnings"][len(splits.warnings) :]:
+        progress.note(f"warning: {text}")
+    progress.note(_opening(context))
+    for text in catch_up(context, progress.stage):
+        progress.note(f"warning: {text}")
+    limits = _limits(wanted, start, len(places))
+    used = sampler if sampler is not None and not isinstance(sampler, str) else run.request.sampler
+    try:
+        Loop(context, limits, used, deterministic, progress).run()
+        progress.trial(-1, 0, None, None)
+        final = _final_protocol(limits, len(context.targets))
+        confirm(context, question_of(run), final, progress.stage)
+    finally:
+        # Also when interrupted: everything finished so far is in the report.
+        report = reporting.write_report(run)
+        context.scorer.close()
+        progress.close()
+    _finish(run, cache, report, wanted.keep, progress)
+    return result
+
+
+def _opening(context: Context) -> str:
+    """One line on what is searched from: the baseline, the limits, what is held out."""
+    parts = []
+    for name, measured in context.baseline.measured.items():
+        if name not in context.describe:
+            continue
+        speed = f"{measured.instructions} instructions"
+        if measured.latency is not None:
+            speed = f"{measured.latency.p50 * 1e6:.4g} us"
+        quality = measured.quality.val
+        parts.append(f"{quality.metric} {quality.value:.4g} on val (n = {quality.n}), {speed} on {name}")
+    held_out = f"test n = {len(context.test)}" if context.test is not None else "no test split"
+    limits = ", ".join(context.run.request.constraints)
+    steps = steps_in_words([variant.scheme for variant in context.variants], context.abilities)
+    return f"baseline: {'; '.join(parts)}, {context.baseline.size} B; {held_out}; {steps}; wanted: {limits}"
+
+
+def _forget(folder: Path, existed: bool) -> None:
+    """Remove what a refused first call has written."""
+    for name in ("baseline", "cache", "candidates"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in ("run.json", "record.jsonl", "report.json"):
+        (folder / name).unlink(missing_ok=True)
+    if not existed:
+        folder.rmdir()
+
+
+def _finish(run: Run, cache: Cache, report: dict[str, Any], keep: str, progress: Progress) -> None:
+    progress.stage("report")
+    with cache.timed("report"):
+        reporting.write_best(run, report)
+        if keep == "front":
+            _keep_front(run, report)
+    # Written last, so that the report's own time is in it, and the HTML agrees with it to the last digit.
+    start = clock.perf_counter()
+    reporting.write_html(run, report=report)
+    run.record.append("stage", stage="report", cached=False, seconds=round(clock.perf_counter() - start, 5))
+    reporting.write_report(run)
+
+
+def _limits(wanted: _Wanted, start: float, count: int) -> Limits:
+    """What is kept for the confirmation grows with the targets it is made on."""
+    seconds = parse_duration(wanted.time)
+    if seconds is None:
+        return Limits(wanted.trials, None, 0.0)
+    reserve = min(60.0 * count, max(5.0, 0.12 * seconds * count), 0.4 * seconds)
+    return Limits(wanted.trials, start + seconds - reserve, reserve)
+
+
+def _final_protocol(limits: Limits, count: int) -> Protocol:
+    """How finalists are timed on each target, so that all of it fits into what is kept for it."""
+    if limits.deadline is None:
+        return FINAL
+    each = 0.8 * limits.reserve / count
+    return replace(FINAL, seconds=max(1.0, min(FINAL.seconds, 0.7 * each / FINAL.processes)), total=each)
+
+
+def _keep_front(run: Run, report: dict[str, Any]) -> None:
+    """Remove the files of candidates that are on no front and no pick, and the trained networks behind them."""
+    kept = {"baseline", *(i for ids in report["front"].values() for i in ids)}
+    for picks in report["picks"].values():
+        for pick in picks.values():
+            if pick is not None:
+                kept |= {pick["id"], *pick["refuted"]}
+    for identifier in run.state.candidates:
+        if identifier not in kept:
+            for name in ("model.onnx", "weights.pt", "weights.onnx"):
+                (run.candidate_folder(identifier) / name).unlink(missing_ok=True)
+    for stage in ("finetune", "qat", "quantize", "export", "gate", "score"):
+        shutil.rmtree(run.folder / "cache" / stage, ignore_errors=True)

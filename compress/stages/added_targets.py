@@ -1,0 +1,45 @@
+"""A target that is added to a run: what was found before is measured on it, from the files; nothing is trained."""
+
+from __future__ import annotations
+
+from compress.baseline.contexts import Context, Say
+from compress.measurement import latencies
+from compress.precision.schemes import refused
+from compress.stages import measuring
+from compress.values.candidates import Candidate, Measured
+from targets.errors import StageError
+from targets.target import Target
+
+
+def catch_up(context: Context, say: Say) -> list[str]:
+    """Measure every candidate that has its file on the targets that lack it; gives what went wrong, a line each.
+
+    A candidate that cannot be measured stays as it is: on that target it is on no front.
+    """
+    problems: list[str] = []
+    for target in context.targets:
+        for candidate in context.run.available():
+            if target.name in candidate.measured or _refused(context, target, candidate):
+                continue
+            say(f"measure {candidate.id} on {target.name}")
+            try:
+                measured = _measured(context, target, candidate)
+            except StageError as error:
+                problems.append(f"{candidate.id} could not be measured on {target.name}: {error}")
+                continue
+            context.run.record.append("candidate", candidate=candidate.on(target.name, measured))
+    return problems
+
+
+def _measured(context: Context, target: Target, candidate: Candidate) -> Measured:
+    path = context.run.path(candidate.id)
+    [info] = measuring.measure_on(context, target, [path])
+    dynamic = candidate.config["precision"]["scheme"] == "int8-dynamic"
+    quality, drop, found = measuring.score(context, target, path, context.val, "val", dynamic=dynamic)
+    return latencies.measured(info, quality, drop, found.check)
+
+
+def _refused(context: Context, target: Target, candidate: Candidate) -> bool:
+    """Whether the target does not run candidates of that precision."""
+    can = context.abilities[target.name]
+    return candidate.config["precision"]["scheme"] in refused(can.refuses, can.lacks)

@@ -1,0 +1,110 @@
+"""Candidates: carried here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from compress.baseline.contexts import Context
+from compress.measurement import latencies
+from compress.metrics import metrics
+from compress.onnx_files import parity
+from compress.precision.schemes import Variant
+from compress.run_folder.runs import link
+from compress.stages import int8_training, measuring
+from compress.values.candidates import Candidate, Measured, Parity
+from compress.values.configs import QAT, Config
+from compress.values.serialization import to_json, write_json
+from targets.documents import file_hash
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trained network to make candidates from: its float file and what is known of it."""
+
+    path: Path
+    weights: Path | None
+    """The file with its weights; None for the baseline's own."""
+    macs: int
+    parameters: int
+    removed: dict[str, list[int]]
+    widths: dict[str, int]
+    module: nn.Module | None
+    """None where the model is an ONNX file."""
+    dropped: list[str] = field(default_factory=list)
+    """Residual blocks that it lacks."""
+
+
+def make_candidates(
+    context: Context, number: int, config: Config, source: Source, files: Mapping[Variant, Path]
+) -> list[Candidate]:
+    """Measure and score every file on every target that runs it, and put it into its folder."""
+    measured = _measured(context, files)
+    candidates = []
+    for variant, path in files.items():
+        mine = _trained_in_int8(context, source, path) if variant.scheme == QAT else source
+        identifier = f"{number:04d}-{variant.name}"
+        precision = replace(config.precision, scheme=variant.scheme, format=variant.format)
+        settings = replace(config, precision=precision)
+        candidate = Candidate(
+            id=identifier,
+            path=f"candidates/{identifier}/model.onnx",
+            config={
+                **to_json(settings),
+                "widths": source.widths,
+                **({"dropped": source.dropped} if source.dropped else {}),
+            },
+            size=path.stat().st_size,
+            parameters=source.parameters,
+            macs=source.macs,
+            parity=_parity(context, variant, path, mine),
+            measured=measured[variant],
+            trial=number,
+            sha256=file_hash(path),
+        )
+        _store(context, candidate, path, mine)
+        candidates.append(candidate)
+    return candidates
+
+
+def _trained_in_int8(context: Context, source: Source, path: Path) -> Source:
+    """The network that was trained on in int8: its float weights lie beside the file."""
+    floats = path.with_name(int8_training.FLOATS)
+    return replace(source, weights=floats, module=int8_training.network(floats, context.val.first(4)))
+
+
+def _measured(context: Context, files: Mapping[Variant, Path]) -> dict[Variant, dict[str, Measured]]:
+    """Variant -> target -> what was measured."""
+    measured: dict[Variant, dict[str, Measured]] = {variant: {} for variant in files}
+    for target in context.targets:
+        mine = {variant: path for variant, path in files.items() if target.name in variant.targets}
+        infos = measuring.measure_on(context, target, list(mine.values())) if mine else []
+        for (variant, path), info in zip(mine.items(), infos, strict=True):
+            dynamic = variant.scheme == "int8-dynamic"
+            quality, drop, found = measuring.score(context, target, path, context.val, "val", dynamic=dynamic)
+            measured[variant][target.name] = latencies.measured(info, quality, drop, found.check)
+    return measured
+
+
+def _parity(context: Context, variant: Variant, path: Path, source: Source) -> Parity:
+    """The file against the network it came from; where that is an ONNX file, against that on val."""
+    if source.module is not None:
+        return parity.check_parity(path, source.module, context.val.first(8), enforce=False)
+    target = next(t for t in context.targets if t.name in variant.targets)
+    found, zero = (context.scorer.outputs(target, p, context.val, "val").outputs for p in (path, context.baseline_path))
+    a, b = (x[0] if isinstance(x, tuple) else x for x in (zero, found))
+    classes = a.ndim >= 2 and a.shape[1] > 1
+    agreement = float(metrics.get("agreement").function(b, a)) if classes else 1.0
+    return Parity(float(abs(a - b).max()), agreement)
+
+
+def _store(context: Context, candidate: Candidate, path: Path, source: Source) -> None:
+    folder = context.run.candidate_folder(candidate.id)
+    folder.mkdir(parents=True, exist_ok=True)
+    link(path, folder / "model.onnx")
+    if source.weights is not None:
+        link(source.weights, folder / f"weights{source.weights.suffix}")
+    write_json(folder / "candidate.json", {**to_json(candidate), "removed": source.removed, "dropped": source.dropped})

@@ -1,0 +1,231 @@
+"""From a config's pruning settings to the smaller network that is trained: cut from what, how wide, which channels.
+
+It is cut from the baseline, without the blocks that ``depth`` drops, or from that after sparsity learning. In several
+``steps`` it is cut to widths in between, trained for its share of the epochs, and its channels ranked anew. Channels
+are named by their indices in the baseline throughout, so that a candidate can be rebuilt in one cut.
+"""
+
+from __future__ import annotations
+
+import bisect
+import copy
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from compress.baseline import profiling
+from compress.baseline.contexts import Context, Say, Training
+from compress.networks import fingerprints
+from compress.pruning import blocks, pruning, widths
+from compress.pruning import importance as pruning_importance
+from compress.pruning.cutting import positions
+from compress.pruning.groups import Group, Groups
+from compress.pruning.pruning import Pruned
+from compress.stages import sparsifying
+from compress.tasks import datasets
+from compress.values.configs import PruneSettings
+from targets.documents import file_hash
+from targets.errors import TrainingError
+
+VERSION = 2
+_TAYLOR_VERSION, _TAYLOR_BATCHES, _TAYLOR_BATCH = 1, 16, 64
+
+
+@dataclass(frozen=True)
+class Origin:
+    """A network to cut, with its weights."""
+
+    module: nn.Module
+    digest: str
+    """Hash of its weights."""
+    weights: Path | None
+    """The file with them; None for the baseline's own."""
+    groups: Groups
+    dropped: tuple[str, ...] = ()
+    """Residual blocks that it lacks."""
+
+    def key(self) -> dict[str, Any]:
+        """What stands for it in a cache key."""
+        return {"baseline": self.digest, **({"dropped": list(self.dropped)} if self.dropped else {})}
+
+
+Train = Callable[[Origin, Pruned, int], Path]
+"""Trains a network that was cut from an origin for some epochs: the file with its weights."""
+
+
+def make_origin(context: Context, training: Training, settings: PruneSettings) -> Origin:
+    """The baseline without the blocks that ``settings.depth`` drops."""
+    dropped: tuple[str, ...] = ()
+    if settings.depth > 0 and training.blocks.removable:
+        losses = profiling.block_losses(context.cache, training)
+        dropped = blocks.least_harmful(training.blocks, losses, settings.depth)
+    return _without(context, training, Origin(training.module, training.digest, None, Groups((), ()), dropped))
+
+
+def sparsified(context: Context, training: Training, origin: Origin, settings: PruneSettings, say: Say) -> Origin:
+    """The same network after sparsity learning, where the settings ask for it."""
+    if not settings.sparsity or not context.profile.groups.prunable:
+        return origin
+    say("sparsify")
+    weights = sparsifying.sparsified(context, training, settings, say)
+    module = copy.deepcopy(training.module)
+    module.load_state_dict(torch.load(weights, weights_only=True))
+    return _without(context, training, Origin(module, file_hash(weights)[:16], weights, origin.groups, origin.dropped))
+
+
+def realised_widths(context: Context, training: Training, origin: Origin, settings: PruneSettings) -> dict[str, int]:
+    """Group -> channels left, for the groups that lose some. Skew and deltas come on top of any allocation."""
+    shares = _shares(context, training, origin, settings)
+    left: dict[str, int] = {}
+    for group in origin.groups.prunable:
+        shift = settings.skew * context.profile.robustness.get(group.name, 0.0) + settings.deltas.get(group.name, 0.0)
+        ratio = min(widths.MOST_RATIO, max(0.0, shares[group.name] + shift))
+        width = widths.realise(group.channels, ratio, group.step(context.step), group.multiple)
+        if width < group.channels:
+            left[group.name] = width
+    return left
+
+
+def prune_to(context: Context, training: Training, origin: Origin, left: Mapping[str, int], importance: str) -> Pruned:
+    """``origin`` cut to the given widths; which channels go is decided once and kept."""
+    example, groups = training.example, origin.groups
+
+    def compute(_: Path) -> dict[str, Any]:
+        by = _importance(context, training, origin, importance) if left else "l2"
+        pruned = pruning.prune(origin.module, example, widths=dict(left), importance=by, groups=groups)
+        return {"removed": {name: list(indices) for name, indices in pruned.removed.items()}}
+
+    inputs = {**origin.key(), "widths": dict(left), **({} if importance == "l2" else {"importance": importance})}
+    if importance == "taylor":
+        inputs |= _taylor_inputs(context, training)
+    removed = context.cache.stage("prune", VERSION, inputs, compute).info["removed"]
+    return pruning.prune(origin.module, example, removed={n: tuple(i) for n, i in removed.items()}, groups=groups)
+
+
+def cut_in_steps(
+    context: Context, training: Training, origin: Origin, left: Mapping[str, int], settings: PruneSettings,
+    epochs: int, train: Train,
+) -> tuple[Origin, Pruned, int]:  # fmt: skip
+    """``origin`` cut to ``left``: (what the last cut was made in, the network, epochs left for it).
+
+    Of n cuts each gets an n-th of the epochs, the last also what remains, so that all together are as many as in one
+    shot. With less than one epoch for each, only BatchNorm's statistics are taken anew in between.
+    """
+    plan = _stops(origin.groups, left, settings.steps)
+    whole, each = origin.groups, epochs // len(plan)
+    gone: dict[str, tuple[int, ...]] = {}
+    for stop in plan:
+        pruned = prune_to(context, training, origin, stop, settings.importance)
+        gone = composed(whole, gone, pruned.removed)
+        if stop is not plan[-1]:
+            weights = train(origin, pruned, each)
+            pruned.module.load_state_dict(torch.load(weights, weights_only=True))
+            groups = narrowed(origin.groups, pruned.removed)
+            origin = replace(
+                origin, module=pruned.module, digest=file_hash(weights)[:16], weights=weights, groups=groups
+            )
+    return origin, replace(pruned, removed=gone), epochs - each * (len(plan) - 1)
+
+
+def narrowed(groups: Groups, removed: Mapping[str, Sequence[int]]) -> Groups:
+    """``groups`` of a network as they sit in it once channels are removed; what stays keeps its order."""
+    plan = [(group, tuple(removed.get(group.name, ()))) for group in groups.prunable]
+    gone = {place: sorted(found) for place, found in positions(plan).items()}
+    left: list[Group] = []
+    for group, channels in plan:
+        kept = [c for c in range(group.channels) if c not in set(channels)]
+        number = {channel: i for i, channel in enumerate(kept)}
+        slots = []
+        for slot in group.slots:
+            out = gone[slot.tensor, slot.dim, slot.grouped]
+            absent = set(out)
+            at = [(i - bisect.bisect(out, i), number[root]) for i, root in zip(slot.index, slot.root, strict=True)
+                  if i not in absent and root in number]  # fmt: skip
+            index, root = zip(*at, strict=True)
+            slots.append(replace(slot, index=index, root=root))
+        left.append(replace(group, channels=len(kept), slots=tuple(slots)))
+    return Groups(tuple(left), groups.kept)
+
+
+def composed(
+    whole: Groups, before: Mapping[str, Sequence[int]], now: Mapping[str, Sequence[int]]
+) -> dict[str, tuple[int, ...]]:
+    """Channels removed in two cuts, in the numbers of the first network; ``now`` counts those that ``before`` left."""
+    found: dict[str, tuple[int, ...]] = {}
+    for group in whole.prunable:
+        first = tuple(before.get(group.name, ()))
+        kept = [c for c in range(group.channels) if c not in set(first)]
+        both = (*first, *(kept[i] for i in now.get(group.name, ())))
+        if both:
+            found[group.name] = tuple(sorted(both))
+    return found
+
+
+def _without(context: Context, training: Training, origin: Origin) -> Origin:
+    """``origin``, whose module is whole still, without its dropped blocks."""
+    if not origin.dropped:
+        return replace(origin, groups=context.profile.groups)
+    module = blocks.drop(origin.module, training.blocks.named(origin.dropped))
+    return replace(origin, module=module, groups=blocks.remaining(context.profile.groups, module))
+
+
+def _shares(context: Context, training: Training, origin: Origin, settings: PruneSettings) -> dict[str, float]:
+    """Group -> share of its channels to remove, before skew and deltas."""
+    groups = origin.groups
+    if settings.allocation == "global":
+        by = _importance(context, training, origin, settings.importance)
+        return pruning_importance.global_ratios(origin.module, groups, settings.ratio, by)
+    if settings.allocation == "sensitivity":
+        curves = profiling.damages(context.cache, training, context.profile.groups)
+        channels = {group.name: group.channels for group in groups.prunable}
+        return widths.evened({name: curves[name] for name in channels}, channels, settings.ratio)
+    return {group.name: settings.ratio for group in groups.prunable}
+
+
+def _importance(context: Context, training: Training, origin: Origin, name: str) -> pruning_importance.Importance:
+    """As ``pruning.prune`` takes it; for ``taylor`` the scores, computed once for an origin."""
+    if name != "taylor":
+        return cast(Literal["l2", "l1", "bn", "fpgm", "random"], name)
+
+    def compute(_: Path) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(0)
+        drawn = itertools.islice(datasets.batches(training.train, _TAYLOR_BATCH, generator), _TAYLOR_BATCHES)
+        pairs = ((inputs, labels) for _, inputs, labels in drawn)
+        found = pruning_importance.taylor(
+            origin.module, origin.groups, pairs, lambda outputs, labels: training.objective.value(outputs, labels, 0.0)
+        )
+        if not all(math.isfinite(x) for values in found.values() for x in values):
+            raise TrainingError(
+                "importance 'taylor': the loss of the baseline on train has no finite gradient; use another importance"
+            )
+        return {"scores": found}
+
+    inputs = {**origin.key(), **_taylor_inputs(context, training)}
+    scores: dict[str, list[float]] = context.cache.stage("importance", _TAYLOR_VERSION, inputs, compute).info["scores"]
+    return scores
+
+
+def _taylor_inputs(context: Context, training: Training) -> dict[str, Any]:
+    return {"train": training.train.digest, "loss": fingerprints.source_hash(context.task.loss)}
+
+
+def _stops(groups: Groups, left: Mapping[str, int], steps: int) -> list[dict[str, int]]:
+    """Widths after each cut: evenly spaced as far as they are possible, the last as asked; each less than before."""
+    plan: list[dict[str, int]] = []
+    for i in range(1, steps):
+        stop = {}
+        for group in groups.prunable:
+            final = left.get(group.name, group.channels)
+            share = (group.channels - final) / group.channels * i / steps
+            width = max(final, widths.realise(group.channels, share, 1, group.multiple))
+            if width < group.channels:
+                stop[group.name] = width
+        if stop and stop not in (*plan[-1:], dict(left)):
+            plan.append(stop)
+    return [*plan, dict(left)]

@@ -1,0 +1,142 @@
+"""One trained network, many candidates: every precision of it, measured, scored and put into its folder."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from compress.baseline.contexts import Context, Say
+from compress.onnx_files import exporting, graphs, limits
+from compress.precision import quantizer, refining, stored_weights
+from compress.precision.schemes import Variant
+from compress.stages import int8_training
+from compress.values.configs import QAT, REFINEMENTS, STORED, Config, PrecisionSettings, is_refined
+from compress.values.serialization import to_json
+from targets.documents import file_hash
+from targets.errors import QuantizeError, TrainingError
+from targets.target import Capabilities
+
+
+def make_files(
+    context: Context, path: Path, config: Config, say: Say
+) -> tuple[dict[Variant, Path], list[tuple[str, str]]]:
+    """Variant -> file for every one that works, and (variant's name, cause) for those that do not."""
+    files: dict[Variant, Path] = {}
+    skipped: list[tuple[str, str]] = []
+    for variant in context.variants:
+        if variant.scheme == QAT and not config.precision.qat_epochs:
+            continue
+        try:
+            files[variant] = _file(context, path, variant, config, say)
+        except (QuantizeError, TrainingError) as error:
+            # Training in int8 that diverges costs this candidate, not the others of the network.
+            skipped.append((variant.name, str(error)))
+    return files, skipped
+
+
+def _file(context: Context, path: Path, variant: Variant, config: Config, say: Say) -> Path:
+    if variant.scheme == "fp32":
+        return path
+    if variant.scheme in STORED:
+        return _stored(context, path, variant)
+    if variant.scheme == QAT:
+        return int8_training.trained(context, path, variant, config, _ranges, say)
+    return _quantized(context, path, variant, config)
+
+
+def _stored(context: Context, path: Path, variant: Variant) -> Path:
+    """The file with its weights in fewer bits."""
+
+    def compute(folder: Path) -> dict[str, Any]:
+        stored_weights.save(onnx.load(path), variant.scheme, folder / "model.onnx", path.name)
+        return {}
+
+    inputs = {"source": file_hash(path), "scheme": variant.scheme, "stored": stored_weights.VERSION}
+    return context.cache.stage("quantize", quantizer.VERSION, inputs, compute).folder / "model.onnx"
+
+
+def _quantized(context: Context, path: Path, variant: Variant, config: Config) -> Path:
+    """The file in one precision and format."""
+    scheme, capabilities = variant.scheme, variant.capabilities
+    method = config.precision.calibration
+    keep: tuple[str, ...] = ()
+    ranges = Path()
+    if scheme == "mixed":
+        names = quantizer.layers(path)
+        count = min(max(1, round(config.precision.float_share * len(names))), len(names) - 1)
+        if count < 1:
+            raise QuantizeError("mixed: the network has one layer that int8 can speed up; there is nothing to mix")
+        keep = tuple(sorted([names[i] for i in _int8_order(context, path) if i < len(names)][:count]))
+    if scheme != "int8-dynamic":
+        if is_refined(config.precision):
+            path = _refined(context, path, variant, config.precision, keep)
+        ranges = _ranges(context, path, method, capabilities)
+
+    def compute(folder: Path) -> dict[str, Any]:
+        if scheme == "int8-dynamic":
+            found = quantizer.quantize_dynamic(path, folder / "model.onnx", capabilities)
+        else:
+            found = quantizer.quantize_static(
+                path, folder / "model.onnx", ranges, method, capabilities, keep_float=keep
+            )
+        onnx.save(limits.suit(exporting.clean(onnx.load(found.path)), context.limits), found.path)
+        return {"int8": list(found.int8), "kept": list(found.kept)}
+
+    static = {} if scheme == "int8-dynamic" else {"method": method, "keep": list(keep)}
+    inputs = {
+        "source": file_hash(path), "scheme": scheme, "format": variant.format,
+        "reduce_range": capabilities.reduce_range, "limits": to_json(context.limits), **static,
+    }  # fmt: skip
+    return context.cache.stage("quantize", quantizer.VERSION, inputs, compute).folder / "model.onnx"
+
+
+def _int8_order(context: Context, path: Path) -> tuple[int, ...]:
+    """Positions of the file's layers by what int8 costs them; without some blocks they are not the baseline's."""
+    order = context.profile.int8_order
+    whole, here = _weights(context.baseline_path), _weights(path)
+    if len(whole) == len(here):
+        return order
+    matches = difflib.SequenceMatcher(None, whole, here, autojunk=False).get_matching_blocks()
+    found = {match.a + k: match.b + k for match in matches for k in range(match.size)}
+    return tuple(found[i] for i in order if i in found)
+
+
+def _weights(path: Path) -> list[tuple[str, str]]:
+    """Operator and weight of each layer; a weight that the exporter has renamed is told by its order alone."""
+    names = set(quantizer.layers(path))
+    nodes = (node for node in graphs.parse(path).graph.node if node.name in names)
+    return [(node.op_type, node.input[1] if "." in node.input[1] else "") for node in nodes]
+
+
+def _refined(
+    context: Context, path: Path, variant: Variant, settings: PrecisionSettings, keep: tuple[str, ...]
+) -> Path:
+    """The float file, rewritten so that it loses less when it is quantized."""
+
+    def compute(folder: Path) -> dict[str, Any]:
+        model = refining.refine(path, context.calibration, variant.capabilities, settings, keep)
+        onnx.save(model, folder / "model.onnx")
+        return {}
+
+    inputs = {
+        "source": file_hash(path), "samples": context.calibration_digest, "keep": list(keep),
+        "settings": {name: getattr(settings, name) for name in (*REFINEMENTS, "calibration")},
+        "format": variant.format, "reduce_range": variant.capabilities.reduce_range,
+    }  # fmt: skip
+    return context.cache.stage("refine", refining.VERSION, inputs, compute).folder / "model.onnx"
+
+
+def _ranges(context: Context, path: Path, method: str, capabilities: Capabilities | None = None) -> Path:
+    """Calibrated once per trained network and method; a search for the best ranges depends on the format as well."""
+
+    def compute(folder: Path) -> dict[str, Any]:
+        quantizer.collect_ranges(path, context.calibration, method, folder / "ranges.json", capabilities)
+        return {}
+
+    inputs = {"calibrate": file_hash(path), "method": method, "samples": context.calibration_digest}
+    if method == "search" and capabilities is not None:
+        inputs["format"] = f"{capabilities.int8_format}{'-7bit' * capabilities.reduce_range}"
+    return context.cache.stage("quantize", quantizer.VERSION, inputs, compute).folder / "ranges.json"

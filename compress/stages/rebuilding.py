@@ -1,0 +1,67 @@
+"""Rebuilding: carried here."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from compress.baseline.contexts import Context, Training
+from compress.pruning import blocks, pruning
+from compress.pruning.groups import Groups
+from compress.run_folder.runs import Run
+from compress.values.candidates import Candidate
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def rebuilt(
+    training: Training, groups: Groups, dropped: Sequence[str], removed: Mapping[str, Sequence[int]]
+) -> nn.Module:
+    """The module of a candidate, with the baseline's weights: blocks dropped, channels removed."""
+    module = blocks.drop(training.module, training.blocks.named(dropped)) if dropped else copy.deepcopy(training.module)
+    if not removed:
+        return module
+    left = blocks.remaining(groups, module) if dropped else groups
+    return pruning.prune(module, training.example, removed=removed, groups=left).module
+
+
+def removed_channels(run: Run, candidate: Candidate) -> dict[str, tuple[int, ...]]:
+    """Which channels of which group a candidate lost."""
+    path = run.candidate_folder(candidate.id) / "candidate.json"
+    if not path.exists():
+        return {}
+    return {name: tuple(indices) for name, indices in json.loads(path.read_text())["removed"].items()}
+
+
+def dropped_blocks(candidate: Candidate) -> tuple[str, ...]:
+    """Which residual blocks a candidate lacks."""
+    return tuple(candidate.config.get("dropped", ()))
+
+
+def _module_maker(context: Context) -> Any:
+    """Candidate -> torch module, for ``RunCandidate.module``."""
+    training = context.training
+    if training is None:
+        return None
+
+    def make(candidate: Candidate) -> Any:
+
+        from compress.stages import int8_training
+
+        floats = context.run.candidate_folder(candidate.id) / int8_training.FLOATS
+        if floats.exists():
+            return int8_training.network(floats, training.example)
+        removed, dropped = removed_channels(context.run, candidate), dropped_blocks(candidate)
+        module = rebuilt(training, context.profile.groups, dropped, removed)
+        weights = context.run.candidate_folder(candidate.id) / "weights.pt"
+        if weights.exists():
+            module.load_state_dict(torch.load(weights, weights_only=True))
+        return module.eval()
+
+    return make

@@ -1,0 +1,154 @@
+"""A task from nothing but an ``.onnx`` file and samples.
+
+``FILE.npz`` holds arrays named as the model's inputs, optionally ``labels``, and ``split`` with train, val or test
+per sample (without it a seeded 60/20/20). Without labels, quality is how like the original's the outputs are
+(``originals.py``), and is called that.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from compress.tasks import original_outputs
+from compress.tasks.tasks import Task
+from compress.values.spaces import Float, Int, SearchSpace
+from targets.errors import TaskError
+
+if TYPE_CHECKING:
+    from compress.onnx_files.normalizing import Source
+
+_SHARES = (0.6, 0.2)
+_SHOWN = 64
+"""Samples that show what kind of outputs a model has."""
+_STEPS, _BATCH = (200, 1000), 64
+"""Training steps that a pruned network is given at least and at most, whatever the number of samples."""
+
+
+def onnx_task(path: Path, data: Path | None) -> Task:
+    """The task; raises ModelError or TaskError in one line."""
+    from compress.onnx_files import normalizing
+
+    source = normalizing.read(path)
+    names = list(normalizing.input_types(source.model))
+    if data is None:
+        raise TaskError(f"{path.name}: give samples with --data FILE.npz, arrays named {', '.join(names)}")
+    arrays = read_arrays(data)
+    missing = [name for name in names if name not in arrays]
+    if missing:
+        raise TaskError(f"--data {str(data)!r} holds {sorted(arrays)}; {path.name} needs {', '.join(missing)}")
+    inputs = _inputs(source, arrays, path, data)
+    count = len(inputs[0])
+    labels, own = arrays.get("labels"), np.zeros(0)
+    if labels is not None and (labels.ndim == 0 or len(labels) != count):
+        raise TaskError(f"--data {str(data)!r}: labels have shape {labels.shape}; one for each of {count} samples")
+    parts = _split(arrays.get("split"), count, data)
+    samples = dict(zip(names, inputs, strict=True))
+    source = normalizing.freed(source, path, samples)
+    outputs = [value.name for value in source.model.graph.output]
+    metric: Any
+    if labels is None:
+        found = original_outputs.goal(_own_outputs(source, samples), outputs, inputs)
+        own, metric, loss = found.labels, found.metric, found.loss
+    elif np.issubdtype(labels.dtype, np.floating):
+        metric, loss = "mse", None
+    else:
+        shown = _own_outputs(source, {name: x[:_SHOWN] for name, x in samples.items()})
+        few = [x[:_SHOWN] for x in inputs]
+        metric, loss = original_outputs.labelled(shown, original_outputs.parts_of(shown, outputs, few))
+    wanted = own if labels is None else labels
+    sets = {name: _dataset([*inputs, wanted], chosen, data) for name, chosen in parts.items()}
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "model"
+    return Task(name, path, sets.get("train"), sets["val"], sets.get("test"), metric, loss)
+
+
+def onnx_space(task: Task, *, labelled: bool) -> SearchSpace:
+    """Trained for as many steps as it takes to recover; without labels, mostly by the original's outputs."""
+    each = math.ceil(len(task.train) / _BATCH) if task.train is not None else 1
+    low, high = (min(100, max(2, math.ceil(steps / each))) for steps in _STEPS)
+    epochs = Int(low, max(high, low + 1))
+    if labelled:
+        return SearchSpace(epochs=epochs)
+    return SearchSpace(epochs=epochs, distill_weight=Float(0.5, 1.0), label_smoothing=0.0)
+
+
+def _inputs(source: Source, arrays: dict[str, np.ndarray], path: Path, data: Path) -> list[np.ndarray]:
+    """The samples in the types that the model takes."""
+    from compress.onnx_files.normalizing import input_types
+
+    types = input_types(source.model)
+    inputs = [np.atleast_1d(arrays[name]) for name in types]
+    count = len(inputs[0])
+    if count < 10 or any(len(x) != count for x in inputs):
+        raise TaskError(
+            f"--data {str(data)!r}: inputs have {[len(x) for x in inputs]} samples; at least 10, the same number each"
+        )
+    for (name, kind), x in zip(types.items(), inputs, strict=True):
+        if not np.can_cast(x.dtype, kind, "same_kind"):
+            raise TaskError(
+                f"--data {str(data)!r}: {name} is of type {x.dtype}; {path.name} takes {kind}: numbers are needed"
+            )
+        if np.issubdtype(kind, np.integer) and (x.astype(kind) != x).any():
+            raise TaskError(f"--data {str(data)!r}: {name} holds numbers that {kind} cannot; {path.name} takes {kind}")
+    return [x.astype(kind) for x, kind in zip(inputs, types.values(), strict=True)]
+
+
+def read_arrays(data: Path) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` file by name; raises TaskError in one line. Nothing is unpickled."""
+    try:
+        found = np.load(data, allow_pickle=False)
+        if isinstance(found, np.lib.npyio.NpzFile):
+            with found:
+                return {name: found[name] for name in found.files}
+        reason = "it holds a single array without a name; write it with numpy.savez"
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    raise TaskError(f"--data {str(data)!r} is not a readable .npz file: {reason}")
+
+
+def _own_outputs(source: Source, samples: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """The original's own outputs, to be compared with."""
+    import onnx
+
+    import targets
+
+    place = targets.get("ort-cpu")
+    try:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            onnx.save(source.model, path)
+            return place.run(path, samples)
+    finally:
+        place.close()
+
+
+def _split(given: np.ndarray | None, count: int, data: Path) -> dict[str, np.ndarray]:
+    """Split name -> indices."""
+    if given is None:
+        order = np.random.default_rng(0).permutation(count)
+        first, second = int(_SHARES[0] * count), int(sum(_SHARES) * count)
+        return {"train": order[:first], "val": order[first:second], "test": order[second:]}
+    names = np.asarray([x.decode() if isinstance(x, bytes) else str(x) for x in given.ravel().tolist()])
+    unknown = set(names) - {"train", "val", "test"}
+    if unknown or len(names) != count or not (names == "val").any():
+        raise TaskError(
+            f"--data {str(data)!r}: split must name train, val or test for each of {count} samples, and have val"
+        )
+    return {name: np.flatnonzero(names == name) for name in ("train", "val", "test") if (names == name).any()}
+
+
+def _dataset(arrays: list[np.ndarray], chosen: np.ndarray, data: Path) -> Any:
+    import torch
+
+    try:
+        return torch.utils.data.TensorDataset(*(torch.from_numpy(np.ascontiguousarray(x[chosen])) for x in arrays))
+    except TypeError:
+        kinds = ", ".join(str(x.dtype) for x in arrays)
+        raise TaskError(f"--data {str(data)!r}: arrays are of types {kinds}; numbers are needed") from None

@@ -1,0 +1,94 @@
+"""The task: what the user brings. Plain frozen data; nothing is loaded or trained when it is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from targets.errors import TaskError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from compress.metrics.metrics import Metric
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A model, its data and how good is measured.
+
+    ``model``: an ``nn.Module``; a function without parameters that makes (trains) one, called once; or a path to an
+    ``.onnx`` file. ``train``, ``val``, ``test``: map-style datasets of (input, label), an input being a tensor or a
+    tuple of tensors; train fits weights, val steers the search, test is read once per pick and may be None.
+    ``metric``: a name from ``compress.metrics`` or a ``Metric``. ``loss(outputs, labels)``: None for the usual one.
+    ``finetune(module, train, settings)``: the user's own training loop instead of ours; it trains in place or
+    returns the trained module. ``slices``: name -> one label per test example. ``optimizer(parameters, settings)``:
+    makes the torch optimizer that our loop uses in place of AdamW; parameters are groups that hold their weight decay.
+    """
+
+    name: str
+    model: nn.Module | Callable[[], nn.Module] | str | Path
+    train: Any = None
+    val: Any = None
+    test: Any = None
+    metric: str | Metric = "accuracy"
+    loss: Callable[[Any, Any], Any] | None = None
+    finetune: Callable[[Any, Any, Any], Any] | None = None
+    slices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    optimizer: Callable[[Any, Any], Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not _NAME.match(self.name):
+            raise TaskError(
+                f"task name {self.name!r}: use letters, digits, '.', '_' and '-' (it names the run's folder)"
+            )
+        if self.model is None:
+            raise TaskError(f"task {self.name!r}: model is None; give an nn.Module, a function or an .onnx path")
+        if self.val is None:
+            raise TaskError(f"task {self.name!r}: val is None; the search needs validation data to steer by")
+        if self.optimizer is not None and self.finetune is not None:
+            raise TaskError(f"task {self.name!r}: finetune trains by itself, so optimizer would do nothing; give one")
+        if self.optimizer is not None and not callable(self.optimizer):
+            raise TaskError(
+                f"task {self.name!r}: optimizer is {type(self.optimizer).__name__}; give a function of (parameters, "
+                "settings) that makes one, since every trial trains another network"
+            )
+
+    @property
+    def onnx_path(self) -> Path | None:
+        """The ``.onnx`` file, where the model is one."""
+        return Path(self.model) if isinstance(self.model, (str, Path)) else None
+
+
+@dataclass(frozen=True)
+class TaskIdentity:
+    """What makes two tasks the same one for a run: a run belongs to one task."""
+
+    name: str
+    metric: str
+    graph: str
+    """Hash of the baseline's ONNX graph, its weights left out."""
+    val: str
+    test: str | None
+    """Hashes of the data."""
+    sizes: dict[str, int] = field(default_factory=dict)
+
+
+def same_task(old: TaskIdentity, new: TaskIdentity) -> str | None:
+    """Why ``new`` is another task than ``old``, or None."""
+    for name, what in (
+        ("name", "name"),
+        ("metric", "metric"),
+        ("val", "val data"),
+        ("test", "test data"),
+        ("graph", "model"),
+    ):
+        if getattr(old, name) != getattr(new, name):
+            detail = f" ({getattr(old, name)!r}, not {getattr(new, name)!r})" if name in ("name", "metric") else ""
+            return f"another {what}{detail}"
+    return None

@@ -1,0 +1,91 @@
+"""Runs a network once and follows the channels of its parameters through every operator.
+
+A dispatch mode sees each operator that torch really executes, below modules, functional calls and the fused forms of
+recurrent and attention layers. The rules (``channel_rules.py``) label its results (``channel_labels.py``).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from compress.networks.running import tensors
+from compress.tracing.calls import Call
+from compress.tracing.labels import FIXED, FREE, Axis, Labels, Trace
+from compress.tracing.rules import labelled
+
+OUTPUT = "output layer"
+
+
+def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+    """Follow the channels of ``module`` (in eval mode) for ``inputs``; raises what its forward raises."""
+    mode = _Mode(module, inputs)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its own switches
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            # No fused kernels: their parts are what is to be seen.
+            with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), mode:
+                outputs = module(*inputs)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+    mode.note_unused()
+    for tensor in tensors(outputs):
+        for label in mode.labels(tensor):
+            mode.found.atoms.freeze(label, OUTPUT, first=True)
+    return mode.found
+
+
+class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found = Trace()
+        self.atoms = self.found.atoms
+        self._labels: Any = WeakTensorKeyDictionary()
+        self.names: dict[int, list[str]] = {}
+        self.used: set[int] = set()
+        for tensor in inputs:
+            self._labels[tensor] = [np.full(n, FIXED) for n in tensor.shape]
+        held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
+        for name, tensor in held:
+            if tensor not in self._labels:
+                self._labels[tensor] = [self.atoms.fresh(n) if n > 1 else np.full(n, FREE) for n in tensor.shape]
+            for dim, label in enumerate(self._labels[tensor]):
+                if len(label) > 1 and tensor.is_floating_point():
+                    self.found.axes.append(Axis(name, dim, label))
+            self.names.setdefault(id(tensor), []).append(name)
+
+    def labels(self, tensor: Tensor) -> Labels:
+        """Those of ``tensor``; a constant made on the way is free."""
+        known: Labels | None = self._labels.get(tensor)
+        return [np.full(n, FREE) for n in tensor.shape] if known is None else known
+
+    def note_unused(self) -> None:
+        """Freeze the parameters that no operator took."""
+        names = {name for key in self.names.keys() & self.used for name in self.names[key]}
+        for axis in self.found.axes:
+            if axis.tensor not in names:
+                self.atoms.freeze(axis.labels, "it takes no part in computing the output", first=True)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator, then label its results."""
+        given = kwargs or {}
+        result = func(*args, **given)
+        outputs = [t for t in (result if isinstance(result, tuple | list) else (result,)) if isinstance(t, Tensor)]
+        if not outputs:
+            return result
+        call = Call(self, func, args, given, outputs)
+        self.used.update(id(t) for t in call.tensors())
+        for tensor, label in zip(outputs, labelled(call), strict=False):
+            self._labels[tensor] = label
+        return result

@@ -1,0 +1,178 @@
+"""What is known about a candidate, as plain data. `report.json` is these, written down (design: "report.json").
+
+Bytes, seconds, plain ratios. ``None`` means: not measured (yet).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A metric's value on one split, with its 95 % interval over ``n`` examples."""
+
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Baseline minus candidate on the same examples; positive is always worse."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassQuality:
+    """How well one class is told apart; ``n`` examples are of it, ``decided`` were taken for it."""
+
+    precision: float
+    recall: float
+    f1: float
+    n: int
+    decided: int
+
+
+@dataclass(frozen=True)
+class QualitySplits:
+    """Quality on val, on test once it was read, and per slice and class of test."""
+
+    val: Quality
+    test: Quality | None = None
+    slices: dict[str, dict[str, Quality]] = field(default_factory=dict)
+    """slice's name -> value of the slice -> quality on those test examples."""
+    classes: dict[str, ClassQuality] = field(default_factory=dict)
+    """Class number -> how well it is told apart on test; only where each example is of one class."""
+
+
+@dataclass(frozen=True)
+class DropSplits:
+    """Quality drop on val, and on test once it was read."""
+
+    val: Drop
+    test: Drop | None = None
+
+
+@dataclass(frozen=True)
+class LatencyResult:
+    """Latency on a target; ``ratio`` is candidate / baseline, paired, with its 95 % interval."""
+
+    p50: float
+    p95: float
+    ratio: float
+    low: float
+    high: float
+    runs: int
+    disturbed: float = 0.0
+    """Share of the rounds that something else held up or slowed; they are left out, unless most were."""
+    settled: bool = True
+    """Whether the interval came as narrow as asked before the time was spent."""
+
+
+@dataclass(frozen=True)
+class DeviceCheck:
+    """How outputs computed on this machine agree with the device's, on ``n`` examples.
+
+    ``agreement``: share of equal decisions; ``max_abs``: largest difference of an output.
+    """
+
+    n: int
+    agreement: float
+    max_abs: float
+
+
+@dataclass(frozen=True)
+class IntegerShare:
+    """How many of a file's products (convolutions, matrix products, recurrences) run in integer kernels."""
+
+    integer: int
+    layers: int
+    why: tuple[str, ...] = ()
+    """Why the others do not, the most frequent reason first."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All that one target says of one candidate."""
+
+    quality: QualitySplits
+    quality_drop: DropSplits
+    latency: LatencyResult | None
+    memory: int | None = None
+    instructions: int | None = None
+    feasible: bool = True
+    scored_on_host: dict[str, DeviceCheck] = field(default_factory=dict)
+    """Splits that this machine scored in the device's place, with how the device agreed."""
+    integer: IntegerShare | None = None
+    """None where the runtime does not show what it executes."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """ONNX file against the torch network it came from."""
+
+    max_abs: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A config together with its ONNX artifact and its measurements."""
+
+    id: str
+    path: str | None
+    config: dict[str, Any]
+    size: int
+    parameters: int
+    macs: int
+    parity: Parity
+    measured: dict[str, Measured]
+    trial: int | None = None
+    """The trial it came from; None for the baseline."""
+    sha256: str = ""
+    """Of the file: two configs may come to the very same network."""
+
+    def on(self, target: str, measured: Measured) -> Candidate:
+        """The same candidate with what ``target`` says replaced."""
+        return replace(self, measured={**self.measured, target: measured})
+
+
+@dataclass(frozen=True)
+class Pick:
+    """A candidate chosen for one purpose, and how it was judged on test."""
+
+    id: str
+    verdict: str
+    """``confirmed``, ``refuted`` or ``open``."""
+    read: int = 0
+    """How many candidates were read on test for this pick, this one included (at most three)."""
+    refuted: tuple[str, ...] = ()
+    """The ids that were read before it and refuted."""
+    needed: int | None = None
+    """For ``open``: about how many test examples would settle it, if any number does."""
+    tied_with: tuple[str, ...] = ()
+    """Ids that cannot be told apart from it in what it was picked for."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that ended without candidates, and why."""
+
+    trial: int
+    stage: str
+    cause: str
+
+
+@dataclass(frozen=True)
+class NearestMiss:
+    """The candidate closest to meeting every constraint; ``by``: constraint -> excess in its own unit."""
+
+    id: str
+    by: dict[str, float]
