@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from compress.searching.searching import search
     from compress.tasks.tasks import Task
     from compress.values.candidates import Candidate
-    from compress.values.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings
-    from compress.values.spaces import Choice, Float, Int, SearchSpace
+    from compress.values.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings, SearchSpace
+    from compress.values.domains import Choice, Float, Int
     from targets.errors import CompressError, NoFeasibleCandidate, ParityError, RequestError, StageError, TaskError
 
 
@@ -41,12 +41,12 @@ _check_not_shadowed()
 
 _HOMES = {
     "Candidate": "compress.values.candidates",
-    "Choice": "compress.values.spaces",
+    "Choice": "compress.values.domains",
     "CompressError": "targets.errors",
     "Config": "compress.values.configs",
     "FinetuneSettings": "compress.values.configs",
-    "Float": "compress.values.spaces",
-    "Int": "compress.values.spaces",
+    "Float": "compress.values.domains",
+    "Int": "compress.values.domains",
     "Metric": "compress.metrics.metrics",
     "NoFeasibleCandidate": "targets.errors",
     "ParityError": "targets.errors",
@@ -54,7 +54,7 @@ _HOMES = {
     "Pruned": "compress.pruning.pruning",
     "PruneSettings": "compress.values.configs",
     "RequestError": "targets.errors",
-    "SearchSpace": "compress.values.spaces",
+    "SearchSpace": "compress.values.configs",
     "StageError": "targets.errors",
     "TaskError": "targets.errors",
     "Task": "compress.tasks.tasks",

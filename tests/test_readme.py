@@ -23,7 +23,7 @@ from compress.commands.command_line import cli
 from compress.metrics.metrics import METRICS
 from compress.tasks.tasks import Task
 from compress.values.configs import SCHEMES
-from compress.values.spaces import Choice, Float, Int
+from compress.values.domains import Choice, Float, Int
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from compress.training.objectives import Objective
     from compress.training.training_modes import TrainingMode
     from compress.values.candidates import Candidate
-    from compress.values.spaces import SearchSpace
+    from compress.values.configs import SearchSpace
     from targets.target import Capabilities, Target
 
 Say = Callable[[str], None]

@@ -22,8 +22,8 @@ from compress.tasks.tasks import Task
 from compress.training import distilling, learning_rates
 from compress.training.objectives import Objective, make_objective
 from compress.training.training_modes import TrainingMode, default_mode, find_mode, resolve_device
-from compress.values.configs import AUTO
-from compress.values.spaces import SearchSpace, corners, middle
+from compress.values.configs import AUTO, SearchSpace
+from compress.values.domains import corners, middle
 from targets.errors import TaskError
 
 

@@ -29,6 +29,7 @@ from compress.onnx_files.parity import open_session
 from compress.onnx_import import importer, importing
 from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer, build
 from compress.values.configs import Config, FinetuneSettings
+from compress.values.settings import rows_of
 from targets.errors import QuantizeError
 
 VERSION = 1
@@ -81,17 +82,18 @@ class QatNetwork(nn.Module):
 
 
 def settings_of(config: Config) -> FinetuneSettings:
-    """How is trained: as the fine-tuning, shorter and at a share of its learning rate, without regularization."""
+    """The training in int8: as the fine-tuning, for ``qat_epochs`` and at a share of its learning rate.
+
+    Settings whose rows say that training in int8 does not use them are neutral.
+    """
+    neutral = {one.field: one.neutral for one in rows_of(FinetuneSettings).values() if not one.setting.in_int8_training}
     return replace(
         config.finetune,
-        epochs=config.precision.qat_epochs,
-        lr=config.finetune.lr * config.precision.qat_lr,
-        dropout=0.0,
-        l1=0.0,
-        mixup=0.0,
-        ema=0.0,
-        feature_weight=0.0,
-        patience=0,
+        **{
+            **neutral,
+            "epochs": config.precision.qat_epochs,
+            "lr": config.finetune.lr * config.precision.qat_lr,
+        },
     )
 
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.values.configs import QAT, SCHEMES, SEARCHED, STORED
-from compress.values.spaces import Choice, SearchSpace
+from compress.values.configs import QAT, SCHEMES, SEARCHED, STORED, SearchSpace
+from compress.values.domains import Choice
 from targets.errors import TargetError
 from targets.target import Capabilities
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from compress.run_folder.runs import Run
 from compress.sampling.problems import problem_of
 from compress.sampling.studies import build_study, metric_names
+from compress.values.configs import row
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -28,12 +29,13 @@ def importances(run: Run) -> dict[str, dict[str, float]]:
         return {}
     found: dict[str, dict[str, float]] = {}
     for index, name in enumerate(metric_names(problem)):
+        names = _that_can_matter(name, list(problem.dimensions))
+        if names == []:
+            continue
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                values = optuna.importance.get_param_importances(
-                    study, target=_value(index), params=_that_can_matter(name, list(problem.dimensions))
-                )
+                values = optuna.importance.get_param_importances(study, target=_value(index), params=names)
         except (ValueError, RuntimeError, ZeroDivisionError):
             continue  # an objective that never varied has no importances
         found[name] = {key: float(value) for key, value in values.items()}
@@ -41,11 +43,10 @@ def importances(run: Run) -> dict[str, dict[str, float]]:
 
 
 def _that_can_matter(objective: str, names: list[str]) -> list[str] | None:
-    """Training settings cannot change a cost; their share in it would be noise. None: all of them can matter."""
+    """What the objective can depend on; the share of anything else in it would be noise. None: all can matter."""
     if objective == "quality_loss":
         return None
-    kept = [name for name in names if name.startswith("prune_") or name in ("precision", "calibration", "float_share")]
-    return kept or None
+    return [name for name in names if row(name).setting.changes_cost]
 
 
 def _value(index: int) -> Callable[[FrozenTrial], float]:

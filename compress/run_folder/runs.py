@@ -18,9 +18,9 @@ from typing import Any
 from compress.run_folder.records import Record, State
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate
-from compress.values.configs import AUTO
+from compress.values.configs import AUTO, SearchSpace
+from compress.values.domains import Float
 from compress.values.serialization import from_json, to_json, write_json
-from compress.values.spaces import Float, SearchSpace
 from targets.errors import RunError, SpaceError
 
 SCHEMA = 1

@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.values.spaces import Choice, Float, Int, SearchSpace, middle, nearest
+from compress.values.configs import SearchSpace, row
+from compress.values.domains import Choice, Float, Int, middle, nearest
+from compress.values.settings import LARGEST
 
 _NEAR = 0.1
 """Ratios that differ by no more than this are not halved any further: steps of width make the same networks of them."""
@@ -93,13 +95,7 @@ def for_each_depth(strong: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any
 
 def steady(name: str, domain: Float | Int | Choice) -> Any:
     """A value that seldom hurts: little regularization, distillation on, the longest training."""
-    wishes: dict[str, float] = {
-        "prune_ratio": 0.5, "prune_skew": 0.0, "lr": 3e-3, "weight_decay": 1e-4, "l1": 0.0, "dropout": 0.0,
-        "label_smoothing": 0.0, "distill_weight": 0.7, "temperature": 4.0, "float_share": 0.2,
-        "depth": 0.0, "sparsity": 0.0, "prune_steps": 1,
-    }  # fmt: skip
-    if name.startswith("prune_delta."):
-        return nearest(domain, 0.0)
-    if name == "epochs" and isinstance(domain, Int):
-        return domain.high
-    return nearest(domain, wishes[name]) if name in wishes else middle(domain)
+    wish = row(name).setting.steady
+    if wish == LARGEST:
+        return domain.high if isinstance(domain, Int) else middle(domain)
+    return middle(domain) if wish is None else nearest(domain, wish)

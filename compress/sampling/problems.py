@@ -12,7 +12,7 @@ from compress.selection.questions import question_of, targets_of
 from compress.values import constraints as values_constraints
 from compress.values.candidates import Candidate
 from compress.values.constraints import parse_constraint
-from compress.values.spaces import Choice, Float, Int
+from compress.values.domains import Choice, Float, Int
 
 if TYPE_CHECKING:
     pass

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from compress.sampling.first_configs import steady
-from compress.values.spaces import Choice, Float, Int
+from compress.values.domains import Choice, Float, Int
 from targets.errors import RequestError
 
 if TYPE_CHECKING:

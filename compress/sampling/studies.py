@@ -21,7 +21,7 @@ from compress.sampling.problems import Problem
 from compress.sampling.samplers import make_sampler
 from compress.selection import feasibility, fronts
 from compress.values.candidates import Candidate
-from compress.values.spaces import Choice, Float, Int, nearest
+from compress.values.domains import Choice, Float, Int, nearest
 
 if TYPE_CHECKING:
     import optuna

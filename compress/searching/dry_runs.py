@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from compress.run_folder.runs import Request
     from compress.tasks.splits import Splits
     from compress.tasks.tasks import Task
-    from compress.values.spaces import Domain, SearchSpace
+    from compress.values.configs import SearchSpace
+    from compress.values.domains import Domain
     from targets.target import Target
 _NOT_OFFERED = (("unstructured and 2:4 sparsity", "no target here is faster with zeros; channels are removed instead"),)
 """Ways of making a network smaller that are left out, and why."""
@@ -39,7 +40,7 @@ def plan(spec: str, data: str | None, **options: Any) -> dict[str, Any]:
     from compress.tasks import splits as tasks_splits
     from compress.tasks.loading import load_task
     from compress.values import constraints as values_constraints
-    from compress.values.spaces import SearchSpace
+    from compress.values.configs import SearchSpace
 
     check_options(**{name: options[name] for name in _CHECKED if name in options})
     loaded = load_task(spec, data)
@@ -193,7 +194,7 @@ def _trial_seconds(
 
 def _most(domain: Domain) -> int:
     """The largest number in a domain of whole numbers."""
-    from compress.values.spaces import Choice, Float, Int
+    from compress.values.domains import Choice, Float, Int
 
     if isinstance(domain, Choice):
         return max(int(value) for value in domain.values)

@@ -13,8 +13,8 @@ from compress.sampling.samplers import SAMPLERS, check_sampler
 from compress.selection.rankings import PICKS
 from compress.tasks.tasks import Task
 from compress.values import constraints as values_constraints
+from compress.values.configs import SearchSpace
 from compress.values.durations import parse_duration
-from compress.values.spaces import SearchSpace
 from targets import environment
 from targets.errors import RequestError, RunError
 from targets.target import Target

@@ -35,8 +35,9 @@ from compress.stages.rebuilding import _module_maker
 from compress.tasks import identities
 from compress.tasks import splits as tasks_splits
 from compress.tasks.tasks import Task
+from compress.values.configs import SearchSpace
+from compress.values.domains import Choice, Float, Int
 from compress.values.durations import parse_duration
-from compress.values.spaces import Choice, Float, Int, SearchSpace
 from targets.errors import RequestError, RunError
 from targets.target import Protocol, Target
 

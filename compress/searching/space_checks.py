@@ -5,8 +5,8 @@ from __future__ import annotations
 from compress.metrics.metrics import get
 from compress.tasks import datasets
 from compress.tasks.tasks import Task
-from compress.values.configs import AUTO
-from compress.values.spaces import Domain, SearchSpace, corners
+from compress.values.configs import AUTO, SearchSpace, row
+from compress.values.domains import corners
 from targets.errors import SpaceError, TrainingError
 
 
@@ -28,14 +28,14 @@ def check_space(space: SearchSpace, task: Task, train: datasets.Split | datasets
 
 
 def _check_mixup(space: SearchSpace, train: datasets.Split | datasets.Stream) -> None:
-    if _may(space.mixup, 0.0):
+    if _may(space, "mixup"):
         from compress.training import mixing
 
         mixing.check(datasets.sample(train, 2, 0)[0])
 
 
 def _check_balance(space: SearchSpace, task: Task, train: datasets.Split | datasets.Stream) -> None:
-    if not _may(space.balance, "none"):
+    if not _may(space, "balance"):
         return
     from compress.training import balancing
 
@@ -50,6 +50,6 @@ def _check_balance(space: SearchSpace, task: Task, train: datasets.Split | datas
     balancing.check(train.labels if isinstance(train, datasets.Split) else datasets.sample(train, 2, 0)[1])
 
 
-def _may(domain: Domain, neutral: float | str) -> bool:
-    """Whether a config of this domain may ask for anything but ``neutral``."""
-    return any(value != neutral for value in corners(domain))
+def _may(space: SearchSpace, name: str) -> bool:
+    """Whether a config of the space may give a setting anything but its neutral value."""
+    return any(value != row(name).neutral for value in corners(space.domains()[name]))

@@ -27,8 +27,8 @@ from compress.stages import trials as stages_trials
 from compress.stages.latency_gate import Gated
 from compress.tasks.user_code import describe
 from compress.values.candidates import Candidate
+from compress.values.domains import nearest
 from compress.values.durations import format_duration
-from compress.values.spaces import nearest
 from targets.errors import CompressError, MeasurementError, ModelError
 
 if TYPE_CHECKING:

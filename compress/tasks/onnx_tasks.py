@@ -19,7 +19,8 @@ import numpy as np
 
 from compress.tasks import original_outputs
 from compress.tasks.tasks import Task
-from compress.values.spaces import Float, Int, SearchSpace
+from compress.values.configs import SearchSpace
+from compress.values.domains import Float, Int
 from targets.errors import TaskError
 
 if TYPE_CHECKING:

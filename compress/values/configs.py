@@ -1,9 +1,34 @@
-"""A config: one point of the search space, as plain frozen data."""
+"""A config, and the search space that it is a point of: every setting of a search, each said once.
+
+A setting is a field of one of the config's three parts, with its row beside it (``settings.py``): what it may be,
+what it needs, whether it changes what a network costs. Its neutral value is the field's default. What is searched
+unless told otherwise is the field of the same name in ``SearchSpace``. To add a setting, add the two here, use it in
+its stage, and test that.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, fields
+from typing import Any
 
+from compress.values.domains import Choice, Domain, Float, Int, corners
+from compress.values.settings import (
+    BLOCKS,
+    GROUPS,
+    LARGEST,
+    SEVERAL_GROUPS,
+    ForEachGroup,
+    Needs,
+    OneOf,
+    Row,
+    Whole,
+    Within,
+    YesNo,
+    check_all,
+    rows_of,
+    setting,
+    unsearched,
+)
 from targets.errors import SpaceError
 
 SEARCHED = ("fp32", "int8", "mixed", "int8-dynamic")
@@ -25,23 +50,8 @@ BALANCES = ("none", "loss", "sampler")
 """What is done about classes of uneven frequency: nothing, weights in the loss, or examples drawn more often."""
 AUTO = "auto"
 """As a space's ``lr``: its range is found by a test at the start of the search."""
-
-
-def _within(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:
-        raise SpaceError(f"{name}={value}: must be within [{low}, {high}]")
-
-
-def _count(name: str, value: int, least: int) -> None:
-    """Whole numbers only: an epoch and a half cannot be trained."""
-    if not isinstance(value, int):
-        raise SpaceError(f"{name}={value!r}: must be a whole number")
-    _within(name, value, least, 10**6)
-
-
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise SpaceError(f"{name}={value!r}: must be one of {', '.join(allowed)}")
+MOST_DELTAS = 16
+"""Groups that get a delta of their own; beyond that the space would be too wide for the trials there are."""
 
 
 @dataclass(frozen=True)
@@ -50,120 +60,243 @@ class PruneSettings:
 
     A group loses ``share + skew * robustness + delta`` of its channels; ``share`` is what the allocation gives it,
     robustness in [-0.5, 0.5] its rank in the sensitivity scan, so a positive skew cuts more where cutting hurts less.
+    Raises SpaceError for a value that is not allowed.
     """
 
-    ratio: float = 0.0
-    skew: float = 0.0
-    deltas: dict[str, float] = field(default_factory=dict)
-    importance: str = "l2"
-    """How channels are ranked (``ranking.py``); ``taylor``: by the change of the loss on train batches."""
-    allocation: str = "uniform"
-    """Share of each group: the ``ratio`` itself; or such that ``ratio`` of all channels goes: the least important
-    wherever they are (``global``), or so that each group's cut by itself costs the same loss (``sensitivity``)."""
-    steps: int = 1
-    """Cuts on the way to the final widths, the epochs divided among them; 1: in one shot."""
-    depth: float = 0.0
-    """Share of the removable residual blocks that is dropped, least harmful first."""
-    sparsity: float = 0.0
-    """Strength of sparsity learning before pruning: the share of an average channel's norm that the penalty takes away
-    where nothing holds it up; 0: none."""
-    sparsity_kind: str = "bn"
-    """``bn``: L1 on BatchNorm scales (Liu et al. 2017); ``group``: group lasso on whole channels (Wen et al. 2016)."""
-    sparsity_epochs: int = 4
+    ratio: float = setting(
+        0.0,
+        Within(0.0, 0.99),
+        "share of channels removed, over the whole network",
+        name="prune_ratio",
+        needs=GROUPS,
+        changes_cost=True,
+        steady=0.5,
+    )
+    skew: float = setting(
+        0.0,
+        Within(-2.0, 2.0),
+        "how much more is cut where a scan says it hurts less",
+        name="prune_skew",
+        needs=SEVERAL_GROUPS,
+        changes_cost=True,
+        steady=0.0,
+    )
+    deltas: dict[str, float] = setting(
+        dict,
+        # With one group, a delta is the ratio over again.
+        ForEachGroup(Within(-1.0, 1.0)),
+        "added to the ratio, once for each group of layers",
+        name="prune_delta",
+        needs=Needs(groups=2, most_groups=MOST_DELTAS),
+        changes_cost=True,
+        steady=0.0,
+    )
+    importance: str = setting(
+        "l2",
+        # Where the allocation is global, the widths follow from the importance of channels.
+        OneOf(IMPORTANCES),
+        "how channels are ranked: `l2`, `l1`, `bn`, `fpgm`, `taylor` or `random`",
+        needs=GROUPS,
+        changes_cost=True,
+    )
+    allocation: str = setting(
+        "uniform",
+        OneOf(ALLOCATIONS),
+        "the same share of every group (`uniform`), the least important wherever they are (`global`), or so that "
+        "every group's cut hurts alike (`sensitivity`)",
+        needs=GROUPS,
+        changes_cost=True,
+    )
+    steps: int = setting(
+        1,
+        Whole(1),
+        "cuts on the way to the final widths, the epochs divided among them",
+        name="prune_steps",
+        needs=GROUPS,
+        steady=1,
+    )
+    depth: float = setting(
+        0.0,
+        Within(0.0, 1.0),
+        "share of the removable residual blocks that is dropped, the least harmful first",
+        needs=BLOCKS,
+        changes_cost=True,
+        steady=0.0,
+    )
+    sparsity: float = setting(
+        0.0,
+        # The share of an average channel's norm that the penalty takes away where nothing holds it up. Where the
+        # allocation is global, the widths follow from what the penalty leaves.
+        Within(0.0, 100.0),
+        "strength of a penalty on channels with which the network is trained before it is cut; 0: off",
+        needs=GROUPS,
+        changes_cost=True,
+        steady=0.0,
+    )
+    sparsity_kind: str = setting(
+        "bn",
+        # Liu et al. 2017; Wen et al. 2016.
+        OneOf(PENALTIES),
+        "L1 on batch-norm scales (`bn`), or a group lasso on whole channels (`group`)",
+        needs=GROUPS,
+        changes_cost=True,
+    )
+    sparsity_epochs: int = setting(
+        4, Whole(1), "how long the network is trained with the penalty", needs=GROUPS, changes_cost=True
+    )
 
     def __post_init__(self) -> None:
-        _within("prune_ratio", self.ratio, 0.0, 0.99)
-        _within("prune_skew", self.skew, -2.0, 2.0)
-        for group, delta in self.deltas.items():
-            _within(f"prune_delta{'.' * bool(group)}{group}", delta, -1.0, 1.0)
-        _one_of("importance", self.importance, IMPORTANCES)
-        _one_of("allocation", self.allocation, ALLOCATIONS)
-        _count("prune_steps", self.steps, 1)
-        _within("depth", self.depth, 0.0, 1.0)
-        _within("sparsity", self.sparsity, 0.0, 100.0)
-        _one_of("sparsity_kind", self.sparsity_kind, PENALTIES)
-        _count("sparsity_epochs", self.sparsity_epochs, 1)
+        check_all(self)
 
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """How a pruned network is trained again. ``epochs=0``: only BatchNorm statistics are taken anew."""
+    """How a pruned network is trained again. ``epochs=0``: only BatchNorm statistics are taken anew.
 
-    epochs: int = 0
-    batch_size: int = 64
-    lr: float = 1e-3
-    schedule: str = "cosine"
-    weight_decay: float = 0.0
-    """L2, decoupled (AdamW); not applied to biases and normalisation weights."""
-    l1: float = 0.0
-    """L1 on the same weights."""
-    dropout: float = 0.0
-    """Replaces the rate of the network's own dropout layers, or acts on the input of its last linear layer."""
-    label_smoothing: float = 0.0
-    distill_weight: float = 0.0
-    """Share of the loss that comes from the baseline's outputs (Hinton et al. 2015)."""
-    temperature: float = 4.0
-    patience: int = 0
-    """Stop after this many epochs without a better value on val; 0: never."""
-    short_share: float = 0.0
-    """Share of the epochs that make a short training, after which hopeless networks get no more
-    (``early_stopping.py``); 0: none."""
-    ema: float = 0.0
-    """Decay of the average of the weights that is kept in place of the last ones; 0: the last ones."""
-    mixup: float = 0.0
-    """Alpha of the Beta distribution that pairs of examples are mixed by (Zhang et al. 2018); 0: not mixed."""
-    feature_weight: float = 0.0
-    """Weight of the distance to the baseline's attention maps (Zagoruyko & Komodakis 2017), added to the loss."""
-    balance: str = "none"
-    """Rare classes count as much as frequent ones: by weights in the ``loss``, or by the ``sampler``."""
+    Raises SpaceError for a value that is not allowed.
+    """
+
+    epochs: int = setting(
+        0,
+        # Training in int8 has epochs of its own.
+        Whole(0),
+        "epochs of fine-tuning",
+        steady=LARGEST,
+        in_int8_training=False,
+    )
+    batch_size: int = setting(64, Whole(1), "examples in a batch of the training")
+    lr: float = setting(
+        1e-3,
+        Within(0.0, 100.0),
+        'the optimizer\'s learning rate; `"auto"`: from a range that a test finds when the search begins',
+        steady=3e-3,
+    )
+    schedule: str = setting("cosine", OneOf(SCHEDULES), "how the learning rate falls: `cosine`, `linear` or `constant`")
+    weight_decay: float = setting(
+        0.0,
+        # Not applied to biases and normalisation weights.
+        Within(0.0, 10.0),
+        "L2 on the weights, decoupled from the gradient (AdamW)",
+        steady=1e-4,
+    )
+    l1: float = setting(0.0, Within(0.0, 10.0), "L1 on the same weights", steady=0.0, in_int8_training=False)
+    dropout: float = setting(
+        0.0,
+        Within(0.0, 0.95),
+        "rate of the network's own dropout layers, or on the input of its last linear layer",
+        steady=0.0,
+        in_int8_training=False,
+    )
+    label_smoothing: float = setting(
+        0.0, Within(0.0, 0.95), "share of each label that is spread over all classes", steady=0.0
+    )
+    distill_weight: float = setting(
+        0.0,
+        # Hinton et al. 2015.
+        Within(0.0, 1.0),
+        "share of the loss that comes from the baseline's outputs",
+        steady=0.7,
+    )
+    temperature: float = setting(
+        4.0,
+        Within(0.1, 100.0),
+        "of the distillation: how much the outputs are softened before they are compared",
+        steady=4.0,
+    )
+    patience: int = setting(
+        0, Whole(0), "stop after so many epochs without a gain on val; 0: never", in_int8_training=False
+    )
+    short_share: float = setting(
+        0.0,
+        Within(0.0, 1.0),
+        "share of the epochs that make a short training; hopeless networks get no more after it",
+        in_int8_training=False,
+    )
+    ema: float = setting(
+        0.0,
+        Within(0.0, 0.99999),
+        "decay of an average of the weights, which is kept in place of the last ones; 0: off",
+        in_int8_training=False,
+    )
+    mixup: float = setting(
+        0.0,
+        # Zhang et al. 2018.
+        Within(0.0, 1000.0),
+        "alpha of the Beta distribution by which pairs of examples are mixed; 0: off",
+        in_int8_training=False,
+    )
+    feature_weight: float = setting(
+        0.0,
+        # Zagoruyko & Komodakis 2017.
+        Within(0.0, 1000.0),
+        "weight of the distance between attention maps of inner layers and the baseline's; 0: off",
+        in_int8_training=False,
+    )
+    balance: str = setting(
+        "none",
+        OneOf(BALANCES),
+        "rare classes count as much as frequent ones: `none`, by weights in the `loss`, by the `sampler`",
+    )
 
     def __post_init__(self) -> None:
-        _count("epochs", self.epochs, 0)
-        _count("batch_size", self.batch_size, 1)
-        _count("patience", self.patience, 0)
-        _within("lr", self.lr, 0.0, 100.0)
-        _one_of("schedule", self.schedule, SCHEDULES)
-        for name in ("weight_decay", "l1"):
-            _within(name, getattr(self, name), 0.0, 10.0)
-        for name in ("dropout", "label_smoothing"):
-            _within(name, getattr(self, name), 0.0, 0.95)
-        for name in ("distill_weight", "short_share"):
-            _within(name, getattr(self, name), 0.0, 1.0)
-        _within("temperature", self.temperature, 0.1, 100.0)
-        _within("ema", self.ema, 0.0, 0.99999)
-        for name in ("mixup", "feature_weight"):
-            _within(name, getattr(self, name), 0.0, 1000.0)
-        _one_of("balance", self.balance, BALANCES)
+        check_all(self)
 
 
 @dataclass(frozen=True)
 class PrecisionSettings:
-    """How the trained network is stored and computed."""
+    """How the trained network is stored and computed. Raises SpaceError for a value that is not allowed."""
 
-    scheme: str = "fp32"
-    calibration: str = "minmax"
-    float_share: float = 0.0
-    """For ``mixed``: share of the quantizable layers that stay in float, most sensitive first."""
-    format: str = ""
+    scheme: str = setting(
+        "fp32",
+        OneOf(SCHEMES),
+        "`fp32`, `int8`, `mixed` (int8, the most sensitive layers in float), `int8-dynamic`; when asked for, weights "
+        "alone: `fp16`, `int8-weights`, `int4-weights` (matrix products)",
+        name="precision",
+        changes_cost=True,
+    )
+    calibration: str = setting(
+        "minmax",
+        OneOf(CALIBRATIONS),
+        "how int8 ranges are found: `minmax`, `percentile` (99.99), or a `search` for the best percentile",
+    )
+    float_share: float = setting(
+        0.0,
+        Within(0.0, 1.0),
+        "for `mixed`: share of layers that stay in float, the most sensitive first",
+        changes_cost=True,
+        steady=0.2,
+    )
+    format: str = unsearched("")
     """Types of activations and weights, as the target's kernels want them: ``u8s8`` or ``s8s8``; not searched."""
-    adaround: bool = False
-    """Weights are rounded by what their layer puts out, not each to the nearest (Nagel et al. 2020)."""
-    correct_bias: bool = False
-    """Biases make up for the shifts of the means that quantization causes (Nagel et al. 2019)."""
-    qat_epochs: int = 0
-    """Epochs of training in int8, from the fine-tuned network, for a candidate of its own (``int8-qat``); 0: none."""
-    qat_lr: float = 0.1
-    """Its learning rate, as a share of the fine-tuning's."""
+    adaround: bool = setting(
+        False,
+        # Nagel et al. 2020.
+        YesNo(),
+        "round weights by what their layer puts out, not each to the nearest",
+    )
+    correct_bias: bool = setting(
+        False,
+        # Nagel et al. 2019. A layer without a bias gets one.
+        YesNo(),
+        "take off what rounding adds to a channel's mean",
+        changes_cost=True,
+    )
+    qat_epochs: int = setting(
+        0, Whole(0), "above 0: trained on in int8 for so long, as a candidate of its own (`int8-qat`)"
+    )
+    qat_lr: float = setting(0.1, Within(0.0, 100.0), "its learning rate, as a share of `lr`")
 
     def __post_init__(self) -> None:
-        _one_of("precision", self.scheme, SCHEMES)
-        _one_of("calibration", self.calibration, CALIBRATIONS)
-        _within("float_share", self.float_share, 0.0, 1.0)
-        for name in REFINEMENTS:
-            if not isinstance(getattr(self, name), bool):
-                raise SpaceError(f"{name}={getattr(self, name)!r}: must be True or False")
-        _count("qat_epochs", self.qat_epochs, 0)
-        _within("qat_lr", self.qat_lr, 0.0, 100.0)
+        check_all(self)
+
+
+SETTINGS = rows_of(PruneSettings, FinetuneSettings, PrecisionSettings)
+"""Name in a search space -> row, for every setting."""
+
+
+def row(dimension: str) -> Row:
+    """The row of a search's dimension; ``prune_delta.GROUP`` is one of ``prune_delta``."""
+    return SETTINGS[dimension.partition(".")[0]]
 
 
 def is_refined(settings: PrecisionSettings) -> bool:
@@ -173,8 +306,113 @@ def is_refined(settings: PrecisionSettings) -> bool:
 
 @dataclass(frozen=True)
 class Config:
-    """Pruning, fine-tuning and precision together."""
+    """Pruning, fine-tuning and precision together: one point of a search space."""
 
     prune: PruneSettings = PruneSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     precision: PrecisionSettings = PrecisionSettings()
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """What may vary. Give a domain to search a setting, a constant to fix it.
+
+    The names are those of the settings; what each means stands in its row above. ``prune_delta`` is searched once for
+    every group, as ``prune_delta.GROUP``; ``lr="auto"`` is searched in a range that is found when the search begins.
+    Raises SpaceError for a value that no config can have.
+    """
+
+    prune_ratio: Domain = Float(0.0, 0.9)
+    prune_skew: Domain = Float(-0.8, 0.8)
+    prune_delta: Domain = Float(-0.25, 0.25)
+    importance: Domain = "l2"
+    allocation: Domain = "uniform"
+    prune_steps: Domain = 1
+    depth: Domain = 0.0
+    sparsity: Domain = 0.0
+    sparsity_kind: Domain = "bn"
+    sparsity_epochs: Domain = 4
+    epochs: Domain = Int(4, 16)
+    batch_size: Domain = 64
+    lr: Domain = Float(3e-4, 1e-2, log=True)
+    schedule: Domain = "cosine"
+    weight_decay: Domain = Float(1e-6, 1e-2, log=True)
+    l1: Domain = Float(1e-8, 1e-4, log=True)
+    dropout: Domain = Float(0.0, 0.4)
+    label_smoothing: Domain = Float(0.0, 0.15)
+    distill_weight: Domain = Float(0.0, 1.0)
+    temperature: Domain = Float(1.0, 8.0)
+    patience: Domain = 0
+    short_share: Domain = 0.0
+    ema: Domain = 0.0
+    mixup: Domain = 0.0
+    feature_weight: Domain = 0.0
+    balance: Domain = "none"
+    precision: Domain = Choice(*SEARCHED)
+    calibration: Domain = Choice("minmax", "percentile")
+    float_share: Domain = Float(0.1, 0.6)
+    adaround: Domain = False
+    correct_bias: Domain = False
+    qat_epochs: Domain = 0
+    qat_lr: Domain = 0.1
+
+    def __post_init__(self) -> None:
+        for name, domain in self.domains().items():
+            if (name, domain) == ("lr", AUTO):
+                continue
+            for value in corners(domain):
+                row(name).setting.values.check(name, value)
+        if QAT in corners(self.precision) and not self._trains_int8():
+            raise SpaceError(f"precision has {QAT!r}, but qat_epochs={self.qat_epochs}: set it to 1 or more")
+
+    def domains(self) -> dict[str, Domain]:
+        """Setting's name -> its domain, or the constant it is fixed to."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def dimensions(self, groups: tuple[str, ...], blocks: int = 0) -> dict[str, Float | Int | Choice]:
+        """What a sampler chooses: searched settings by name, the delta once per group.
+
+        ``groups``: names of the prunable ones; ``blocks``: number of removable residual blocks. What the network has
+        nothing for is no dimension.
+        """
+        found: dict[str, Float | Int | Choice] = {}
+        for name, domain in self.domains().items():
+            if not isinstance(domain, (Float, Int, Choice)) or not row(name).setting.needs.met(len(groups), blocks):
+                continue
+            if name == "precision":
+                found[name] = Choice(*self.schemes())
+            elif name == "prune_delta":
+                found.update({f"prune_delta.{group}": domain for group in groups})
+            else:
+                found[name] = domain
+        return found
+
+    def config(self, params: dict[str, Any]) -> Config:
+        """The config that a sampler's ``params`` mean; constants come from the space, the rest is neutral."""
+        values = {n: d for n, d in self.domains().items() if not isinstance(d, (Float, Int, Choice))}
+        values.update({n: v for n, v in params.items() if not n.startswith("prune_delta.")})
+        if values.get("lr") == AUTO:  # not found out (nothing is trained)
+            del values["lr"]
+        delta = values.pop("prune_delta", 0.0)
+        deltas = {n.removeprefix("prune_delta."): float(v) for n, v in params.items() if n.startswith("prune_delta.")}
+        parts: dict[type, dict[str, Any]] = {PruneSettings: {}, FinetuneSettings: {}, PrecisionSettings: {}}
+        for name, value in values.items():
+            one = row(name)
+            parts[one.part][one.field] = one.setting.values.cast(value)
+        prune = parts[PruneSettings]
+        # A constant delta is the same for all groups, so it moves the ratio.
+        ratio = float(prune.pop("ratio", 0.0)) + (0.0 if deltas else float(delta))
+        return Config(
+            PruneSettings(ratio=min(0.99, max(0.0, ratio)), deltas=deltas, **prune),
+            FinetuneSettings(**parts[FinetuneSettings]),
+            PrecisionSettings(**parts[PrecisionSettings]),
+        )
+
+    def schemes(self) -> tuple[str, ...]:
+        """The precisions in the space, in its order; training in int8 adds one."""
+        values = self.precision.values if isinstance(self.precision, Choice) else (self.precision,)
+        found = tuple(str(value) for value in values)
+        return (*found, QAT) if self._trains_int8() and QAT not in found else found
+
+    def _trains_int8(self) -> bool:
+        return any(value > 0 for value in corners(self.qat_epochs))

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @cache
 def _converter() -> cattrs.Converter:
-    from compress.values.spaces import Choice, Domain, Float, Int
+    from compress.values.domains import Choice, Domain, Float, Int
 
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole)

@@ -17,7 +17,7 @@ from compress.tasks.datasets import Split
 from compress.training import learning_rates
 from compress.training.learning_rates import find_range, read_range
 from compress.values.configs import FinetuneSettings
-from compress.values.spaces import Float
+from compress.values.domains import Float
 from targets.errors import SpaceError, TrainingError
 from training import CPU, CROSS, linear, same, tune
 

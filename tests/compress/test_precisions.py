@@ -8,8 +8,8 @@ import pytest
 
 from compress.precision.schemes import channel_step, left_out, variants, wanted
 from compress.results import Result
-from compress.values.configs import SCHEMES, SEARCHED
-from compress.values.spaces import Choice, SearchSpace
+from compress.values.configs import SCHEMES, SEARCHED, SearchSpace
+from compress.values.domains import Choice
 from targets.errors import TargetError
 from targets.fake import FakeTarget
 from targets.target import Capabilities

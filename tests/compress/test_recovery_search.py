@@ -17,7 +17,7 @@ from compress.reports import pages
 from compress.results import Result
 from compress.searching.space_checks import check_space
 from compress.tasks.splits import read_splits
-from compress.values.spaces import Choice, Float
+from compress.values.domains import Choice, Float
 from targets.errors import SpaceError
 
 SEARCHED: dict[str, Any] = {

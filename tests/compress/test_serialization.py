@@ -23,9 +23,10 @@ from compress.values.configs import (
     FinetuneSettings,
     PrecisionSettings,
     PruneSettings,
+    SearchSpace,
 )
+from compress.values.domains import Choice, Float, Int
 from compress.values.serialization import canonical, from_json, stable_hash, to_json, write_json
-from compress.values.spaces import Choice, Float, Int, SearchSpace
 from targets.documents import file_hash, write_text
 from targets.errors import SpaceError
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.values.configs import FinetuneSettings, PrecisionSettings, PruneSettings
-from compress.values.spaces import MOST_DELTAS, Choice, Float, Int, SearchSpace, middle, nearest
+from compress.values.configs import MOST_DELTAS, FinetuneSettings, PrecisionSettings, PruneSettings, SearchSpace
+from compress.values.domains import Choice, Float, Int, middle, nearest
 from targets.errors import SpaceError
 
 CONSTANTS: dict[str, Any] = {

@@ -1,0 +1,195 @@
+"""What a setting is: one row beside its field in a config.
+
+Whatever else says something about a setting is made from its row: the check of its value, the dimensions of a search,
+the first configs, which settings can change a cost, how a network is trained in int8, and the README's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Any, Protocol
+
+from targets.errors import SpaceError
+
+_ROW = "setting"
+LARGEST = "largest"
+"""As a row's ``steady``: the upper end of the domain."""
+
+
+class Values(Protocol):
+    """What a setting may be."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise SpaceError where ``value`` is none of them; ``name`` is the setting's in a search space."""
+
+    @property
+    def cast(self) -> Callable[[Any], Any]:
+        """What makes a value of the setting's own type of what a sampler gives."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """Real numbers from ``low`` to ``high``, both included."""
+
+    low: float
+    high: float
+    cast: Callable[[Any], Any] = float
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise SpaceError for what is no number, or lies outside."""
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise SpaceError(f"{name}={value!r}: must be a number, or a Float, Int or Choice to search")
+        if not self.low <= value <= self.high:
+            raise SpaceError(f"{name}={value}: must be within [{self.low}, {self.high}]")
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Whole numbers from ``low`` up: an epoch and a half cannot be trained."""
+
+    low: int
+    high: int = 10**6
+    cast: Callable[[Any], Any] = int
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise SpaceError for what is no whole number, or lies outside."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise SpaceError(f"{name}={value!r}: must be a whole number")
+        if not self.low <= value <= self.high:
+            raise SpaceError(f"{name}={value}: must be within [{self.low}, {self.high}]")
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """One of a few names."""
+
+    names: tuple[str, ...]
+    cast: Callable[[Any], Any] = str
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise SpaceError for any other."""
+        if value not in self.names:
+            raise SpaceError(f"{name}={value!r}: must be one of {', '.join(self.names)}")
+
+
+@dataclass(frozen=True)
+class YesNo:
+    """True or False."""
+
+    cast: Callable[[Any], Any] = bool
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise SpaceError for anything else."""
+        if not isinstance(value, bool):
+            raise SpaceError(f"{name}={value!r}: must be True or False")
+
+
+@dataclass(frozen=True)
+class ForEachGroup:
+    """A value for each of some groups, by their names; in a search space a single one, for all of them."""
+
+    each: Within
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise SpaceError for the first value that is none, with its group's name."""
+        for group, one in value.items() if isinstance(value, Mapping) else [("", value)]:
+            self.each.check(f"{name}.{group}" if group else name, one)
+
+    @property
+    def cast(self) -> Callable[[Any], Any]:
+        """Of one group's value."""
+        return self.each.cast
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a network must have for a setting to be searched: numbers of prunable groups, and of removable blocks."""
+
+    groups: int = 0
+    most_groups: int | None = None
+    blocks: int = 0
+
+    def met(self, groups: int, blocks: int) -> bool:
+        """Whether a network of so many prunable groups and removable blocks has it."""
+        few = self.most_groups is None or groups <= self.most_groups
+        return groups >= self.groups and few and blocks >= self.blocks
+
+
+NOTHING = Needs()
+GROUPS = Needs(groups=1)
+SEVERAL_GROUPS = Needs(groups=2)
+BLOCKS = Needs(blocks=1)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one setting is. Its neutral value, with which it does nothing, is the default of its field."""
+
+    values: Values
+    text: str
+    """What it means, as the README's table says it."""
+    steady: Any = None
+    """A value that seldom hurts, for the first configs; ``LARGEST``; or None: the middle of the domain."""
+    name: str = ""
+    """Its name in a search space, where that is not the field's."""
+    needs: Needs = NOTHING
+    changes_cost: bool = False
+    """Whether latency, size, memory or instructions can depend on it; training settings change quality alone."""
+    in_int8_training: bool = True
+    """Of a fine-tuning setting: whether training in int8 takes it over; if not, it is neutral there."""
+
+
+def setting(
+    neutral: Any, values: Values, text: str, *, steady: Any = None, name: str = "", needs: Needs = NOTHING,
+    changes_cost: bool = False, in_int8_training: bool = True,
+) -> Any:  # fmt: skip
+    """A dataclass field with its row; ``neutral`` is its default, or what makes it. The rest as in ``Setting``."""
+    metadata = {_ROW: Setting(values, text, steady, name, needs, changes_cost, in_int8_training)}
+    if callable(neutral):
+        return field(default_factory=neutral, metadata=metadata)
+    return field(default=neutral, metadata=metadata)
+
+
+def unsearched(default: Any) -> Any:
+    """A dataclass field of a config that is no setting: it follows from something else."""
+    return field(default=default, metadata={_ROW: None})
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row with where it stands: the config's part (a dataclass) and its field there."""
+
+    part: type
+    field: str
+    neutral: Any
+    setting: Setting
+
+    @property
+    def name(self) -> str:
+        """The setting's name in a search space."""
+        return self.setting.name or self.field
+
+
+@cache
+def rows_of(*parts: type) -> dict[str, Row]:
+    """Name in a search space -> row, of some dataclasses' settings; raises TypeError for a field without one."""
+    found: dict[str, Row] = {}
+    for part in parts:
+        for one in fields(part):
+            if _ROW not in one.metadata:
+                raise TypeError(f"{part.__name__}.{one.name} has no row: declare it with setting(...)")
+            if one.metadata[_ROW] is None:
+                continue
+            neutral = one.default_factory() if callable(one.default_factory) else one.default
+            row = Row(part, one.name, neutral, one.metadata[_ROW])
+            found[row.name] = row
+    return found
+
+
+def check_all(part: Any) -> None:
+    """Raise SpaceError for the first field of a config's part whose value is not allowed."""
+    kind: type = type(part)
+    for name, row in rows_of(kind).items():
+        row.setting.values.check(name, getattr(part, row.field))
