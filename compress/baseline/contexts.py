@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from compress.tasks.tasks import Task
     from compress.training.distilling import Teacher
     from compress.training.objectives import Objective
+    from compress.training.training_key import TrainingKey
     from compress.training.training_modes import TrainingMode
     from compress.values.candidates import Candidate
     from compress.values.configs import SearchSpace
@@ -88,8 +89,8 @@ class Training:
     """What only a torch model has."""
 
     module: nn.Module
-    digest: str
-    """Hash of the baseline's weights."""
+    key: TrainingKey
+    """What determines every training: the keys of what is stored are made from it."""
     train: Split | Stream
     example: tuple[Tensor, ...]
     objective: Objective
@@ -97,6 +98,11 @@ class Training:
     mode: TrainingMode
     template: onnx.ModelProto
     """The baseline's raw exported graph."""
+
+    @property
+    def digest(self) -> str:
+        """Hash of the baseline's weights."""
+        return self.key.baseline
 
     @cached_property
     def blocks(self) -> Blocks:

@@ -85,7 +85,7 @@ def block_losses(cache: Cache, training: Training) -> dict[str, float]:
         }
 
     names = [block.name for block in training.blocks.removable]
-    inputs = {"baseline": training.digest, "train": training.train.digest, "blocks": names}
+    inputs = {**training.key.of_losses(), "blocks": names}
     return _finite(cache.stage("profile", VERSION, inputs, compute).info["losses"])
 
 
@@ -101,7 +101,7 @@ def _losses(cache: Cache, training: Training, groups: Groups, ratio: float | Non
             losses[group.name] = _loss(training, cut)
         return {"losses": losses}
 
-    inputs: dict[str, Any] = {"baseline": training.digest, "train": training.train.digest}
+    inputs: dict[str, Any] = training.key.of_losses()
     if ratio != _RATIO:
         inputs["ratio"] = ratio
     return _finite(cache.stage("profile", VERSION, inputs, compute).info["losses"])

@@ -21,6 +21,7 @@ from compress.tasks import datasets
 from compress.tasks.tasks import Task
 from compress.training import distilling, learning_rates
 from compress.training.objectives import Objective, make_objective
+from compress.training.training_key import TrainingKey, make_key
 from compress.training.training_modes import TrainingMode, default_mode, find_mode, resolve_device
 from compress.values.configs import AUTO, SearchSpace
 from compress.values.domains import corners, middle
@@ -57,13 +58,14 @@ def make_training(setup: Setup, module: torch.nn.Module, template: onnx.ModelPro
         say("training mode")
         mode = _found_mode(setup, module, train, objective, place)
     teacher = distilling.make_teacher(copy.deepcopy(module), train, mode, lambda: setup.cache.timed("teacher"))
-    digest, space = fingerprints.state_hash(module), setup.run.request.space
+    seed, space = setup.run.request.seed, setup.run.request.space
+    key = make_key(task, fingerprints.state_hash(module), train.digest, objective, mode, seed)
     if task.finetune is None:
         if space.lr == AUTO:
             say("learning rate")
-            _find_rates(setup, module, train, objective, mode, digest)
+            _find_rates(setup, module, train, objective, mode, key)
         _check_features(setup, module, space)
-    return Training(module, digest, train, setup.example, objective, teacher, mode, template)
+    return Training(module, key, train, setup.example, objective, teacher, mode, template)
 
 
 def _typical(setup: Setup, module: torch.nn.Module) -> torch.nn.Module:
@@ -94,7 +96,7 @@ def _found_mode(
 
 def _find_rates(
     setup: Setup, module: torch.nn.Module, train: datasets.Split | datasets.Stream, objective: Objective,
-    mode: TrainingMode, digest: str,
+    mode: TrainingMode, key: TrainingKey,
 ) -> None:  # fmt: skip
     """The range of learning rates, tested once and noted as a fact of the run."""
     size = int(middle(setup.run.request.space.batch_size))
@@ -106,10 +108,8 @@ def _find_rates(
         )  # fmt: skip
         return {"low": found.low, "high": found.high, "rates": found.rates, "losses": found.losses}
 
-    inputs = {
-        "baseline": digest, "train": train.digest, "seed": setup.run.request.seed, "batch_size": size,
-        "loss": fingerprints.source_hash(setup.task.loss), "optimizer": fingerprints.source_hash(setup.task.optimizer),
-    }  # fmt: skip
+    # The network that is tried is cut as in the middle of the space.
+    inputs = {**key.of_trainings(), "batch_size": size, "ratio": float(middle(setup.run.request.space.prune_ratio))}
     found = setup.cache.stage("learning rate", learning_rates.VERSION, inputs, compute).info
     if setup.run.state.facts.get("learning_rates") != [found["low"], found["high"]]:
         setup.run.record.append("fact", name="learning_rates", value=[found["low"], found["high"]])

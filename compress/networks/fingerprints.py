@@ -1,64 +1,23 @@
-"""Fingerprints: carried here."""
+"""Hashes that stand for a network's weights in a key."""
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import inspect
-import types
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
 
 def state_hash(module: nn.Module) -> str:
-    """Hash of all weights and buffers."""
-    return _tensor_hash(module.state_dict())
+    """16 hex digits that stand for all weights and buffers of a module."""
+    return tensor_hash(module.state_dict())
 
 
-def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+def tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    """16 hex digits that stand for named tensors: their names, types, shapes and values, in their order."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
-
-
-def source_hash(function: Any) -> str | None:
-    """What stands for a user's function in a cache key: its source, and the plain values that it was made with."""
-    return None if function is None else hashlib.sha256(_text(function).encode()).hexdigest()[:16]
-
-
-def _text(function: Any) -> str:
-    if isinstance(function, functools.partial):
-        return f"{_text(function.func)} {_plain(function.args)} {_plain(function.keywords)}"
-    if isinstance(function, nn.Module):
-        return f"{_source(type(function))} {_plain(vars(function))} {function} {state_hash(function)}"
-    if inspect.ismethod(function):
-        return f"{_source(function)} {_text(function.__self__)}"
-    if not inspect.isfunction(function):
-        return f"{_source(type(function))} {_plain(getattr(function, '__dict__', {}))}"
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    # A cell may not be filled yet: a function that names itself before it is made.
-    values = {name: cell.cell_contents for name, cell in cells.items() if cell != types.CellType()}
-    return f"{_source(function)} {_plain(function.__defaults__ or ())} {_plain(values)}"
-
-
-def _source(thing: Any) -> str:
-    try:
-        return inspect.getsource(thing)
-    except (OSError, TypeError):
-        return str(getattr(thing, "__qualname__", repr(type(thing))))
-
-
-def _plain(value: Any) -> Any:
-    """``value`` with tensors as hashes, and without what prints differently in every process."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items() if not str(k).startswith("_")}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, torch.Tensor):
-        return _tensor_hash({"": value})
-    return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__qualname__

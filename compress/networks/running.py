@@ -115,6 +115,19 @@ def seed_all(seed: int) -> None:
 
 
 @contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Everything random is seeded for a while; afterwards it goes on from where it was."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            seed_all(seed)
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+
+
+@contextlib.contextmanager
 def threads(count: int) -> Iterator[None]:
     """torch's thread count for a while."""
     before = torch.get_num_threads()

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from compress.baseline.contexts import Context, Say, Training
-from compress.networks import fingerprints
 from compress.pruning.pruning import Pruned
 from compress.stages import early_stopping, pruning
 from compress.training import distilling, finetuning
@@ -61,17 +60,12 @@ def _trained(
     """The file with the fine-tuned weights of a network that was cut from ``start``; ``after``: a first training."""
     task = context.task
     inputs = {
+        **training.key.of_trainings(),
         **start.key(),
         **({"after": file_hash(after)[:16]} if after else {}),
         "removed": stable_hash({name: list(indices) for name, indices in pruned.removed.items()}),
         "settings": to_json(config.finetune),
-        "train": training.train.digest,
         "val": context.val.digest if config.finetune.patience else None,
-        "seed": context.seed,
-        "mode": to_json(training.mode),
-        "loss": fingerprints.source_hash(task.loss),
-        "finetune": fingerprints.source_hash(task.finetune),
-        "optimizer": fingerprints.source_hash(task.optimizer),
     }
 
     def compute(folder: Path) -> dict[str, Any]:

@@ -11,7 +11,6 @@ import onnx
 from torch import Tensor, nn
 
 from compress.baseline.contexts import Context, Say, Training
-from compress.networks import fingerprints
 from compress.onnx_files import exporting, limits
 from compress.onnx_import import importer, importing
 from compress.precision import qat, quantizer
@@ -58,9 +57,7 @@ def trained(context: Context, path: Path, variant: Variant, config: Config, rang
     inputs = {
         "source": file_hash(path), "format": variant.format, "reduce_range": variant.capabilities.reduce_range,
         "method": method, "samples": context.calibration_digest, "settings": to_json(settings),
-        "baseline": training.digest, "train": training.train.digest, "seed": context.seed,
-        "mode": to_json(training.mode), "loss": fingerprints.source_hash(context.task.loss),
-        "finetune": fingerprints.source_hash(context.task.finetune), "limits": to_json(context.limits),
+        "limits": to_json(context.limits), **training.key.of_trainings(),
         "versions": [quantizer.VERSION, finetuning.VERSION],
     }  # fmt: skip
     return context.cache.stage("qat", qat.VERSION, inputs, compute).folder / "model.onnx"
@@ -89,6 +86,7 @@ def _train(context: Context, training: Training, network: nn.Module, settings: F
             mode=replace(training.mode, bf16=False),
             seed=context.seed,
             teacher=training.teacher,
+            optimizer=task.optimizer,
             on_epoch=lambda epoch: say(f"train in int8, epoch {epoch} of {settings.epochs}"),
         )
     except (StageError, KeyboardInterrupt):

@@ -21,7 +21,6 @@ from torch import nn
 
 from compress.baseline import profiling
 from compress.baseline.contexts import Context, Say, Training
-from compress.networks import fingerprints
 from compress.pruning import blocks, pruning, widths
 from compress.pruning import importance as pruning_importance
 from compress.pruning.cutting import positions
@@ -103,7 +102,7 @@ def prune_to(context: Context, training: Training, origin: Origin, left: Mapping
 
     inputs = {**origin.key(), "widths": dict(left), **({} if importance == "l2" else {"importance": importance})}
     if importance == "taylor":
-        inputs |= _taylor_inputs(context, training)
+        inputs |= _taylor_inputs(training)
     removed = context.cache.stage("prune", VERSION, inputs, compute).info["removed"]
     return pruning.prune(origin.module, example, removed={n: tuple(i) for n, i in removed.items()}, groups=groups)
 
@@ -206,13 +205,14 @@ def _importance(context: Context, training: Training, origin: Origin, name: str)
             )
         return {"scores": found}
 
-    inputs = {**origin.key(), **_taylor_inputs(context, training)}
+    inputs = {**_taylor_inputs(training), **origin.key()}
     scores: dict[str, list[float]] = context.cache.stage("importance", _TAYLOR_VERSION, inputs, compute).info["scores"]
     return scores
 
 
-def _taylor_inputs(context: Context, training: Training) -> dict[str, Any]:
-    return {"train": training.train.digest, "loss": fingerprints.source_hash(context.task.loss)}
+def _taylor_inputs(training: Training) -> dict[str, Any]:
+    """What the gradients depend on; the weights are the origin's."""
+    return {name: value for name, value in training.key.of_losses().items() if name != "baseline"}
 
 
 def _stops(groups: Groups, left: Mapping[str, int], steps: int) -> list[dict[str, int]]:

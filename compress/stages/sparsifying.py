@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compress.networks import fingerprints
 from compress.training import finetuning
 from compress.training.sparsity import penalised
 from compress.values.configs import FinetuneSettings, PruneSettings
@@ -25,13 +24,11 @@ VERSION = 1
 
 def sparsified(context: Context, training: Training, settings: PruneSettings, say: Say) -> Path:
     """The file with the baseline's weights after sparsity learning; once for each setting."""
-    task, finetune = context.task, FinetuneSettings(epochs=settings.sparsity_epochs)
+    finetune = FinetuneSettings(epochs=settings.sparsity_epochs)
     inputs = {
-        "baseline": training.digest,
+        **training.key.of_trainings(),
         "strength": settings.sparsity, "kind": settings.sparsity_kind, "settings": to_json(finetune),
-        "train": training.train.digest, "seed": context.seed, "mode": to_json(training.mode),
-        "loss": fingerprints.source_hash(task.loss), "finetune": fingerprints.source_hash(task.finetune),
-        "optimizer": fingerprints.source_hash(task.optimizer), "training": finetuning.VERSION,
+        "training": finetuning.VERSION,
     }  # fmt: skip
 
     def compute(folder: Path) -> dict[str, Any]:

@@ -17,8 +17,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from compress.networks.fingerprints import tensor_hash
 from compress.networks.plain_copies import full_precision
+from compress.networks.running import seeded
+from compress.tasks.fingerprints import dataset_hash
 from compress.tasks.user_code import guarded
+from compress.values.serialization import stable_hash
 from targets.errors import TaskError
 
 MOST_BYTES = 2 * 10**9
@@ -83,6 +87,7 @@ def read_train(dataset: Any) -> Split | Stream:
     _check_size(dataset, "train")
     if type(dataset) is torch.utils.data.TensorDataset:  # a subclass may augment
         return read(dataset, "train")
+    made_of = dataset_hash(dataset)  # before it is asked anything: that may fill caches of its own
     probes = sorted({i * (len(dataset) - 1) // (_PROBES - 1) for i in range(_PROBES)})
     first = [_item(dataset, i, "train")[0] for i in probes]
     same = all(
@@ -93,9 +98,21 @@ def read_train(dataset: Any) -> Split | Stream:
     size = sum(x.nbytes for x in first[0]) * len(dataset)
     if same and size <= MOST_BYTES:
         return read(dataset, "train")
-    # The same seedless stream cannot be hashed whole; its shape and size at least tell two apart.
-    digest = hashlib.sha256(f"{len(dataset)} {[tuple(x.shape) for x in first[0]]}".encode()).hexdigest()[:16]
-    return Stream(dataset, digest)
+    # What gives other examples each time cannot be hashed whole: what it is made of tells two apart, and what it gives
+    # from the same seed, where that repeats.
+    shapes = [tuple(x.shape) for x in first[0]]
+    text = f"{len(dataset)} {shapes} {made_of} {_from_one_seed(dataset, probes)}"
+    return Stream(dataset, hashlib.sha256(text.encode()).hexdigest()[:16])
+
+
+def _from_one_seed(dataset: Any, indices: list[int]) -> str:
+    """Hash of a few train examples drawn from a fixed seed; empty where the dataset does not go by that."""
+    draws = []
+    for _ in range(2):
+        with seeded(0):
+            items = [_item(dataset, index, "train") for index in indices]
+        draws.append(stable_hash([[tensor_hash({"": x}) for x in inputs] for inputs, _ in items]))
+    return draws[0] if draws[0] == draws[1] else ""
 
 
 def batches(

@@ -38,12 +38,17 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}{': ' + text[0] if text else ''}{_user_line(error)}"
 
 
+def is_users(file: str) -> bool:
+    """Whether a source file is the user's: neither ours nor of an installed package or the standard library."""
+    return not (_is_ours(file) or _is_installed(file))
+
+
 def _user_line(error: BaseException) -> str:
     """`` (file.py:12)``: the innermost line that is neither ours nor of an installed package; may be empty."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not (_is_ours(frame.filename) or _is_installed(frame.filename)):
+        if is_users(frame.filename):
             return f" ({frame.filename}:{frame.lineno})"
     return ""
 

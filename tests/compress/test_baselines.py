@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from compress.baseline.modules import load, make_module, save
-from compress.networks.fingerprints import source_hash, state_hash
+from compress.networks.fingerprints import state_hash
+from compress.tasks.fingerprints import source_hash
 from compress.tasks.tasks import Task
 from targets.errors import RunError, TaskError
 
