@@ -1,6 +1,6 @@
 """Pruning as it is asked for: ratios, widths, importances, what is refused and what is said.
 
-That what comes out is right, for every kind of network, stands in test_zoo.py and test_following.py.
+That what comes out is right, for every kind of network, stands in test_zoo.py and tracing/test_rules.py.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ from compress.networks.counting import count
 from compress.pruning.grouping import find_groups
 from compress.pruning.pruning import prune
 
-PATH = Path(__file__).parents[2] / "docs" / "prunable.md"
+PATH = Path(__file__).parents[3] / "docs" / "prunable.md"
 HEAD = """# What can be pruned
 
-Each row is a small network of `tests/compress/zoo*.py`. For each, the tests show that the pruned network computes
-what the original does without the removed channels. *MACs left*: share of the multiply-accumulates that remain when
-every group that can be loses 0.6 of its channels. A name with `:heads` means whole heads of attention, with `:width`
-their width, with `:blocks` channels that go several at a time, with `:part` those of one slice.
-Written by `python tests/compress/zoo_table.py`.
+Each row is a small network of `tests/compress/shared/zoo*.py`. For each, the tests show that the pruned network
+computes what the original does without the removed channels. *MACs left*: share of the multiply-accumulates that
+remain when every group that can be loses 0.6 of its channels. A name with `:heads` means whole heads of attention,
+with `:width` their width, with `:blocks` channels that go several at a time, with `:part` those of one slice.
+Written by `python tests/compress/shared/zoo_table.py`.
 
 | network | prunable: layer (channels) | MACs left | left alone: why |
 |---|---|---|---|

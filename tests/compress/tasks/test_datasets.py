@@ -123,7 +123,7 @@ NAN[3, 1] = float("nan")
         ([(NAN[i], 0) for i in range(8)], "inputs hold NaN"),
         (TensorDataset(X, NAN[:, 1]), "labels hold NaN"),
         (TensorDataset(X / 0, Y), "NaN or infinite"),
-        (Broken(), r"val\[0\] raised OSError: disk gone .*test_data.py:\d+"),
+        (Broken(), r"val\[0\] raised OSError: disk gone .*test_datasets.py:\d+"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_one_line(

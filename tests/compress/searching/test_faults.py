@@ -14,7 +14,7 @@ from targets.settings import Setting
 from targets.target import Capabilities
 
 Search = Callable[..., Result]
-RUNTIMES = Path(__file__).parents[1] / "targets" / "runtimes"
+RUNTIMES = Path(__file__).parents[2] / "targets" / "runtimes"
 
 
 class Faulty(LocalTarget):

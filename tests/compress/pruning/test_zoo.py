@@ -272,4 +272,4 @@ def test_every_pruned_network_runs_in_onnx_runtime(name: str, found: dict[str, G
 
 
 def test_the_table_in_the_docs_is_current(found: dict[str, Groups]) -> None:
-    assert zoo_table.PATH.read_text() == zoo_table.table(found), "run: python tests/compress/zoo_table.py"
+    assert zoo_table.PATH.read_text() == zoo_table.table(found), "run: python tests/compress/shared/zoo_table.py"

@@ -35,7 +35,7 @@ from targets.target import Capabilities
 
 Search = Callable[..., Result]
 Content = Callable[[Path], dict[str, str]]
-TASK_FILE = Path(__file__).with_name("tiny_task.py")
+TASK_FILE = Path(__file__).parents[1] / "shared" / "tiny_task.py"
 
 
 def numbers(report: dict[str, Any]) -> dict[str, Any]:

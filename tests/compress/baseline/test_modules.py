@@ -224,7 +224,7 @@ def _statistic() -> nn.Module:
         (lambda: 5, "returned int, not an nn.Module"),
         (lambda: None, "returned NoneType"),
         (lambda: _with(float("nan")), "holds NaN"),
-        (lambda: 1 / 0, r"raised ZeroDivisionError: division by zero \(.*test_baselines.py:\d+\)"),
+        (lambda: 1 / 0, r"raised ZeroDivisionError: division by zero \(.*test_modules.py:\d+\)"),
         (lambda x: x, "missing 1 required positional argument"),
         (5, "model is int"),
     ],
