@@ -32,7 +32,7 @@ from compress.stages.latency_gate import Gated
 from compress.tasks import splits as tasks_splits
 from compress.tasks.loading import load_task
 from compress.values.spaces import Choice, SearchSpace
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 
 
 @dataclass(frozen=True, eq=False)
