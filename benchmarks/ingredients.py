@@ -33,7 +33,7 @@ from compress.tasks import splits as tasks_splits
 from compress.tasks.loading import load_task
 from compress.values.configs import SearchSpace
 from compress.values.domains import Choice
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ import onnx
 from networks import make_networks
 
 import targets
-from targets.comparing import CAREFUL
+from targets.benches.comparing import CAREFUL
 
 WITHIN, SHARE = 0.015, 0.95
 """Largest distance from 1 that counts as right, and the share of ratios that must be."""

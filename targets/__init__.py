@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from targets.packages import check_not_shadowed
 
 if TYPE_CHECKING:
-    from targets.bench_results import Bench
-    from targets.benching import bench
-    from targets.comparing import Comparison, Ratio, compare
+    from targets.benches.bench_results import Bench
+    from targets.benches.benching import bench
+    from targets.benches.comparing import Comparison, Ratio, compare
     from targets.errors import (
         CompressError,
         MeasurementError,
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
         TargetUnavailable,
         TransientError,
     )
-    from targets.fake import FakeClock, FakeTarget
-    from targets.local import LocalTarget
     from targets.registry import available, get
+    from targets.runtimes.fake.fake_target import FakeClock, FakeTarget
     from targets.target import Capabilities, Latency, Measurement, Protocol, Samples, Target
+    from targets.workers.local import LocalTarget
 
 check_not_shadowed()
 
@@ -37,19 +37,19 @@ check_not_shadowed()
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOME = {
-    "Bench": "benching",
+    "Bench": "benches.bench_results",
     "Capabilities": "target",
-    "Comparison": "comparing",
+    "Comparison": "benches.comparing",
     "CompressError": "errors",
-    "FakeClock": "fake",
-    "FakeTarget": "fake",
+    "FakeClock": "runtimes.fake.fake_target",
+    "FakeTarget": "runtimes.fake.fake_target",
     "Latency": "target",
-    "LocalTarget": "local",
+    "LocalTarget": "workers.local",
     "Measurement": "target",
     "MeasurementError": "errors",
     "ModelError": "errors",
     "Protocol": "target",
-    "Ratio": "comparing",
+    "Ratio": "benches.comparing",
     "RequestError": "errors",
     "Samples": "target",
     "ShadowedError": "errors",
@@ -58,8 +58,8 @@ _HOME = {
     "TargetUnavailable": "errors",
     "TransientError": "errors",
     "available": "registry",
-    "bench": "benching",
-    "compare": "comparing",
+    "bench": "benches.benching",
+    "compare": "benches.comparing",
     "get": "registry",
 }
 

@@ -14,18 +14,18 @@ from importlib import metadata
 from typing import Any
 
 from targets.errors import TargetError, TargetUnavailable
-from targets.settings import check
+from targets.settings import checked_settings
 from targets.target import Target
 
 GROUP = "paretopress.targets"
 DEFAULT = "ort-cpu"
 _BUILT_IN = {
-    "ort-cpu": "targets.ort_cpu:OrtCpu",
-    "openvino-cpu": "targets.openvino_cpu:OpenvinoCpu",
-    "ncnn-cpu": "targets.ncnn_cpu:NcnnCpu",
-    "ssh": "targets.ssh:Ssh",
-    "arm-emulated": "targets.arm_emulated:ArmEmulated",
-    "fake": "targets.fake:FakeTarget",
+    "ort-cpu": "targets.runtimes.ort.ort_cpu:OrtCpu",
+    "openvino-cpu": "targets.runtimes.openvino.openvino_cpu:OpenvinoCpu",
+    "ncnn-cpu": "targets.runtimes.ncnn.ncnn_cpu:NcnnCpu",
+    "ssh": "targets.boards.ssh:Ssh",
+    "arm-emulated": "targets.emulated_arm.arm_emulated:ArmEmulated",
+    "fake": "targets.runtimes.fake.fake_target:FakeTarget",
 }
 
 
@@ -57,7 +57,7 @@ def get(target: str | Target) -> Target:
     missing = _missing(cls)
     if missing:
         raise TargetUnavailable(f"target {name!r} needs {missing}, which is not installed; run: {_install(name, cls)}")
-    made: Target = cls(**check(name, getattr(cls, "settings", {}), settings))
+    made: Target = cls(**checked_settings(name, getattr(cls, "settings", {}), settings))
     return made
 
 

@@ -52,7 +52,7 @@ class Setting:
         return parsed
 
 
-def check(owner: str, known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, Any]:
+def checked_settings(owner: str, known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, Any]:
     """All settings with the given ones checked and put in."""
     for key in given:
         if key not in known:
@@ -61,7 +61,7 @@ def check(owner: str, known: Mapping[str, Setting], given: Mapping[str, Any]) ->
     return {key: one.parse(owner, key, given.get(key, one.default)) for key, one in known.items()}
 
 
-def canonical(base: str, known: Mapping[str, Setting], values: Mapping[str, Any]) -> str:
+def canonical_name(base: str, known: Mapping[str, Setting], values: Mapping[str, Any]) -> str:
     """``NAME[:KEY=VALUE,...]``, keys sorted, defaults left out."""
     said = [f"{key}={values[key]}" for key in sorted(values) if values[key] != known[key].default]
     return f"{base}:{','.join(said)}" if said else base

@@ -152,7 +152,7 @@ class Target(abc.ABC):
     """A runtime on a device, with its settings.
 
     Implement ``measure`` and ``run``; ``describe`` and ``capabilities`` say what and where it is.
-    A subclass that runs on this machine derives from ``targets.local.LocalTarget`` instead,
+    A subclass that runs on this machine derives from ``targets.LocalTarget`` instead,
     and only says how its runtime loads a model.
     """
 

@@ -12,6 +12,7 @@ machine, however busy.
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -186,8 +187,6 @@ class TargetConformance:
 
     def test_describes_itself_as_json_twice_the_same(self) -> None:
         """The description is part of a cache key: JSON, and stable."""
-        import json
-
         target = self.make()
         assert json.loads(json.dumps(target.describe())) == target.describe()
 

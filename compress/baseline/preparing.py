@@ -25,7 +25,7 @@ from compress.tasks.splits import Splits
 from compress.tasks.tasks import Task
 from compress.values.configs import QAT
 from compress.values.serialization import from_json, to_json
-from targets.probing import probed
+from targets.probing.probing import probed
 from targets.target import Capabilities, Target
 
 _CALIBRATION = 256

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from compress.reports.bench_progress import LiveBench
 from compress.values.durations import parse_duration
-from targets import benching, regressions
-from targets.comparing import careful
+from targets.benches import benching, regressions
+from targets.benches.comparing import careful
 from targets.errors import RequestError
 from targets.registry import DEFAULT
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from targets.regressions import Change
+    from targets.benches.regressions import Change
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def run_bench(
 
     Everything that can be wrong in the options is found before anything is measured. Raises as ``targets.bench``.
     """
-    then = regressions.read(Path(compare)) if compare else None
+    then = regressions.read_saved(Path(compare)) if compare else None
     if save:
         regressions.check_place(Path(save))
     protocol = careful(parse_share(precise), parse_duration(time))
@@ -66,7 +66,7 @@ def run_bench(
         listed = [change.to_json() for change in benched.changes]
         benched.document["compared"] = {"with": compare, "changes": listed}
     if save and _yardstick(benched, save, compare):
-        regressions.save(Path(save), full)
+        regressions.save_bench(Path(save), full)
     return benched
 
 

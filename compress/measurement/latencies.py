@@ -23,7 +23,7 @@ from compress.values.candidates import (
     QualitySplits,
 )
 from compress.values.serialization import to_json
-from targets.comparing import disturbed
+from targets.benches.comparing import disturbed
 from targets.errors import StageError
 from targets.target import Measurement, Protocol, Target
 

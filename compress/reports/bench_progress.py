@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compress.reports import formatting
-from targets.advice import short_names
+from targets.benches.advice import short_names
 from targets.target import Estimate, Protocol
 
 if TYPE_CHECKING:

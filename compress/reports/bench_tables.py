@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.reports import formatting
-from targets.advice import short_names
-from targets.comparing import TIE, Ratio
+from targets.benches.advice import short_names
+from targets.benches.comparing import TIE, Ratio
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from targets.regressions import Change
+    from targets.benches.regressions import Change
 
 Entry = Mapping[str, Any]
 

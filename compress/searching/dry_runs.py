@@ -83,7 +83,7 @@ def _asked(
 def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
     """Target -> the precisions made for it, those left out and why, its int8 format, its widths' steps, its limits."""
     from compress.precision.schemes import left_out, offered, offers, wanted
-    from targets.probing import probed
+    from targets.probing.probing import probed
 
     abilities = {place.name: probed(place) for place in places}
     schemes = offered(wanted(space, [one.precisions for one in abilities.values()]), abilities)

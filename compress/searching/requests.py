@@ -15,8 +15,8 @@ from compress.tasks.tasks import Task
 from compress.values import constraints as values_constraints
 from compress.values.configs import SearchSpace
 from compress.values.durations import parse_duration
-from targets import environment
 from targets.errors import RequestError, RunError
+from targets.machine import environment
 from targets.target import Target
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def _request(wanted: _Wanted, before: Request | None, places: list[Target], comm
     constraints = tuple(wanted.constraints) if wanted.constraints else old.constraints
     parsed = [values_constraints.parse_constraint(text) for text in constraints]
     names = tuple(place.name for place in places) or old.targets
-    versions = environment.describe(("paretopress", "torch", "onnx", "onnxruntime", "optuna", "numpy"))
+    versions = environment.describe_environment(("paretopress", "torch", "onnx", "onnxruntime", "optuna", "numpy"))
     metric = metrics.get(wanted.task.metric)
     return replace(
         old,

@@ -38,7 +38,7 @@ from compress.values.candidates import (
     Quality,
     QualitySplits,
 )
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 
 _TRACED: dict[str, Any] = {}
 

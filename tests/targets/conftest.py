@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from targets.local import LocalTarget
 from targets.settings import Setting
 from targets.target import Capabilities
 from targets.testing import reference_model
+from targets.workers.local import LocalTarget
 
-RUNTIMES = Path(__file__).parent / "runtimes"
+RUNTIMES = Path(__file__).parent / "faulty_runtimes"
 
 
 class Misbehaving(LocalTarget):

@@ -12,14 +12,14 @@ import pytest
 
 import targets
 from targets.errors import ModelError, TargetUnavailable
-from targets.local import LocalTarget
 from targets.target import Target
 from targets.testing import QUICK, TargetConformance, samples
+from targets.workers.local import LocalTarget
 
 onnx = pytest.importorskip("onnx")
 TensorProto, helper, numpy_helper = onnx.TensorProto, onnx.helper, onnx.numpy_helper
 
-ABSENT = str(Path(__file__).parent / "runtimes" / "absent")
+ABSENT = str(Path(__file__).parent / "faulty_runtimes" / "absent")
 Ends = Sequence[tuple[str, int, Sequence[Any]]]
 
 

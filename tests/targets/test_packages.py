@@ -112,9 +112,10 @@ def test_a_script_that_imports_compress_is_told(tmp_path, mine):
 
 
 def test_targets_works_alone(tmp_path):
-    (tmp_path / "alone" / "targets").mkdir(parents=True)
-    for file in (ROOT / "targets").glob("*.py"):
-        (tmp_path / "alone" / "targets" / file.name).write_bytes(file.read_bytes())
+    for file in (ROOT / "targets").rglob("*.py"):
+        copy = tmp_path / "alone" / file.relative_to(ROOT)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "compress.py").write_text("")
     code = "import targets; print(targets.get('ort-cpu').name)"

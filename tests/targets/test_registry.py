@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from targets import registry
 from targets.errors import TargetError, TargetUnavailable
-from targets.fake import FakeTarget
-from targets.settings import Setting, canonical
+from targets.runtimes.fake.fake_target import FakeTarget
+from targets.settings import Setting, canonical_name
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_what_a_class_finds_missing_is_said_with_the_command(monkeypatch, tmp_pa
 
 
 def test_what_pip_brings_is_not_installed_here(monkeypatch):
-    from targets.ort_cpu import OrtCpu
+    from targets.runtimes.ort.ort_cpu import OrtCpu
 
     with pytest.raises(TargetError, match="'ort-cpu' is there, nothing to install"):
         registry.install("ort-cpu", print)
@@ -73,7 +73,7 @@ def test_a_target_is_given_back_as_it_is():
 
 
 def test_a_missing_runtime_names_the_command(monkeypatch):
-    from targets.ort_cpu import OrtCpu
+    from targets.runtimes.ort.ort_cpu import OrtCpu
 
     monkeypatch.setattr(OrtCpu, "requires", ("no_such_module_here",))
     with pytest.raises(TargetUnavailable, match="pip install onnxruntime"):
@@ -103,7 +103,7 @@ KNOWN = {"b": Setting(1), "a": Setting("x"), "c": Setting(3)}
 @given(st.integers(0, 5), st.sampled_from("xyz"), st.integers(0, 5))
 def test_a_canonical_name_says_all_that_is_not_default(b, a, c):
     values = {"b": b, "a": a, "c": c}
-    name, said = registry.parse(canonical("t", KNOWN, values))
+    name, said = registry.parse(canonical_name("t", KNOWN, values))
     assert name == "t"
     assert list(said) == sorted(said)
     parsed = {key: one.parse("t", key, said.get(key, one.default)) for key, one in KNOWN.items()}

@@ -20,9 +20,9 @@ from compress.commands import command_line
 from compress.commands.benching import parse_share, read_inputs
 from compress.reports.bench_progress import LiveBench
 from compress.reports.bench_tables import change_lines, print_bench
-from targets.comparing import CAREFUL
+from targets.benches.comparing import CAREFUL
+from targets.benches.regressions import Change
 from targets.errors import RequestError
-from targets.regressions import Change
 from targets.target import Estimate
 from targets.testing import reference_model
 

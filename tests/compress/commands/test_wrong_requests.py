@@ -189,7 +189,7 @@ def test_a_broken_onnx_file_is_said_in_one_line(command: Command, run: Path, tmp
 def test_a_target_that_is_not_installed_comes_with_the_command_that_installs_it(
     command: Command, run: Path, content: Content, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from targets.ort_cpu import OrtCpu
+    from targets.runtimes.ort.ort_cpu import OrtCpu
 
     monkeypatch.setattr(OrtCpu, "requires", ("a_module_nobody_has",), raising=False)
     monkeypatch.setattr(OrtCpu, "install", "pip install 'paretopress[ort]'", raising=False)

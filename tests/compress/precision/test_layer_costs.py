@@ -13,7 +13,7 @@ import torch
 from compress.onnx_files.exporting import export
 from compress.precision.layer_costs import Saving, float_order, layer_savings
 from compress.precision.quantizer import collect_ranges, layers
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 
 

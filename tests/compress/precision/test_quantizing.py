@@ -23,7 +23,7 @@ from compress.precision.layer_costs import layer_errors
 from compress.precision.quantizer import collect_ranges, has_matmul, layers, quantize_static, split_gemm
 from compress.precision.quantizing import quantize
 from targets.errors import ModelError, QuantizeError, RequestError
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 
 TWO = ("a", "b")

@@ -11,7 +11,7 @@ from compress.results import Result
 from compress.values.configs import SCHEMES, SEARCHED, SearchSpace
 from compress.values.domains import Choice
 from targets.errors import TargetError
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 
 Search = Callable[..., Result]

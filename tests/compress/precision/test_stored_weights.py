@@ -17,7 +17,7 @@ from compress.onnx_files.parity import open_session
 from compress.precision.quantizing import quantize
 from compress.precision.stored_weights import BLOCK, pack, store
 from targets.errors import QuantizeError, RequestError
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from compress.results import Result
-from targets.local import LocalTarget
 from targets.settings import Setting
 from targets.target import Capabilities
+from targets.workers.local import LocalTarget
 
 Search = Callable[..., Result]
 RUNTIMES = Path(__file__).parents[2] / "targets" / "runtimes"

@@ -18,7 +18,7 @@ from compress.results import Result
 from compress.searching.progress import Silent
 from compress.tasks import splits
 from compress.tasks.onnx_tasks import onnx_task
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.testing import reference_model
 
 SPACE = compress.SearchSpace(epochs=2, prune_ratio=compress.Float(0.3, 0.7), precision=compress.Choice("fp32", "int8"))

@@ -28,9 +28,9 @@ from compress.results import Result
 from compress.run_folder.records import Record
 from compress.searching import trial_loop
 from processes import naming
-from targets import costs
 from targets.errors import MeasurementError, RequestError, RunError
-from targets.fake import FakeTarget
+from targets.runtimes.fake import costs
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 
 Search = Callable[..., Result]
@@ -203,7 +203,7 @@ def test_a_sampler_of_ones_own_has_to_be_given_again(search: Search, copied: Pat
 
 def test_a_second_target_measures_what_is_there_without_training(search: Search, copied: Path) -> None:
     before = compress.open_run(copied).report
-    other = FakeTarget("fake2", cost=lambda path: costs.seconds(path, step=16) ** 0.5, channel_step=16)
+    other = FakeTarget("fake2", cost=lambda path: costs.inference_seconds(path, step=16) ** 0.5, channel_step=16)
     report = search(target=[FakeTarget(), other], trials=6).report
     assert report["stages"]["finetune"] == before["stages"]["finetune"]
     assert list(report["targets"]) == ["fake", "fake2"]

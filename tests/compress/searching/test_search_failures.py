@@ -16,7 +16,7 @@ from compress.results import Result
 from compress.searching import trial_loop
 from compress.stages import confirming, measuring
 from targets.errors import MeasurementError, TransientError
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 
 Search = Callable[..., Result]
 

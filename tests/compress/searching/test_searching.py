@@ -20,7 +20,7 @@ from compress.results import Result
 from compress.searching import trial_loop
 from compress.searching.progress import Silent
 from targets.errors import NoFeasibleCandidate, RequestError
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 
 Search = Callable[..., Result]

@@ -18,7 +18,7 @@ from compress.precision import schemes as precision_schemes
 from compress.reports import target_notes
 from compress.results import Result
 from targets.errors import TargetError
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 
 Search = Callable[..., Result]

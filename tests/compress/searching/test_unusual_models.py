@@ -22,7 +22,7 @@ from compress.networks.plain_copies import unwrap
 from compress.results import Result
 from compress.tasks.onnx_tasks import onnx_task
 from targets.errors import CompressError, ExportError, ModelError, TaskError
-from targets.fake import FakeTarget
+from targets.runtimes.fake.fake_target import FakeTarget
 from targets.testing import reference_model
 
 Search = Callable[..., Result]

@@ -23,7 +23,7 @@ def wilson(value: float, n: int) -> tuple[float, float]:
 
 
 def machine() -> dict[str, Any]:
-    """The machine, as ``targets.environment`` describes one."""
+    """The machine, as ``targets.machine.environment`` describes one."""
     return {
         "cpu": "Intel Xeon",
         "architecture": "x86_64",

@@ -1,0 +1,1 @@
+"""What a target prefers, found out by measuring small generated models: channel steps and the int8 format."""

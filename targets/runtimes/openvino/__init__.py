@@ -1,0 +1,1 @@
+"""OpenVINO: the target ``openvino-cpu``, and which products it computes in integers."""

@@ -1,0 +1,1 @@
+"""ONNX Runtime: the target ``ort-cpu``, which products it computes in integers, and what its refusals mean."""

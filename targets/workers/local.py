@@ -1,0 +1,253 @@
+"""Targets on this machine: everything native happens in worker processes.
+
+A measurement gets fresh processes, so that one model's memory layout, crash or leak does not reach the next;
+scoring, which is asked for often, keeps one process alive between calls.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import median
+from typing import Any, ClassVar
+
+import numpy as np
+
+from targets.errors import MeasurementError, ModelError, TargetError, TargetUnavailable
+from targets.machine import environment
+from targets.settings import Setting, canonical_name, checked_settings
+from targets.target import Estimate, Layer, Measurement, Protocol, Samples, Target, Watch
+from targets.workers import measuring
+from targets.workers.inputs import checked_shapes, join, sample_count
+from targets.workers.process import Heard, Launch, WorkerProcess, local_launch
+
+_PIECE = 32_000_000
+"""Bytes of input sent to a worker at once when scoring."""
+
+
+class LocalTarget(Target):
+    """A runtime on this machine.
+
+    A subclass says ``base`` (its name without settings), ``runtime`` (``module:class`` of a
+    ``targets.workers.runtime.Runtime``, loaded in the worker), ``settings``, and ``capabilities``.
+    """
+
+    base: ClassVar[str]
+    runtime: ClassVar[str]
+    settings: ClassVar[Mapping[str, Setting]] = {"threads": Setting(1, least=1, help="threads of one inference")}
+    requires: ClassVar[tuple[str, ...]] = ()
+    """Modules that must be there."""
+    packages: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions belong to a measurement."""
+    install: ClassVar[str | None] = None
+    """The one command that brings the runtime."""
+    patience: float = 120.0
+    """Seconds of silence after which a worker is taken to hang."""
+    memory_limit: int | None = None
+    """Resident bytes a worker may use; None: 90 % of what is free when it starts."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.values = checked_settings(self.base, self.settings, settings)
+        self.name = canonical_name(self.base, self.settings, self.values)
+        self._scorer: WorkerProcess | None = None
+        self._lock = threading.RLock()
+        self._facts: dict[str, Any] | None = None
+
+    def describe(self) -> dict[str, Any]:
+        """Runtime, settings, versions and the machine; what changes from minute to minute is left out."""
+        return {
+            "target": self.name,
+            "settings": dict(self.values),
+            "packages": environment.installed_versions(self.packages),
+            "machine": environment.machine(),
+        }
+
+    def moment(self) -> dict[str, Any]:
+        """Load, free memory, temperature and frequency, now."""
+        return environment.moment()
+
+    def facts(self) -> dict[str, Any]:
+        """What only the loaded runtime can say; asked of a worker once."""
+        with self._lock:
+            if self._facts is None:
+                self._facts = dict(self._ask_scorer({"operation": "facts"}).header["facts"])
+            return dict(self._facts)
+
+    def measure(
+        self,
+        models: Sequence[Path],
+        *,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        protocol: Protocol | None = None,
+        watch: Watch | None = None,
+    ) -> list[Measurement]:
+        """Measure ``models`` against ``models[0]`` in fresh processes, as ``protocol`` asks (see ``Target``)."""
+        protocol = protocol or Protocol()
+        paths = [Path(model) for model in models]
+        check_request(paths, protocol)
+        sizes = checked_shapes(shapes or {})
+        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
+        answers: list[list[dict[str, Any]]] = []
+        start = time.monotonic()
+        while not _enough(answers, protocol, time.monotonic() - start):
+            number = len(answers)
+            request = {
+                "operation": "measure",
+                "models": [str(path.absolute()) for path in paths],
+                "order": load_order(len(paths), number),
+                "shapes": sizes,
+                "protocol": asdict(protocol),
+                "seed": number,
+            }
+            with self._worker() as worker:
+                heard = self._heard(watch, number + 1, max(protocol.processes, number + 1))
+                answers.append(self._asked(worker, request, arrays, heard).header["models"])
+        return [
+            _measurement(path, self.name, [answer[index] for answer in answers], protocol)
+            for index, path in enumerate(paths)
+        ]
+
+    def audit(self, model: Path) -> tuple[Layer, ...] | None:
+        """The products of the graph that is really executed; None where the runtime does not show it."""
+        header = {"operation": "audit", "model": str(Path(model).absolute())}
+        with self._lock:
+            found = self._ask_scorer(header).header["layers"]
+        return None if found is None else tuple(Layer(**one) for one in found)
+
+    def run(self, model: Path, inputs: Mapping[str, np.ndarray], *, batch: int = 64) -> list[np.ndarray]:
+        """Outputs for all samples, in a process that is kept for the next call (see ``Target``)."""
+        if batch < 1:
+            raise TargetError(f"batch={batch} is not allowed; it must be 1 or more")
+        arrays = {name: np.asarray(array) for name, array in inputs.items()}
+        header = {"operation": "run", "model": str(Path(model).absolute()), "batch": batch}
+        parts: list[list[np.ndarray]] = []
+        counts: list[int] = []
+        with self._lock:
+            for piece in pieces(arrays, batch):
+                reply = self._ask_scorer(header, piece)
+                parts.append([reply.arrays[str(number)] for number in range(reply.header["outputs"])])
+                counts.append(len(next(iter(piece.values()))))
+        return join(parts, counts)
+
+    def close(self) -> None:
+        """End the scoring process."""
+        with self._lock:
+            if self._scorer is not None:
+                self._scorer.close()
+                self._scorer = None
+
+    def _heard(self, watch: Watch | None, process: int, processes: int) -> Heard:
+        def heard(header: Mapping[str, Any]) -> None:
+            # Workers speak before every block; only now and then with something to show.
+            if watch is not None and ("ratios" in header or header["stage"] != "timing"):
+                ratios = tuple((value, low, high) for value, low, high in header.get("ratios", ()))
+                watch(Estimate(self.name, header["stage"], process, processes, ratios))
+
+        return heard
+
+    def launch(self) -> Launch:
+        """How a worker is started."""
+        return local_launch(int(self.values.get("threads", 1)))
+
+    def _worker(self, *, afresh: bool = False) -> WorkerProcess:
+        setup = {
+            "runtime": self.runtime, "settings": dict(self.values), "threads": int(self.values.get("threads", 1)),
+            "afresh": afresh,
+        }  # fmt: skip
+        return WorkerProcess(setup, self.launch(), patience=self.patience, memory_limit=self.memory_limit)
+
+    def _ask_scorer(
+        self,
+        header: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        heard: Heard = lambda _: None,
+    ) -> Any:
+        if self._scorer is None or not self._scorer.alive:
+            self.close()
+            self._scorer = self._worker()
+        return self._asked(self._scorer, header, arrays, heard)
+
+    def _asked(
+        self,
+        worker: WorkerProcess,
+        header: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        heard: Heard = lambda _: None,
+    ) -> Any:
+        try:
+            return worker.ask(header, arrays, heard)
+        except TargetUnavailable as error:
+            remedy = f"; install it with: {self.install}" if self.install else ""
+            raise TargetUnavailable(f"target {self.base!r}: its runtime is missing ({error}){remedy}") from None
+        except MeasurementError as error:
+            raise type(error)(f"{self.name}: {error}") from None
+
+
+def load_order(count: int, process: int) -> list[int]:
+    """The order in which a process loads the models: as given, turned over, then pairs of shuffled and turned."""
+    order = list(range(count))
+    if process >= 2:
+        random.Random(process // 2).shuffle(order)
+    return order[::-1] if process % 2 else order
+
+
+def _enough(answers: Sequence[Sequence[dict[str, Any]]], protocol: Protocol, spent: float) -> bool:
+    """Whether the processes asked for are through, and every ratio is as narrow as asked or no more may be added."""
+    if answers and protocol.total is not None and spent >= protocol.total:
+        return True
+    if len(answers) < protocol.processes:
+        return False
+    if len(answers) >= max(protocol.processes, protocol.most):
+        return True
+    samples = [[_samples(answer[index]["samples"]) for answer in answers] for index in range(len(answers[0]))]
+    return all(measuring.paired_ratio(one).half_width <= protocol.width for one in samples)
+
+
+def check_request(paths: Sequence[Path], protocol: Protocol) -> None:
+    """Raise an error for what cannot be measured, or not so."""
+    if not paths:
+        raise ModelError("no model to measure")
+    if protocol.processes < 1 or protocol.rounds < 1 or min(protocol.seconds, protocol.block, protocol.width) <= 0:
+        raise TargetError(f"{protocol}: processes and rounds must be at least 1, seconds, block and width above 0")
+
+
+def first_samples(array: np.ndarray) -> np.ndarray:
+    """Enough samples for any static batch that is likely, without sending a whole data set."""
+    array = np.asarray(array)
+    return array[:64] if array.ndim else array
+
+
+def _measurement(path: Path, target: str, answers: Sequence[dict[str, Any]], protocol: Protocol) -> Measurement:
+    samples = tuple(_samples(answer["samples"]) for answer in answers)
+    grown = [answer["memory"] for answer in answers if answer["memory"] is not None]
+    return Measurement(
+        path=path,
+        target=target,
+        size=path.stat().st_size,
+        latency=measuring.latency(samples),
+        memory=int(median(grown)) if grown else None,
+        first=median(one.first for one in samples),
+        load_seconds=median(one.load_seconds for one in samples),
+        settled=measuring.paired_ratio(samples).half_width <= protocol.width,
+        samples=samples,
+    )
+
+
+def _samples(document: Mapping[str, Any]) -> Samples:
+    known: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in document.items()}
+    return Samples(**known)
+
+
+def pieces(arrays: Mapping[str, np.ndarray], batch: int) -> list[dict[str, np.ndarray]]:
+    """The samples in parts of bounded size, a multiple of ``batch`` each."""
+    count = sample_count(arrays)
+    each = sum(array.nbytes for array in arrays.values()) / max(count, 1)
+    step = batch * max(1, int(_PIECE / max(each * batch, 1)))
+    return [
+        {name: array[start : start + step] for name, array in arrays.items()} for start in range(0, max(count, 1), step)
+    ]

@@ -1,0 +1,79 @@
+"""Feeds: made up in the model's type and shape, cut to one sample, batched so that nothing shows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from targets.errors import ModelError
+from targets.workers.inputs import make_feeds, run_batches
+from targets.workers.runtime import Input, Session
+
+
+class Recording(Session):
+    """y = 2x, noting the batch sizes it was run at."""
+
+    def __init__(self, batch: int | None) -> None:
+        self.inputs = (Input("x", "float32", (batch, 2)),)
+        self.sizes: list[int] = []
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        self.sizes.append(len(feeds["x"]))
+        return [feeds["x"] * 2]
+
+
+@given(st.integers(0, 40), st.integers(1, 12), st.one_of(st.none(), st.integers(1, 9)))
+def test_batching_does_not_show_in_the_result(count, batch, static):
+    x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    session = Recording(static)
+    (y,) = run_batches(session, {"x": x}, batch)
+    np.testing.assert_array_equal(y, x * 2)
+    assert max(session.sizes) <= (static or batch)
+    if static:
+        assert set(session.sizes) == {static}
+
+
+DYNAMIC = Input("x", "float32", (None, 3, None))
+
+
+def test_dynamic_axes_are_one_or_what_was_asked():
+    assert make_feeds([DYNAMIC], {}, {}, seed=0)["x"].shape == (1, 3, 1)
+    assert make_feeds([DYNAMIC], {}, {"x": (4, 3, 7)}, seed=0)["x"].shape == (4, 3, 7)
+    with pytest.raises(ModelError, match=r"does not fit the model's \?x3x\?"):
+        make_feeds([DYNAMIC], {}, {"x": (1, 4, 7)}, seed=0)
+
+
+def test_a_data_set_is_cut_to_one_sample_or_the_static_batch():
+    data = np.arange(5 * 3, dtype=np.float32).reshape(5, 3, 1)
+    np.testing.assert_array_equal(make_feeds([DYNAMIC], {"x": data}, {}, seed=0)["x"], data[:1])
+    eight = make_feeds([Input("x", "float32", (8, 3, 1))], {"x": data}, {}, seed=0)["x"]
+    np.testing.assert_array_equal(eight, np.concatenate([data, data[:3]]))
+    with pytest.raises(ModelError, match="without any sample"):
+        make_feeds([DYNAMIC], {"x": data[:0]}, {}, seed=0)
+
+
+@given(
+    st.sampled_from(["float32", "float16", "float64", "int8", "uint8", "int64", "bool", "complex64"]), st.integers(0, 9)
+)
+def test_made_up_values_have_the_type_and_repeat(dtype, seed):
+    item = Input("x", dtype, (None, 50))
+    first, again = (make_feeds([item], {}, {}, seed=seed)["x"] for _ in range(2))
+    assert first.dtype == np.dtype(dtype)
+    np.testing.assert_array_equal(first, again)
+    if first.dtype.kind in "iu":
+        assert 0 <= first.min() <= first.max() < 8
+
+
+def test_text_is_made_up_too():
+    assert make_feeds([Input("x", "str", (None,))], {}, {}, seed=0)["x"].tolist() == ["a"]
+
+
+def test_an_output_that_is_not_batch_first_is_not_joined():
+    class Mean(Recording):
+        def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [feeds["x"].mean()]
+
+    with pytest.raises(ModelError, match="first axis is not the batch"):
+        run_batches(Mean(None), {"x": np.ones((4, 2), np.float32)}, 2)

@@ -1,0 +1,164 @@
+"""Worker processes: they crash, hang, eat memory and print, and cost one request each; they die with their parent."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from processes import alive, wait_for
+from targets.errors import MeasurementError, TargetUnavailable, TransientError
+from targets.testing import QUICK
+from targets.workers import pipes
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("segfault", "killed by SIGSEGV while running .*model.onnx for the first time"),
+        ("abort", "killed by SIGABRT while running"),
+        ("exit", "ended with status 7 while running"),
+        ("raise", "RuntimeError while running .*: first line second line"),
+    ],
+)
+def test_a_crash_is_said_in_words(misbehaving, model, how, said):
+    target = misbehaving(how)
+    with pytest.raises(MeasurementError, match=said) as caught:
+        target.measure([model], protocol=QUICK)
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, TransientError)
+
+
+def test_scoring_goes_on_after_a_crash(misbehaving, model):
+    target = misbehaving("segfault")
+    for _ in range(2):
+        with pytest.raises(MeasurementError, match="SIGSEGV"):
+            target.run(model, {"x": np.ones((1, 2), np.float32)})
+
+
+@pytest.mark.parametrize("how", ["hang", "hang-gil"])
+def test_a_hang_is_ended(misbehaving, model, how):
+    with pytest.raises(MeasurementError, match=r"hung: no answer in 5 s while running"):
+        misbehaving(how, patience=5.0).measure([model], protocol=QUICK)
+    assert not alive(int(model.with_suffix(".pid").read_text()))
+
+
+def test_a_memory_eater_is_ended_and_may_be_tried_again(misbehaving, model):
+    with pytest.raises(TransientError, match=r"more than the limit of 0\.30 GB"):
+        misbehaving("eat", memory_limit=300_000_000).measure([model], protocol=QUICK)
+    assert not alive(int(model.with_suffix(".pid").read_text()))
+
+
+def test_a_missing_library_names_the_command(misbehaving, model):
+    with pytest.raises(TargetUnavailable, match=r"onlyhere.*pip install onlyhere"):
+        misbehaving("import").measure([model], protocol=QUICK)
+
+
+def test_printing_does_not_disturb_the_answers(misbehaving, model, capfd):
+    x = np.zeros((3, 2), np.float32)
+    (y,) = misbehaving("print").run(model, {"x": x}, batch=1)
+    np.testing.assert_array_equal(y, x + 1)
+    assert capfd.readouterr().out == ""
+
+
+def test_a_scoring_process_is_kept_and_ends_on_close(misbehaving, model):
+    target = misbehaving("print")
+    x = {"x": np.zeros((1, 2), np.float32)}
+    target.run(model, x)
+    pid = int(model.with_suffix(".pid").read_text())
+    model.with_suffix(".pid").unlink()
+    target.run(model, x)
+    assert not model.with_suffix(".pid").exists()  # not loaded a second time
+    assert alive(pid)
+    target.close()
+    assert not alive(pid)
+
+
+@pytest.mark.parametrize("how", ["hang", "hang-gil"])
+def test_a_worker_ends_when_its_parent_is_killed(misbehaving, model, how):
+    misbehaving(how)  # sets PYTHONPATH for what follows
+    script = textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(ROOT / "tests" / "targets")!r})
+        from conftest import Misbehaving
+        Misbehaving(how={how!r}).measure([{str(model)!r}])
+    """)
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}"}
+    parent = subprocess.Popen([sys.executable, "-c", script], env=environment)
+    try:
+        left_behind = model.with_suffix(".pid")
+        wait_for(lambda: left_behind.exists() and left_behind.read_text() != "")
+        worker = int(left_behind.read_text())
+        assert alive(worker)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    wait_for(lambda: not alive(worker))
+
+
+def test_an_interruption_ends_the_worker(misbehaving, model, monkeypatch):
+    target = misbehaving("hang")
+
+    def interrupt(_: object) -> None:
+        if model.with_suffix(".pid").exists():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("targets.workers.process.WorkerProcess._check_memory", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        target.run(model, {"x": np.zeros((1, 2), np.float32)})
+    wait_for(lambda: not alive(int(model.with_suffix(".pid").read_text() or "-1")))
+
+
+ARRAYS = st.lists(
+    st.sampled_from(
+        [
+            np.arange(6.0).reshape(2, 3),
+            np.zeros((0, 2), np.int8),
+            np.float16(3),
+            np.array(["a", "bcd"]),
+            np.array([True]),
+        ]
+    ),
+    max_size=4,
+)
+
+
+@given(ARRAYS, st.integers(1, 200))
+def test_messages_survive_any_cutting(arrays, cut):
+    named = {str(index): np.asarray(array) for index, array in enumerate(arrays)}
+    whole = b"".join(pipes.encode({"a": [1, None, "ü"]}, named)) * 2
+    decoder = pipes.Decoder()
+    found = [one for start in range(0, len(whole), cut) for one in decoder.feed(whole[start : start + cut])]
+    assert len(found) == 2
+    for message in [*found, pipes.read_message(io.BytesIO(whole))]:
+        assert message is not None
+        assert message.header == {"a": [1, None, "ü"]}
+        assert message.arrays.keys() == named.keys()
+        for name, array in named.items():
+            assert message.arrays[name].dtype == array.dtype
+            np.testing.assert_array_equal(message.arrays[name], array)
+
+
+def test_what_is_not_a_frame_is_refused():
+    with pytest.raises(pipes.BrokenFrame):
+        pipes.Decoder().feed(b"Segmentation fault (core dumped)")
+    with pytest.raises(pipes.BrokenFrame):
+        pipes.read_message(io.BytesIO(b"".join(pipes.encode({}, {"x": np.zeros(9)}))[:-3]))
+    assert pipes.read_message(io.BytesIO(b"")) is None
+
+
+def test_objects_are_sent_as_text_and_never_pickled():
+    sent = b"".join(pipes.encode({}, {"x": np.array(["a", "bc"], dtype=object)}))
+    (message,) = pipes.Decoder().feed(sent)
+    assert message.arrays["x"].tolist() == ["a", "bc"]
