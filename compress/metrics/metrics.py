@@ -25,6 +25,7 @@ from compress.metrics import classification, regression
 from compress.metrics.decisions import Arrays, class_decisions, label_decisions, token_decisions
 from compress.metrics.intervals import bootstrap, tango, wilson
 from compress.values.candidates import Drop, Quality
+from compress.values.error_lines import one_line
 from targets.errors import MeasurementError, TaskError
 
 RESAMPLES = 1000
@@ -256,8 +257,7 @@ def _blame(metric: Metric, error: Exception) -> NoReturn:
         raise TaskError(f"metric {metric.name!r}: {error}") from error
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[1].filename}:{frames[1].lineno})" if len(frames) > 1 else ""
-    cause = str(error).partition("\n")[0]
-    raise TaskError(f"metric {metric.name!r} raised {type(error).__name__}: {cause}{where}") from error
+    raise TaskError(f"metric {metric.name!r} raised {one_line(error, kind=True)}{where}") from error
 
 
 def _statistic(

@@ -29,7 +29,7 @@ from compress.networks.running import as_tuple
 from compress.onnx_files.limits import Limits, suit
 from compress.onnx_files.parity import _with_batch, check_parity
 from compress.values.candidates import Parity
-from compress.values.error_lines import _cause
+from compress.values.error_lines import one_line, root_cause
 from targets.errors import ExportError, RequestError
 
 VERSION = 2
@@ -84,7 +84,9 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None =
                 output_names=names.get("output_names"),
             )
         except Exception as error:
-            raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: {_cause(error)}") from error
+            raise ExportError(
+                f"{type(module).__name__} cannot be exported to ONNX: {one_line(root_cause(error), kind=True)}"
+            ) from error
     if program is None:
         raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: the exporter returned nothing")
     _check_batch(program, type(module).__name__)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.values.error_lines import one_line
 from targets.errors import ModelError
 
 MOST_BYTES = 2 * 10**9
@@ -25,7 +26,7 @@ def load_model(path: Path) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, one_line(error)) from None
     return model
 
 
@@ -36,7 +37,7 @@ def parse(path: Path) -> onnx.ModelProto:
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, one_line(error)) from None
     if not model.graph.node:
         raise _unreadable(path, "it holds no operators")
     _check_size(model, path)
@@ -44,7 +45,7 @@ def parse(path: Path) -> onnx.ModelProto:
     try:
         onnx.load_external_data_for_model(model, str(path.resolve().parent))
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, one_line(error)) from None
     return model
 
 
@@ -86,9 +87,8 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
             )
 
 
-def _unreadable(path: Path, reason: object) -> ModelError:
-    text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
-    return ModelError(f"{str(path)!r} is truncated or not a valid ONNX file: {text[:200]}")
+def _unreadable(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{str(path)!r} is truncated or not a valid ONNX file: {reason}")
 
 
 def structure_hash(path: Path) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from compress.values.error_lines import _cause
+from compress.values.error_lines import one_line, root_cause
 from targets.errors import TargetError
 from targets.target import Capabilities
 
@@ -45,7 +45,7 @@ def suit(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
     except Exception as error:
         raise TargetError(
             f"the network needs opset {version}, the target's runtime knows up to {limits.opset}, and it cannot be "
-            f"converted ({_cause(error)}); install a newer runtime there"
+            f"converted ({one_line(root_cause(error), kind=True)}); install a newer runtime there"
         ) from error
     converted.ir_version = min(converted.ir_version, limits.ir_version)
     return converted

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from compress.onnx_files.graphs import load_model
+from compress.values.error_lines import one_line
 from targets.errors import ModelError
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -91,7 +92,7 @@ def session_of(model: onnx.ModelProto, name: str) -> Any:
         try:
             return open_session(path)
         except Exception as error:
-            reason = " ".join(str(error).replace(str(path), "it").split())[:200]
+            reason = one_line(error).replace(str(path), "it")
             raise ModelError(f"{name} does not load in ONNX Runtime: {reason}") from None
 
 
@@ -184,8 +185,7 @@ def _run(session: Any, samples: Mapping[str, np.ndarray], size: int) -> list[np.
     try:
         outputs = [np.asarray(x) for x in session.run(None, feeds)]
     except Exception as error:
-        text = str(error).strip().splitlines()
-        raise ValueError(text[0][:200] if text else type(error).__name__) from None
+        raise ValueError(one_line(error)) from None
     wrong = [x.shape for x in outputs if x.ndim == 0 or len(x) != size]
     if wrong:
         raise ValueError(f"an output has shape {wrong[0]} for {size} samples")

@@ -29,6 +29,7 @@ from compress.onnx_files.parity import open_session
 from compress.onnx_import import importer, importing
 from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer, build
 from compress.values.configs import Config, FinetuneSettings
+from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
 
 VERSION = 1
@@ -107,8 +108,9 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
     except importer.NotImportable as error:
         raise QuantizeError(f"{floats.name} cannot be trained in int8: {error}") from None
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise QuantizeError(f"{floats.name} cannot be trained in int8: importing it failed ({reason})") from None
+        raise QuantizeError(
+            f"{floats.name} cannot be trained in int8: importing it failed ({one_line(error)})"
+        ) from None
     network = QatNetwork(_prepared(imported, layers), layers)
     _check(network, integers, few)
     return network

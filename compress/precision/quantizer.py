@@ -19,6 +19,7 @@ from compress.onnx_files.graphs import parse
 from compress.onnx_files.parity import open_session
 from compress.precision.calibration_samples import Batches
 from compress.precision.float_fences import fence
+from compress.values.error_lines import one_line
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
@@ -111,7 +112,7 @@ def collect_ranges(
                 calibrator.collector.percentile = _best_percentile(copied, calibrator, samples, able, Path(folder))
             save_tensors_data(calibrator.compute_data(), path)
         except Exception as error:
-            raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {_line(error)}") from error
+            raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {one_line(error)}") from error
 
 
 def _best_percentile(
@@ -178,7 +179,7 @@ def quantize_static(
                 extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
             )
         except Exception as error:
-            raise QuantizeError(f"{source.name} cannot be quantized: {_line(error)}") from error
+            raise QuantizeError(f"{source.name} cannot be quantized: {one_line(error)}") from error
     kept = tuple(n for n in names if n in keep_float or (only and n not in only))
     return Quantized(destination, destination.stat().st_size, tuple(n for n in names if n not in kept), kept)
 
@@ -216,7 +217,7 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
                 weight_type=QuantType.QInt8,
             )
         except Exception as error:
-            raise QuantizeError(f"{source.name} cannot be quantized: {_line(error)}") from error
+            raise QuantizeError(f"{source.name} cannot be quantized: {one_line(error)}") from error
     kept = tuple(name for name in _layers(original) if name not in names)
     return Quantized(destination, destination.stat().st_size, names, kept)
 
@@ -288,7 +289,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -17,6 +17,7 @@ from compress.precision.adaround import round_weights
 from compress.precision.bias_correction import correct_biases
 from compress.precision.quantizer import read
 from compress.values.configs import PrecisionSettings
+from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
 from targets.target import Capabilities
 
@@ -43,6 +44,5 @@ def refine(
     except QuantizeError:
         raise
     except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise QuantizeError(f"{source.name} cannot be refined before it is quantized: {text}") from error
+        raise QuantizeError(f"{source.name} cannot be refined before it is quantized: {one_line(error)}") from error
     return model

@@ -23,7 +23,7 @@ from compress.networks.running import as_inputs, few, tensors, unfused
 from compress.networks.running import repeatable as evaluating
 from compress.pruning.groups import Group, Groups
 from compress.tracing.residuals import Block, Run, candidates, zeroed
-from compress.values.error_lines import said
+from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
 
 __all__ = ["Block", "Blocks", "drop", "drop_blocks", "find_blocks", "remaining"]
@@ -83,7 +83,9 @@ def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
         with evaluating(traced):
             run = Run(traced, inputs)
     except Exception as error:
-        raise TaskError(f"the model cannot be copied or does not run on example_inputs ({said(error)})") from error
+        raise TaskError(
+            f"the model cannot be copied or does not run on example_inputs ({one_line(error, kind=True)})"
+        ) from error
     found, kept = candidates(run)
     passed: list[Block] = []
     for block in found:
@@ -148,7 +150,7 @@ def _refusal(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Bl
         with evaluating(smaller), unfused():
             found = tensors(smaller(*(t.clone() for t in inputs)))
     except Exception as error:
-        return f"the network does not run without it ({said(error)})"
+        return f"the network does not run without it ({one_line(error, kind=True)})"
     given = tuple(t.clone() for t in inputs)
     expected = zeroed(copy.deepcopy(network), given, [a for block in blocks for a in block.additions])
     for a, b in zip(expected, found, strict=True):

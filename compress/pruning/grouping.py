@@ -29,7 +29,7 @@ from compress.pruning.permutation_check import Gate
 from compress.pruning.prunable_groups import judge
 from compress.tracing.channels import OUTPUT, trace
 from compress.tracing.labels import FIXED, Axis, Removal, Trace
-from compress.values.error_lines import said
+from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
 
 _MOST_PARTS = 4
@@ -75,7 +75,9 @@ def stored(module: nn.Module) -> nn.Module:
 
 
 def _uncopied(error: Exception) -> TaskError:
-    return TaskError(f"the model cannot be copied ({said(error)}): pruning needs a module that deepcopy takes")
+    return TaskError(
+        f"the model cannot be copied ({one_line(error, kind=True)}): pruning needs a module that deepcopy takes"
+    )
 
 
 def _worth_saying(kept: dict[str, str], prunable: Sequence[Group]) -> dict[str, str]:
@@ -112,13 +114,14 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
         forward(copied, inputs)
     except Exception as error:
         raise TaskError(
-            f"the model does not run on example_inputs ({said(error)}): give them as its forward takes them"
+            f"the model does not run on example_inputs ({one_line(error, kind=True)}): "
+            "give them as its forward takes them"
         ) from error
     adapt(copied)
     try:
         seen = trace(copied, few(copied, inputs))
     except Exception as error:
-        why = f"the network could not be traced ({said(error)})"
+        why = f"the network could not be traced ({one_line(error, kind=True)})"
         return _Found(copied, [], {name: why for name, layer in module.named_modules() if _has_width(layer)})
     return _Builder(copied, seen).built()
 

@@ -36,7 +36,7 @@ from compress.pruning.groups import Group
 from compress.pruning.narrow_attention import adapt
 from compress.pruning.widths import realise
 from compress.tracing.channels import OUTPUT
-from compress.values.error_lines import said
+from compress.values.error_lines import one_line
 
 BLOCKS = 16
 """Finest division into blocks that is tried: beyond it a group is not worth cutting."""
@@ -79,7 +79,7 @@ class Gate:
         try:
             return self._uncuttable(groups) or self._ordered(groups)
         except Exception as error:
-            return f"it cannot be cut ({said(error)})"
+            return f"it cannot be cut ({one_line(error, kind=True)})"
 
     def _uncuttable(self, groups: Sequence[Group]) -> str | None:
         """Really cut: by half, and by as little as possible."""
@@ -102,7 +102,7 @@ class Gate:
             try:
                 outputs = forward(small, inputs)
             except Exception as error:
-                return f"the network does not run when it is cut ({said(error)})"
+                return f"the network does not run when it is cut ({one_line(error, kind=True)})"
             if [o.shape for o in outputs] != [r.shape for r in reference]:
                 return OUTPUT
             if expected is not None and not self._close(outputs, expected):

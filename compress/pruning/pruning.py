@@ -24,7 +24,7 @@ from compress.pruning.grouping import find_groups, stored
 from compress.pruning.groups import Group, Groups, Unsupported
 from compress.pruning.importance import ALLOCATIONS, IMPORTANCES, Allocation, Importance, global_ratios, scores
 from compress.pruning.widths import check_ratio, check_step, realise
-from compress.values.error_lines import said
+from compress.values.error_lines import one_line
 from targets.errors import PruneError, SpaceError
 
 __all__ = ["Pruned", "group_named", "prune"]
@@ -203,7 +203,8 @@ def _cut_and_checked(module: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) 
         cut(smaller, plan)
     except Exception as error:
         raise PruneError(
-            f"the network could not be cut ({said(error)}): its groups must be found for this very module"
+            f"the network could not be cut ({one_line(error, kind=True)}): "
+            "its groups must be found for this very module"
         ) from error
     if not plan:
         return smaller
@@ -218,7 +219,9 @@ def _cut_and_checked(module: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) 
     try:
         outputs = forward(smaller, inputs)
     except Exception as error:
-        raise PruneError(f"the network does not run with {names} cut ({said(error)}); keep some of them") from error
+        raise PruneError(
+            f"the network does not run with {names} cut ({one_line(error, kind=True)}); keep some of them"
+        ) from error
     if [o.shape for o in outputs] != [r.shape for r in reference]:
         raise PruneError(f"the outputs' shapes changed with {names} cut; keep some of them")
     if any(bool(r.isfinite().all()) and not bool(o.isfinite().all()) for o, r in zip(outputs, reference, strict=True)):

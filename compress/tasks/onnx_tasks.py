@@ -19,6 +19,7 @@ import numpy as np
 
 from compress.tasks import original_outputs
 from compress.tasks.tasks import Task
+from compress.values.error_lines import one_line
 from compress.values.spaces import Float, Int, SearchSpace
 from targets.errors import TaskError
 
@@ -109,7 +110,7 @@ def read_arrays(data: Path) -> dict[str, np.ndarray]:
                 return {name: found[name] for name in found.files}
         reason = "it holds a single array without a name; write it with numpy.savez"
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
     raise TaskError(f"--data {str(data)!r} is not a readable .npz file: {reason}")
 
 
