@@ -110,7 +110,7 @@ def get(metric: str | Metric) -> Metric:
     return METRICS[metric]
 
 
-def score(metric: Metric, outputs: Arrays, labels: Arrays, seed: int = 0) -> Quality:
+def quality_of(metric: Metric, outputs: Arrays, labels: Arrays, seed: int = 0) -> Quality:
     """The metric's value on these examples, with its 95 % interval.
 
     Raises TaskError if the metric raises or does not fit the outputs, MeasurementError if outputs or value are not
@@ -127,7 +127,7 @@ def score(metric: Metric, outputs: Arrays, labels: Arrays, seed: int = 0) -> Qua
     return Quality(metric.name, value, min(low, value), max(high, value), n)
 
 
-def drop(metric: Metric, baseline_outputs: Arrays, outputs: Arrays, labels: Arrays, seed: int = 0) -> Drop:
+def quality_drop(metric: Metric, baseline_outputs: Arrays, outputs: Arrays, labels: Arrays, seed: int = 0) -> Drop:
     """How much worse ``outputs`` are than the baseline's on the same examples, with its 95 % interval.
 
     Positive is worse, whichever way the metric is oriented. Given the baseline's very outputs (the same object) it is
@@ -176,7 +176,7 @@ def disagreements(
     return int(np.sum(before & ~after)), int(np.sum(after & ~before)), n
 
 
-def slice_scores(
+def slice_qualities(
     metric: Metric, outputs: Arrays, labels: Arrays, slices: Mapping[str, Sequence[Any]], seed: int = 0
 ) -> dict[str, dict[str, Quality]]:
     """Quality on the examples of each value of each slice: name of the slice -> value -> quality.
@@ -196,7 +196,7 @@ def slice_scores(
         for value in sorted(set(written.tolist())):
             rows = np.flatnonzero(written == value)
             try:
-                found[name][value] = score(metric, _take(outputs, rows), _take(labels, rows), seed)
+                found[name][value] = quality_of(metric, _take(outputs, rows), _take(labels, rows), seed)
             except (TaskError, MeasurementError):
                 continue
     return found

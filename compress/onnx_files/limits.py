@@ -13,22 +13,22 @@ from targets.target import Capabilities
 
 
 @dataclass(frozen=True)
-class Limits:
+class VersionLimits:
     """The highest opset and IR version a file may have: what the exporter gives, or less where a runtime is old."""
 
     opset: int = 20
     ir_version: int = 10
 
 
-def limits_of(capabilities: Iterable[Capabilities]) -> Limits:
+def limits_of(capabilities: Iterable[Capabilities]) -> VersionLimits:
     """What all of these targets accept."""
-    limits = Limits()
+    limits = VersionLimits()
     for one in capabilities:
-        limits = Limits(min(limits.opset, one.opset), min(limits.ir_version, one.ir_version))
+        limits = VersionLimits(min(limits.opset, one.opset), min(limits.ir_version, one.ir_version))
     return limits
 
 
-def suit(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
+def fit_to_limits(model: onnx.ModelProto, limits: VersionLimits) -> onnx.ModelProto:
     """The model within the limits of a runtime, in place where nothing but the IR version is above them.
 
     Raises TargetError where it needs operators that came later.

@@ -24,25 +24,25 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Source:
+class NormalizedModel:
     """The graph to work with, and what was changed of the file."""
 
     model: onnx.ModelProto
     notes: tuple[str, ...] = ()
 
 
-def read(path: Path) -> Source:
+def read_normalized(path: Path) -> NormalizedModel:
     """Read, check, and turn half precision into float. Raises ModelError in one line."""
     model = load_model(path)
     _check_outputs(model, path)
     _check_weights(model, path)
     if not any(tensor.data_type in _HALF for tensor in _tensors(model.graph)):
-        return Source(model)
+        return NormalizedModel(model)
     note = "its weights are in half precision; it is worked with, and compared with, in float32"
-    return Source(to_float(model), (note,))
+    return NormalizedModel(to_float(model), (note,))
 
 
-def freed(source: Source, path: Path, samples: Mapping[str, np.ndarray]) -> Source:
+def with_free_batch(source: NormalizedModel, path: Path, samples: Mapping[str, np.ndarray]) -> NormalizedModel:
     """With a batch size that is baked in set free, where that gives the same; ``samples``: by input name.
 
     Raises ModelError for a model that runs on one sample only though its input says otherwise.
@@ -51,7 +51,7 @@ def freed(source: Source, path: Path, samples: Mapping[str, np.ndarray]) -> Sour
     if found is None:
         return source
     note = f"its batch size of {found[1]} was baked in; it is worked with as a model for any batch"
-    return Source(found[0], (*source.notes, note))
+    return NormalizedModel(found[0], (*source.notes, note))
 
 
 def input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:

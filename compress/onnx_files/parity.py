@@ -34,7 +34,7 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     worst, scale, same, count = 0.0, 1.0, 0, 0
     for size in (1, max(3, len(inputs[0]))):
-        batch = _with_batch(inputs, size)
+        batch = with_batch(inputs, size)
         try:
             with evaluating(module), torch.no_grad():
                 expected = [x.cpu().numpy() for x in outputs_of(module(*(x.to(device) for x in batch)))]
@@ -91,6 +91,6 @@ def _decision(output: np.ndarray) -> np.ndarray:
     return output.argmax(axis=1) if output.ndim >= 2 and output.shape[1] > 1 else np.zeros(len(output))
 
 
-def _with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+def with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
     """``inputs`` repeated or cut to ``size`` samples."""
     return tuple(torch.cat([x] * (-(-size // len(x))))[:size].detach().cpu().contiguous() for x in inputs)

@@ -116,7 +116,7 @@ def _constant(name: str, array: np.ndarray) -> Value:
 
 def _input(importer: Importer, given: onnx.ValueInfoProto, example: Mapping[str, np.ndarray]) -> Value:
     array = torch.from_numpy(np.ascontiguousarray(example[given.name]))
-    node = importer.graph.placeholder(importer._unique(given.name))
+    node = importer.graph.placeholder(importer.unique_name(given.name))
     importer.results[node] = tuple(torch.cat([array] * (-(-n // len(array))))[:n] for n in PROBES)
     importer.batch = importer.batch or node
     return Value(given.name, importer.results[node], node)

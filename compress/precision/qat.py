@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress.networks.running import evaluating, outputs_of
-from compress.onnx_files.graphs import parse
+from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.parity import open_session
 from compress.onnx_import import importer, importing
 from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer, build
@@ -102,7 +102,7 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
     ``samples``: arrays by input name, samples first. Raises QuantizeError where it cannot be had.
     """
     few = {name: array[:_EXAMPLES] for name, array in samples.items()}
-    graph, layers = _trainable(parse(floats), parse(integers))
+    graph, layers = _trainable(read_unchecked(floats), read_unchecked(integers))
     try:
         imported = importing.import_network(graph, few, {(DOMAIN, KIND): build})
     except importer.NotImportable as error:
@@ -118,7 +118,7 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
 
 def write_floats(network: QatNetwork, floats: Path, destination: Path) -> None:
     """``floats`` with the trained weights."""
-    model = parse(floats)
+    model = read_unchecked(floats)
     found = {t.name: t for t in model.graph.initializer}
     for layer in network.layers:
         module = network.network.get_submodule(layer.name)
