@@ -45,7 +45,7 @@ class _Setting:
     metric: metrics.Metric
     path: Path
     """``baseline/model.onnx``."""
-    limits: onnx_files_limits.Limits
+    limits: onnx_files_limits.VersionLimits
 
     @property
     def example(self) -> tuple[torch.Tensor, ...]:
@@ -71,7 +71,7 @@ def _template(setting: _Setting, module: torch.nn.Module, graph: str = "") -> on
     """The raw graph; ``graph`` tells two apart whose weights are the same."""
 
     def compute(folder: Path) -> dict[str, Any]:
-        onnx.save(exporting.trace(module, setting.example, setting.limits), folder / "template.onnx")
+        onnx.save(exporting.trace_graph(module, setting.example, setting.limits), folder / "template.onnx")
         return {}
 
     inputs = {"baseline": fingerprints.state_hash(module), "limits": to_json(setting.limits)}
@@ -87,7 +87,7 @@ def _of_file(setting: _Setting, file: Path) -> tuple[torch.nn.Module | None, onn
     source = onnx_baselines.file_source(file, setting.splits)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save(onnx_files_limits.suit(source.model, setting.limits), path)  # external data is taken in
+        _save(onnx_files_limits.fit_to_limits(source.model, setting.limits), path)  # external data is taken in
     _remember_architecture(setting)
     for note in source.notes:
         _warn(setting.run, f"{file.name}: {note}")
@@ -144,7 +144,7 @@ def _baseline_candidate(
     if known is not None and all(t.name in known.measured for t in setting.places):
         return known
     if module is not None:
-        macs, parameters = counting.count(module, setting.splits.val.first(2))
+        macs, parameters = counting.macs_and_parameters(module, setting.splits.val.first(2))
         parity = onnx_files_parity.check_parity(path, module, setting.example)
     else:
         macs, parameters, parity = graphs.count_macs(path), graphs.count_parameters(path), Parity(0.0, 1.0)
@@ -178,7 +178,7 @@ def _baseline_on(setting: _Setting, names: list[str], target: Target, scorer: sc
     # Of agreement, the labels are what the original says.
     if metric.loss == "cross_entropy" and len(shape) == 2 and metric.name != "agreement":
         datasets.check_classes(splits.in_memory, shape[1])
-    quality = metrics.score(metric, found, splits.val.labels.numpy(), setting.run.request.seed)
+    quality = metrics.quality_of(metric, found, splits.val.labels.numpy(), setting.run.request.seed)
     sample = {name: array[:1] for name, array in splits.val.arrays(names).items()}
     info = latencies.measure(cache, target, described, setting.path, [setting.path], sample)[0]
     measured = latencies.measured(info, quality, Drop(0.0, 0.0, 0.0), scored.check)

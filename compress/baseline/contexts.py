@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from compress.measurement.scoring import Scorer
     from compress.metrics.metrics import Metric
-    from compress.onnx_files.limits import Limits
+    from compress.onnx_files.limits import VersionLimits
     from compress.precision.schemes import Variant
     from compress.pruning.blocks import Blocks
     from compress.pruning.groups import Groups
@@ -75,7 +75,7 @@ class Context:
     """Target's name -> what it can do, as measured."""
     variants: tuple[Variant, ...]
     """The files every network is written as."""
-    limits: Limits
+    limits: VersionLimits
     """What every target's runtime accepts."""
     scorer: Scorer
     training: Training | None

@@ -22,6 +22,7 @@ from compress.networks.plain_copies import in_half, unwrap
 from compress.networks.running import threads
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import guarded
+from compress.values.error_lines import one_line
 from targets.errors import RunError, TaskError
 
 _FUNCTIONS = ("torch.nn.functional", "torch._C._nn")
@@ -89,8 +90,7 @@ def save(module: nn.Module, folder: Path, *, whole: bool) -> None:
             _save(module, folder / "module.pt")
         except Exception as error:
             # Classes made inside functions cannot be stored; a continued run then makes the module again.
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            print(f"the baseline module cannot be stored ({reason}); only its weights are", file=sys.stderr)
+            print(f"the baseline module cannot be stored ({one_line(error)}); only its weights are", file=sys.stderr)
             for name in (".module.pt", "module.pt"):
                 (folder / name).unlink(missing_ok=True)
     _save(module.state_dict(), folder / "weights.pt")
@@ -107,8 +107,7 @@ def load(task: Task, folder: Path) -> nn.Module:
     try:
         state = torch.load(path, weights_only=True)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RunError(f"{str(path)!r} cannot be read: {reason}; choose another --out") from None
+        raise RunError(f"{str(path)!r} cannot be read: {one_line(error)}; choose another --out") from None
     try:
         module.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:

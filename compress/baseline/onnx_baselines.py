@@ -22,13 +22,13 @@ EXAMPLES = 4
 """Samples that networks are tried on."""
 
 
-def file_source(file: Path, splits: Splits) -> normalizing.Source:
+def file_source(file: Path, splits: Splits) -> normalizing.NormalizedModel:
     """The file made fit to work with; raises ModelError, and TaskError where the data does not fit its inputs."""
-    source = normalizing.read(file)
+    source = normalizing.read_normalized(file)
     names = list(normalizing.input_types(source.model))
     check_inputs(names, splits)
     samples = {name: x.numpy() for name, x in zip(names, splits.val.first(EXAMPLES), strict=True)}
-    return normalizing.freed(source, file, samples)
+    return normalizing.with_free_batch(source, file, samples)
 
 
 def check_inputs(names: Sequence[str], splits: Splits) -> None:

@@ -16,7 +16,7 @@ from compress.onnx_files import graphs
 from compress.onnx_files import limits as onnx_files_limits
 from compress.onnx_files import parity as onnx_files_parity
 from compress.precision import schemes
-from compress.precision.quantizer import has_matmul, layers
+from compress.precision.quantizer import has_matmul, quantizable_layers
 from compress.run_folder.caching import Cache
 from compress.run_folder.runs import Run, space_of
 from compress.tasks import datasets
@@ -115,7 +115,7 @@ def _schemes(setting: _Setting, abilities: schemes.Abilities) -> tuple[str, ...]
 def _variants(setting: _Setting, abilities: schemes.Abilities, *, trained: bool) -> tuple[schemes.Variant, ...]:
     """The files of every network, without those that it has no layers for; without training, none that need it."""
     found = schemes.variants(_schemes(setting, abilities), abilities)
-    count = len(layers(setting.path))
+    count = len(quantizable_layers(setting.path))
     if count < 2:  # of one layer, nothing is mixed
         found = tuple(variant for variant in found if variant.scheme != "mixed")
     if not count:

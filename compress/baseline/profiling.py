@@ -79,7 +79,7 @@ def block_losses(cache: Cache, training: Training) -> dict[str, float]:
     def compute(_: Path) -> dict[str, Any]:
         return {
             "losses": {
-                block.name: _loss(training, blocks.drop(training.module, [block]))
+                block.name: _loss(training, blocks.without_blocks(training.module, [block]))
                 for block in training.blocks.removable
             }
         }
@@ -133,7 +133,7 @@ def _int8_order(
     timed_on: tuple[Target, Any] | None,
 ) -> tuple[int, ...]:
     """Positions of the layers by what int8 costs each and saves by it; empty where nothing can be quantized."""
-    if not quantizer.layers(path):
+    if not quantizer.quantizable_layers(path):
         return ()
     samples = {name: x[: calibration_samples.BATCH * 2] for name, x in calibration.items()}
     inputs = {

@@ -29,6 +29,7 @@ from compress.commands.output import (
 )
 from compress.commands.runs import front, pick, report
 from compress.commands.search import search
+from compress.values.error_lines import one_line
 from targets.errors import CompressError, NoFeasibleCandidate, RequestError
 
 if TYPE_CHECKING:
@@ -177,10 +178,7 @@ def main() -> NoReturn:
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="paretopress-", suffix=".trace", delete=False) as file:
             traceback.print_exc(file=file)
-        lines = str(error).strip().splitlines()
-        click.echo(
-            f"paretopress: {type(error).__name__}: {lines[0] if lines else ''}; stack trace: {file.name}", err=True
-        )
+        click.echo(f"paretopress: {one_line(error, kind=True)}; stack trace: {file.name}", err=True)
         status = FAILED
     sys.exit(status)
 

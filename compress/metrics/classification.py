@@ -45,7 +45,7 @@ class Counts:
         return np.asarray(2 * self.right / np.maximum(self.decided + self.labelled, 1))
 
 
-def count(decided: np.ndarray, wanted: np.ndarray) -> Counts:
+def count_classes(decided: np.ndarray, wanted: np.ndarray) -> Counts:
     """Of class decisions and class numbers of one shape."""
     decided, wanted = decided.ravel(), wanted.ravel()
     number = int(max(decided.max(initial=0), wanted.max(initial=0))) + 1
@@ -66,7 +66,7 @@ def per_class(outputs: Arrays, labels: Arrays) -> dict[str, ClassQuality]:
         return {}
     if decided.ndim != 1:
         return {}
-    found = count(decided, wanted)
+    found = count_classes(decided, wanted)
     return {
         str(c): ClassQuality(
             float(found.precision[c]), float(found.recall[c]), float(found.f1[c]),
@@ -78,25 +78,25 @@ def per_class(outputs: Arrays, labels: Arrays) -> dict[str, ClassQuality]:
 
 def balanced_accuracy(decided: np.ndarray, wanted: np.ndarray) -> float:
     """Mean recall over the classes that are among the labels."""
-    found = count(decided, wanted)
+    found = count_classes(decided, wanted)
     return float(np.mean(found.recall[found.labelled > 0]))
 
 
 def macro_precision(decided: np.ndarray, wanted: np.ndarray) -> float:
     """Mean precision over the classes that are labelled or decided on."""
-    found = count(decided, wanted)
+    found = count_classes(decided, wanted)
     return float(np.mean(found.precision[found.there]))
 
 
 def macro_recall(decided: np.ndarray, wanted: np.ndarray) -> float:
     """Mean recall over the classes that are labelled or decided on."""
-    found = count(decided, wanted)
+    found = count_classes(decided, wanted)
     return float(np.mean(found.recall[found.there]))
 
 
 def macro_f1(decided: np.ndarray, wanted: np.ndarray) -> float:
     """Mean F1 over the classes that are labelled or decided on."""
-    found = count(decided, wanted)
+    found = count_classes(decided, wanted)
     return float(np.mean(found.f1[found.there]))
 
 

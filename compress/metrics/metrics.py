@@ -25,6 +25,7 @@ from compress.metrics import classification, regression
 from compress.metrics.decisions import Arrays, class_decisions, label_decisions, token_decisions
 from compress.metrics.intervals import bootstrap, tango, wilson
 from compress.values.candidates import Drop, Quality
+from compress.values.error_lines import one_line
 from targets.errors import MeasurementError, TaskError
 
 RESAMPLES = 1000
@@ -109,7 +110,7 @@ def get(metric: str | Metric) -> Metric:
     return METRICS[metric]
 
 
-def score(metric: Metric, outputs: Arrays, labels: Arrays, seed: int = 0) -> Quality:
+def quality_of(metric: Metric, outputs: Arrays, labels: Arrays, seed: int = 0) -> Quality:
     """The metric's value on these examples, with its 95 % interval.
 
     Raises TaskError if the metric raises or does not fit the outputs, MeasurementError if outputs or value are not
@@ -126,7 +127,7 @@ def score(metric: Metric, outputs: Arrays, labels: Arrays, seed: int = 0) -> Qua
     return Quality(metric.name, value, min(low, value), max(high, value), n)
 
 
-def drop(metric: Metric, baseline_outputs: Arrays, outputs: Arrays, labels: Arrays, seed: int = 0) -> Drop:
+def quality_drop(metric: Metric, baseline_outputs: Arrays, outputs: Arrays, labels: Arrays, seed: int = 0) -> Drop:
     """How much worse ``outputs`` are than the baseline's on the same examples, with its 95 % interval.
 
     Positive is worse, whichever way the metric is oriented. Given the baseline's very outputs (the same object) it is
@@ -175,7 +176,7 @@ def disagreements(
     return int(np.sum(before & ~after)), int(np.sum(after & ~before)), n
 
 
-def slice_scores(
+def slice_qualities(
     metric: Metric, outputs: Arrays, labels: Arrays, slices: Mapping[str, Sequence[Any]], seed: int = 0
 ) -> dict[str, dict[str, Quality]]:
     """Quality on the examples of each value of each slice: name of the slice -> value -> quality.
@@ -195,7 +196,7 @@ def slice_scores(
         for value in sorted(set(written.tolist())):
             rows = np.flatnonzero(written == value)
             try:
-                found[name][value] = score(metric, _take(outputs, rows), _take(labels, rows), seed)
+                found[name][value] = quality_of(metric, _take(outputs, rows), _take(labels, rows), seed)
             except (TaskError, MeasurementError):
                 continue
     return found
@@ -256,8 +257,7 @@ def _blame(metric: Metric, error: Exception) -> NoReturn:
         raise TaskError(f"metric {metric.name!r}: {error}") from error
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({frames[1].filename}:{frames[1].lineno})" if len(frames) > 1 else ""
-    cause = str(error).partition("\n")[0]
-    raise TaskError(f"metric {metric.name!r} raised {type(error).__name__}: {cause}{where}") from error
+    raise TaskError(f"metric {metric.name!r} raised {one_line(error, kind=True)}{where}") from error
 
 
 def _statistic(

@@ -13,7 +13,7 @@ from compress.networks.running import as_inputs, forward
 from compress.networks.running import repeatable as evaluating
 
 
-def count(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[int, int]:
+def macs_and_parameters(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[int, int]:
     """(multiply-accumulates for one sample, parameters) of ``module``, in eval mode.
 
     Counted at batch 1 by torch's own counter (convolutions, matrix products, attention; recurrent layers

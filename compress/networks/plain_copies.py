@@ -43,7 +43,7 @@ def plain_copy(module: nn.Module) -> nn.Module:
     return copied
 
 
-def with_stored_weights(module: nn.Module) -> nn.Module:
+def without_computed_weights(module: nn.Module) -> nn.Module:
     """``module`` itself, or a plain copy where some of its weights are computed. Raises what deepcopy does."""
     return plain_copy(module) if any(_is_computed(layer) for layer in module.modules()) else module
 

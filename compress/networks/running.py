@@ -43,7 +43,7 @@ def repeatable(module: nn.Module) -> Iterator[None]:
 def forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """The tensors that ``module`` gives for ``inputs`` in eval mode, flattened out of tuples, lists and dicts."""
     with repeatable(module):
-        return tensors(module(*inputs))
+        return tensors_in(module(*inputs))
 
 
 def few(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -70,14 +70,14 @@ def unfused() -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def tensors(outputs: Any) -> list[Tensor]:
+def tensors_in(outputs: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists and dicts, in order."""
     if isinstance(outputs, Tensor):
         return [outputs]
     if isinstance(outputs, dict):
-        return [t for value in outputs.values() for t in tensors(value)]
+        return [t for value in outputs.values() for t in tensors_in(value)]
     if isinstance(outputs, list | tuple):
-        return [t for value in outputs for t in tensors(value)]
+        return [t for value in outputs for t in tensors_in(value)]
     return []
 
 

@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from compress.networks.plain_copies import plain_copy
 from compress.networks.running import as_tuple
-from compress.onnx_files.limits import Limits, suit
-from compress.onnx_files.parity import _with_batch, check_parity
+from compress.onnx_files.limits import VersionLimits, fit_to_limits
+from compress.onnx_files.parity import check_parity, with_batch
 from compress.values.candidates import Parity
-from compress.values.error_lines import _cause
+from compress.values.error_lines import one_line, root_cause
 from targets.errors import ExportError, RequestError
 
 VERSION = 2
@@ -47,7 +47,7 @@ def export(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path:
     """
     inputs, path = as_tuple(example_inputs), Path(path)
     check_folder(path)
-    model = bind(trace(module, inputs), module.state_dict())
+    model = bind(trace_graph(module, inputs), module.state_dict())
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         onnx.save(model, temporary)
@@ -62,9 +62,9 @@ def check_folder(path: Path) -> None:
         raise RequestError(f"{str(path)!r} cannot be written: the folder {str(path.parent)!r} does not exist")
 
 
-def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None = None) -> onnx.ModelProto:
+def trace_graph(module: nn.Module, inputs: tuple[Tensor, ...], limits: VersionLimits | None = None) -> onnx.ModelProto:
     """The raw exported graph of ``module`` in eval mode, batch dynamic, weights under their own names."""
-    opset = max(_OLDEST_OPSET, (limits or Limits()).opset)
+    opset = max(_OLDEST_OPSET, (limits or VersionLimits()).opset)
     batch = torch.export.Dim("batch")
     # A network that was imported keeps the names of its file.
     names = getattr(module, "meta", {})
@@ -73,7 +73,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None =
             network = plain_copy(module).to("cpu").eval()
             program = torch.onnx.export(
                 network,
-                _with_batch(inputs, 2),
+                with_batch(inputs, 2),
                 dynamo=True,
                 dynamic_shapes=tuple({0: batch} for _ in inputs),
                 external_data=False,
@@ -84,7 +84,9 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...], limits: Limits | None =
                 output_names=names.get("output_names"),
             )
         except Exception as error:
-            raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: {_cause(error)}") from error
+            raise ExportError(
+                f"{type(module).__name__} cannot be exported to ONNX: {one_line(root_cause(error), kind=True)}"
+            ) from error
     if program is None:
         raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: the exporter returned nothing")
     _check_batch(program, type(module).__name__)
@@ -115,7 +117,9 @@ def _check_batch(program: Any, name: str) -> None:
             )
 
 
-def bind(template: onnx.ModelProto, state: Mapping[str, Tensor], limits: Limits | None = None) -> onnx.ModelProto:
+def bind(
+    template: onnx.ModelProto, state: Mapping[str, Tensor], limits: VersionLimits | None = None
+) -> onnx.ModelProto:
     """``template`` with the weights of ``state``, folded, simplified, within limits and stripped of local paths."""
     from onnxscript import optimizer
 
@@ -127,7 +131,7 @@ def bind(template: onnx.ModelProto, state: Mapping[str, Tensor], limits: Limits 
             initializer.CopyFrom(onnx.numpy_helper.from_array(array, initializer.name))
     with _quiet():
         model = optimizer.optimize(model)
-    return clean(suit(model, limits or Limits()))
+    return clean(fit_to_limits(model, limits or VersionLimits()))
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:

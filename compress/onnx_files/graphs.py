@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.values.error_lines import one_line
 from targets.errors import ModelError
 
 MOST_BYTES = 2 * 10**9
@@ -21,22 +22,22 @@ _SMALL = 64
 
 def load_model(path: Path) -> onnx.ModelProto:
     """Read and check an ``.onnx`` file; external data may not leave its folder. Raises ModelError in one line."""
-    model = parse(path)
+    model = read_unchecked(path)
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, one_line(error)) from None
     return model
 
 
-def parse(path: Path) -> onnx.ModelProto:
+def read_unchecked(path: Path) -> onnx.ModelProto:
     """Read an ``.onnx`` file, unchecked. Raises ModelError in one line."""
     if not path.is_file():
         raise ModelError(f"{str(path)!r} does not exist")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, one_line(error)) from None
     if not model.graph.node:
         raise _unreadable(path, "it holds no operators")
     _check_size(model, path)
@@ -44,7 +45,7 @@ def parse(path: Path) -> onnx.ModelProto:
     try:
         onnx.load_external_data_for_model(model, str(path.resolve().parent))
     except Exception as error:
-        raise _unreadable(path, error) from None
+        raise _unreadable(path, one_line(error)) from None
     return model
 
 
@@ -86,14 +87,13 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
             )
 
 
-def _unreadable(path: Path, reason: object) -> ModelError:
-    text = (str(reason).strip().splitlines() or [type(reason).__name__])[0]
-    return ModelError(f"{str(path)!r} is truncated or not a valid ONNX file: {text[:200]}")
+def _unreadable(path: Path, reason: str) -> ModelError:
+    return ModelError(f"{str(path)!r} is truncated or not a valid ONNX file: {reason}")
 
 
 def structure_hash(path: Path) -> str:
     """Hash of the graph with weights, scales and zero points left out: what latency depends on."""
-    model = parse(path)
+    model = read_unchecked(path)
     digest = hashlib.sha256(repr([(o.domain, o.version) for o in model.opset_import]).encode())
     numbers: dict[str, int] = {}
 
@@ -128,7 +128,7 @@ def _shape_and_constants(tensor: onnx.TensorProto) -> str:
 
 def count_parameters(path: Path) -> int:
     """Number of elements in weights and biases of a float or QDQ file; scales, zero points and shapes are none."""
-    graph = parse(path).graph
+    graph = read_unchecked(path).graph
     scales = {name for n in graph.node if n.op_type in _CONVERSIONS for name in n.input[1:]}
     weights = (t for t in graph.initializer if t.dims and t.data_type not in _INDICES and t.name not in scales)
     return sum(int(np.prod(t.dims)) for t in weights)
@@ -136,7 +136,7 @@ def count_parameters(path: Path) -> int:
 
 def count_macs(path: Path) -> int:
     """Multiply-accumulates at batch 1 of convolutions and matrix products, from inferred shapes."""
-    model = parse(path)
+    model = read_unchecked(path)
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
         if dims and not dims[0].dim_value:

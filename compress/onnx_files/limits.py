@@ -7,28 +7,28 @@ from dataclasses import dataclass
 
 import onnx
 
-from compress.values.error_lines import _cause
+from compress.values.error_lines import one_line, root_cause
 from targets.errors import TargetError
 from targets.target import Capabilities
 
 
 @dataclass(frozen=True)
-class Limits:
+class VersionLimits:
     """The highest opset and IR version a file may have: what the exporter gives, or less where a runtime is old."""
 
     opset: int = 20
     ir_version: int = 10
 
 
-def limits_of(capabilities: Iterable[Capabilities]) -> Limits:
+def limits_of(capabilities: Iterable[Capabilities]) -> VersionLimits:
     """What all of these targets accept."""
-    limits = Limits()
+    limits = VersionLimits()
     for one in capabilities:
-        limits = Limits(min(limits.opset, one.opset), min(limits.ir_version, one.ir_version))
+        limits = VersionLimits(min(limits.opset, one.opset), min(limits.ir_version, one.ir_version))
     return limits
 
 
-def suit(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
+def fit_to_limits(model: onnx.ModelProto, limits: VersionLimits) -> onnx.ModelProto:
     """The model within the limits of a runtime, in place where nothing but the IR version is above them.
 
     Raises TargetError where it needs operators that came later.
@@ -45,7 +45,7 @@ def suit(model: onnx.ModelProto, limits: Limits) -> onnx.ModelProto:
     except Exception as error:
         raise TargetError(
             f"the network needs opset {version}, the target's runtime knows up to {limits.opset}, and it cannot be "
-            f"converted ({_cause(error)}); install a newer runtime there"
+            f"converted ({one_line(root_cause(error), kind=True)}); install a newer runtime there"
         ) from error
     converted.ir_version = min(converted.ir_version, limits.ir_version)
     return converted

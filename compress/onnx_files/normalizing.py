@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 
 from compress.onnx_files.graphs import load_model
+from compress.values.error_lines import one_line
 from targets.errors import ModelError
 
 _HALF = (onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
@@ -23,25 +24,25 @@ _TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
-class Source:
+class NormalizedModel:
     """The graph to work with, and what was changed of the file."""
 
     model: onnx.ModelProto
     notes: tuple[str, ...] = ()
 
 
-def read(path: Path) -> Source:
+def read_normalized(path: Path) -> NormalizedModel:
     """Read, check, and turn half precision into float. Raises ModelError in one line."""
     model = load_model(path)
     _check_outputs(model, path)
     _check_weights(model, path)
     if not any(tensor.data_type in _HALF for tensor in _tensors(model.graph)):
-        return Source(model)
+        return NormalizedModel(model)
     note = "its weights are in half precision; it is worked with, and compared with, in float32"
-    return Source(to_float(model), (note,))
+    return NormalizedModel(to_float(model), (note,))
 
 
-def freed(source: Source, path: Path, samples: Mapping[str, np.ndarray]) -> Source:
+def with_free_batch(source: NormalizedModel, path: Path, samples: Mapping[str, np.ndarray]) -> NormalizedModel:
     """With a batch size that is baked in set free, where that gives the same; ``samples``: by input name.
 
     Raises ModelError for a model that runs on one sample only though its input says otherwise.
@@ -50,7 +51,7 @@ def freed(source: Source, path: Path, samples: Mapping[str, np.ndarray]) -> Sour
     if found is None:
         return source
     note = f"its batch size of {found[1]} was baked in; it is worked with as a model for any batch"
-    return Source(found[0], (*source.notes, note))
+    return NormalizedModel(found[0], (*source.notes, note))
 
 
 def input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
@@ -91,7 +92,7 @@ def session_of(model: onnx.ModelProto, name: str) -> Any:
         try:
             return open_session(path)
         except Exception as error:
-            reason = " ".join(str(error).replace(str(path), "it").split())[:200]
+            reason = one_line(error).replace(str(path), "it")
             raise ModelError(f"{name} does not load in ONNX Runtime: {reason}") from None
 
 
@@ -184,8 +185,7 @@ def _run(session: Any, samples: Mapping[str, np.ndarray], size: int) -> list[np.
     try:
         outputs = [np.asarray(x) for x in session.run(None, feeds)]
     except Exception as error:
-        text = str(error).strip().splitlines()
-        raise ValueError(text[0][:200] if text else type(error).__name__) from None
+        raise ValueError(one_line(error)) from None
     wrong = [x.shape for x in outputs if x.ndim == 0 or len(x) != size]
     if wrong:
         raise ValueError(f"an output has shape {wrong[0]} for {size} samples")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from compress.networks.running import evaluating, outputs_of
 from compress.values.candidates import Parity
-from compress.values.error_lines import _cause
+from compress.values.error_lines import one_line, root_cause
 from targets.errors import ExportError, ParityError
 
 TOLERANCE = 1e-4
@@ -27,24 +27,28 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
     try:
         session = open_session(path)
     except Exception as error:
-        raise ParityError(f"{path.name} does not load in ONNX Runtime: {_cause(error)}") from None
+        raise ParityError(
+            f"{path.name} does not load in ONNX Runtime: {one_line(root_cause(error), kind=True)}"
+        ) from None
     names = [node.name for node in session.get_inputs()]
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     worst, scale, same, count = 0.0, 1.0, 0, 0
     for size in (1, max(3, len(inputs[0]))):
-        batch = _with_batch(inputs, size)
+        batch = with_batch(inputs, size)
         try:
             with evaluating(module), torch.no_grad():
                 expected = [x.cpu().numpy() for x in outputs_of(module(*(x.to(device) for x in batch)))]
         except Exception as error:
             raise ExportError(
                 f"{type(module).__name__} cannot be exported to ONNX: it does not run on a batch of {size} "
-                f"({_cause(error)}); let it take any batch"
+                f"({one_line(root_cause(error), kind=True)}); let it take any batch"
             ) from None
         try:
             found = session.run(None, {name: x.cpu().numpy() for name, x in zip(names, batch, strict=True)})
         except Exception as error:
-            raise ParityError(f"{path.name} does not run at batch {size}: {_cause(error)}") from None
+            raise ParityError(
+                f"{path.name} does not run at batch {size}: {one_line(root_cause(error), kind=True)}"
+            ) from None
         for a, b in zip(expected, found, strict=True):
             if a.shape != b.shape:
                 raise ParityError(f"{path.name}: output is {b.shape} at batch {size}, the network gives {a.shape}")
@@ -87,6 +91,6 @@ def _decision(output: np.ndarray) -> np.ndarray:
     return output.argmax(axis=1) if output.ndim >= 2 and output.shape[1] > 1 else np.zeros(len(output))
 
 
-def _with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
+def with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
     """``inputs`` repeated or cut to ``size`` samples."""
     return tuple(torch.cat([x] * (-(-size // len(x))))[:size].detach().cpu().contiguous() for x in inputs)

@@ -15,7 +15,7 @@ def divide(a: Any, b: Any) -> Any:
     return torch.div(a, b, rounding_mode="trunc") if whole else a / b
 
 
-def cast(x: Tensor, kind: torch.dtype) -> Tensor:
+def cast_to(x: Tensor, kind: torch.dtype) -> Tensor:
     """To ``kind``; of two float types the network's own stays."""
     return x if kind.is_floating_point and x.is_floating_point() else x.to(kind)
 

@@ -119,7 +119,7 @@ class Importer:
 
     def layer(self, layer: nn.Module, name: str, *arguments: Any) -> fx.Node:
         """A submodule of that name (made unique), run on the probes."""
-        name = self._unique(name)
+        name = self.unique_name(name)
         self.root.add_module(name, layer.eval())
         return self.ran(self.graph.call_module(name, arguments))
 
@@ -139,7 +139,7 @@ class Importer:
 
     def _stored(self, value: Value) -> fx.Node:
         array = np.array(value.probes[0])
-        name = self._unique(value.name)
+        name = self.unique_name(value.name)
         tensor = torch.from_numpy(array)
         if tensor.is_floating_point() and tensor.numel() > 1:
             # One number per channel is a weight; tables of more axes may be masks, which are not to be trained.
@@ -198,7 +198,7 @@ class Importer:
         function: Any = node.target
         return function(*arguments, **options)
 
-    def _unique(self, name: str) -> str:
+    def unique_name(self, name: str) -> str:
         """As a name that torch takes: letters, digits and ``_``."""
         base = re.sub(r"\W+", "_", name.rpartition(":")[0] if re.search(r":\d+$", name) else name).strip("_") or "value"
         found, number = base, 1

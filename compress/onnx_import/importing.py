@@ -26,6 +26,7 @@ from compress.onnx_files import parity
 from compress.onnx_import import patterns
 from compress.onnx_import.importer import PROBES, Importer, NotImportable, Operator, Value
 from compress.onnx_import.operators import Builders, check_covered, find
+from compress.values.error_lines import one_line
 from targets.errors import ParityError
 
 _FOLDED_BYTES = 256 * 10**6
@@ -105,8 +106,7 @@ def import_file(path: Path, inputs: tuple[Tensor, ...]) -> ImportedNetwork:
     except ParityError as error:
         raise NotImportable(f"imported into torch it is another network ({error})") from None
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise NotImportable(f"importing it into torch failed ({type(error).__name__}: {reason})") from None
+        raise NotImportable(f"importing it into torch failed ({one_line(error, kind=True)})") from None
     return module
 
 
@@ -116,7 +116,7 @@ def _constant(name: str, array: np.ndarray) -> Value:
 
 def _input(importer: Importer, given: onnx.ValueInfoProto, example: Mapping[str, np.ndarray]) -> Value:
     array = torch.from_numpy(np.ascontiguousarray(example[given.name]))
-    node = importer.graph.placeholder(importer._unique(given.name))
+    node = importer.graph.placeholder(importer.unique_name(given.name))
     importer.results[node] = tuple(torch.cat([array] * (-(-n // len(array))))[:n] for n in PROBES)
     importer.batch = importer.batch or node
     return Value(given.name, importer.results[node], node)
@@ -140,7 +140,7 @@ def _imported(
     try:
         made = build(importer, operator)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        raise operator.fail(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}") from None
+        raise operator.fail(one_line(error, kind=True)) from None
     nodes: Sequence[fx.Node | None] = made if isinstance(made, tuple) else (made,)
     return [
         Value(name, importer.results[n], n)
@@ -171,8 +171,9 @@ def _folded(node: onnx.NodeProto, inputs: tuple[Value | None, ...], opset: int) 
             feeds = {name: _as_array(value.probes[i]) for name, value in given if value is not None}
             found.append([np.asarray(x) for x in evaluator.run(None, feeds)])
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:150]
-        raise NotImportable(f"{node.op_type} ({node.name}) of constants cannot be evaluated: {reason}") from None
+        raise NotImportable(
+            f"{node.op_type} ({node.name}) of constants cannot be evaluated: {one_line(error)}"
+        ) from None
     if sum(x.nbytes for x in found[0]) > _FOLDED_BYTES:
         raise NotImportable(f"{node.op_type} ({node.name}) makes a constant of more than {_FOLDED_BYTES} bytes")
     names = [name for name in node.output if name]

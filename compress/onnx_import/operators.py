@@ -281,7 +281,7 @@ def _cast(to: Importer, op: Operator) -> fx.Node:
         wanted = torch.from_numpy(np.zeros(1, onnx.helper.tensor_dtype_to_np_dtype(kind))).dtype
     except TypeError:
         raise op.fail(f"to type {onnx.TensorProto.DataType.Name(kind)}") from None
-    return to.call(functions.cast, to.tensor(op.value(0)), wanted)
+    return to.call(functions.cast_to, to.tensor(op.value(0)), wanted)
 
 
 def _where(to: Importer, op: Operator) -> fx.Node:

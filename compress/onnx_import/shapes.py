@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-Block = tuple[int, int, tuple[Any, ...]]
+AxisBlock = tuple[int, int, tuple[Any, ...]]
 """Axes [start, stop) of the input become these sizes; None is what is left."""
 Dims = Sequence[tuple[int, ...]]
 """For each axis, its size at both probes."""
@@ -23,7 +23,7 @@ def of_batch(x: Tensor, slope: int, offset: int) -> Any:
     return x.shape[0] * slope + offset if offset else x.shape[0] * slope if slope != 1 else x.shape[0]
 
 
-def reshape_by(x: Tensor, blocks: Sequence[Block]) -> Tensor:
+def reshape_by(x: Tensor, blocks: Sequence[AxisBlock]) -> Tensor:
     """Reshape block by block."""
     sizes: list[Any] = []
     for start, stop, parts in blocks:
@@ -38,13 +38,13 @@ def expand_by(x: Tensor, sizes: Sequence[Any]) -> Tensor:
     return x.expand(*sizes)
 
 
-def blocks_of(before: Dims, after: Dims) -> list[Block] | None:
+def blocks_of(before: Dims, after: Dims) -> list[AxisBlock] | None:
     """How axes of sizes ``before`` become ``after``: the finest blocks of equal product; None where there are none.
 
     In a block, one part stays open: the one that grows with the batch, else the last; heads and groups, which come
     first, keep their number.
     """
-    blocks: list[Block] = []
+    blocks: list[AxisBlock] = []
     i = j = 0
     while i < len(before) or j < len(after):
         start, first = i, j

@@ -10,7 +10,7 @@ import onnx
 from compress.precision.calibration_samples import Batches
 
 
-def tensors(
+def inner_values(
     model: onnx.ModelProto, names: Sequence[str], samples: Mapping[str, np.ndarray]
 ) -> Iterator[list[np.ndarray]]:
     """The named tensors, in their order, one list a batch of ``samples``."""

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
-from compress.precision.activations import tensors
+from compress.precision.activations import inner_values
 from compress.precision.products import Product, attributes, find_products
 from targets.target import Capabilities
 
@@ -57,7 +57,7 @@ def round_weights(
     return model
 
 
-def nearest(rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+def scaled_rows(rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows (n, length) over their scales (n,), unrounded, and the scales; a row of zeros has scale 1."""
     largest = np.abs(rows).max(axis=1)
     scale = np.where(largest > 0, largest / most, 1.0)
@@ -67,7 +67,7 @@ def nearest(rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
 def _integers(rows: np.ndarray, a: np.ndarray, b: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
     """Integers (out, length) and scales (out,) of ``rows``; ``a``, ``b``: (groups, length, length)."""
     wide = rows.reshape(len(rows), -1).astype(np.float64)
-    exact, scale = nearest(wide, most)
+    exact, scale = scaled_rows(wide, most)
     each = len(rows) // len(a)
     found = [_turned(exact[g * each : (g + 1) * each], a[g], b[g], most) for g in range(len(a))]
     return np.concatenate(found), scale
@@ -105,7 +105,7 @@ def _moments(
     a, b = np.zeros((2, product.groups, length, length))
     name = product.node.input[0]
     count = max(len(x) for x in samples.values())
-    for (x,), (y,) in zip(tensors(original, [name], samples), tensors(model, [name], samples), strict=True):
+    for (x,), (y,) in zip(inner_values(original, [name], samples), inner_values(model, [name], samples), strict=True):
         most = max(1, _COLUMNS * len(x) // count)
         wide, tall = columns(x, product, rows.shape[2:], most), columns(y, product, rows.shape[2:], most)
         turned = tall.transpose(0, 2, 1)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.precision.activations import tensors
+from compress.precision.activations import inner_values
 from compress.precision.products import Product, bias_input, find_products
 from compress.precision.quantizer import collect_ranges, quantize_static
 from targets.target import Capabilities
@@ -65,7 +65,7 @@ def _means(
 ) -> list[np.ndarray]:
     """The mean of each channel (channels,) of each product's output, which is called ``names`` in ``model``."""
     sums, counts = [np.zeros(1)] * len(names), [0] * len(names)
-    for found in tensors(model, names, samples):
+    for found in inner_values(model, names, samples):
         for i, (product, values) in enumerate(zip(products, found, strict=True)):
             wide = np.moveaxis(values, product.channel_axis, -1)
             wide = wide.reshape(-1, wide.shape[-1])

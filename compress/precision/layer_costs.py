@@ -35,11 +35,11 @@ def layer_errors(
     source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
 ) -> list[float]:
     """What int8 costs each layer alone, in the order of ``layers``: squared output error over squared output."""
-    model = quantizer.read(source)
+    model = quantizer.read_named(source)
     reference = quantizer.outputs(source, model, samples)
     scale = float(np.mean(np.square(reference))) or 1.0
     errors = []
-    for name in quantizer.layers(source):
+    for name in quantizer.quantizable_layers(source):
         path = folder / "one.onnx"
         quantizer.quantize_static(source, path, ranges, method, capabilities, only=(name,))
         found = quantizer.outputs(path, model, samples)
@@ -61,7 +61,7 @@ def layer_savings(
 
     Raises MeasurementError as the target does.
     """
-    names = quantizer.layers(source)
+    names = quantizer.quantizable_layers(source)
     most = MOST // 3 if target.slow_to_load else MOST
     groups = [list(part) for part in np.array_split(np.arange(len(names)), min(most, len(names)))]
     files = [folder / "int8.onnx", *(folder / f"without{i}.onnx" for i in range(len(groups)))]

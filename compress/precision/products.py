@@ -47,7 +47,7 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Graph:
+class ProductGraph:
     """A model with its products, in graph order, and who reads what."""
 
     model: onnx.ModelProto
@@ -106,16 +106,16 @@ class Graph:
             self.model.graph.input.extend(kept)
 
 
-def find_products(model: onnx.ModelProto) -> Graph:
+def find_products(model: onnx.ModelProto) -> ProductGraph:
     """The products of ``model``, whose nodes must have names."""
     tensors = {t.name: t for t in model.graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for name in dict.fromkeys(_reads(node)):
             users.setdefault(name, []).append(node)
-    graph = Graph(model, (), users, tensors)
+    graph = ProductGraph(model, (), users, tensors)
     found = tuple(p for node in model.graph.node if (p := _product(graph, node)) is not None)
-    return Graph(model, found, users, tensors)
+    return ProductGraph(model, found, users, tensors)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, object]:
@@ -123,7 +123,7 @@ def attributes(node: onnx.NodeProto) -> dict[str, object]:
     return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
 
 
-def _product(graph: Graph, node: onnx.NodeProto) -> Product | None:
+def _product(graph: ProductGraph, node: onnx.NodeProto) -> Product | None:
     weight = node.input[1] if len(node.input) > 1 else ""
     tensor = graph.tensors.get(weight)
     leaves = any(value.name == weight for value in graph.model.graph.output)
@@ -153,7 +153,7 @@ def _is_vector(tensor: onnx.TensorProto | None) -> bool:
     return tensor is not None and max(tensor.dims, default=1) == int(np.prod(tensor.dims))
 
 
-def _adding(graph: Graph, node: onnx.NodeProto, channels: int) -> onnx.NodeProto | None:
+def _adding(graph: ProductGraph, node: onnx.NodeProto, channels: int) -> onnx.NodeProto | None:
     """The Add of one constant a channel after a MatMul."""
     user = graph.only_user(node.output[0])
     if user is None or user.op_type != "Add":
@@ -164,7 +164,7 @@ def _adding(graph: Graph, node: onnx.NodeProto, channels: int) -> onnx.NodeProto
     return user
 
 
-def bias_input(graph: Graph, product: Product) -> int | None:
+def bias_input(graph: ProductGraph, product: Product) -> int | None:
     """Which input of ``product.bias`` is the bias; None where it has none as yet."""
     node = product.bias
     if node is None:

@@ -24,11 +24,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress.networks.running import evaluating, outputs_of
-from compress.onnx_files.graphs import parse
+from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.parity import open_session
 from compress.onnx_import import importer, importing
 from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer, build
 from compress.values.configs import Config, FinetuneSettings
+from compress.values.error_lines import one_line
 from compress.values.settings import rows_of
 from targets.errors import QuantizeError
 
@@ -103,14 +104,15 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
     ``samples``: arrays by input name, samples first. Raises QuantizeError where it cannot be had.
     """
     few = {name: array[:_EXAMPLES] for name, array in samples.items()}
-    graph, layers = _trainable(parse(floats), parse(integers))
+    graph, layers = _trainable(read_unchecked(floats), read_unchecked(integers))
     try:
         imported = importing.import_network(graph, few, {(DOMAIN, KIND): build})
     except importer.NotImportable as error:
         raise QuantizeError(f"{floats.name} cannot be trained in int8: {error}") from None
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise QuantizeError(f"{floats.name} cannot be trained in int8: importing it failed ({reason})") from None
+        raise QuantizeError(
+            f"{floats.name} cannot be trained in int8: importing it failed ({one_line(error)})"
+        ) from None
     network = QatNetwork(_prepared(imported, layers), layers)
     _check(network, integers, few)
     return network
@@ -118,7 +120,7 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
 
 def write_floats(network: QatNetwork, floats: Path, destination: Path) -> None:
     """``floats`` with the trained weights."""
-    model = parse(floats)
+    model = read_unchecked(floats)
     found = {t.name: t for t in model.graph.initializer}
     for layer in network.layers:
         module = network.network.get_submodule(layer.name)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import onnx
 
-from compress.onnx_files.graphs import parse
+from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.parity import open_session
 from compress.precision.calibration_samples import Batches
 from compress.precision.float_fences import fence
+from compress.values.error_lines import one_line
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
@@ -41,19 +42,19 @@ class Quantized:
     kept: tuple[str, ...]
 
 
-def layers(path: Path) -> list[str]:
+def quantizable_layers(path: Path) -> list[str]:
     """Names of the nodes that int8 can speed up, in graph order: products with a constant weight."""
-    return _layers(read(path))
+    return _quantizable(read_named(path))
 
 
 def has_matmul(path: Path) -> bool:
     """Whether there is a matrix product with a constant weight: what dynamic int8 can work on."""
-    model = parse(path)
+    model = read_unchecked(path)
     constants = {t.name for t in model.graph.initializer}
     return any(n.op_type in ("MatMul", "Gemm") and n.input[1] in constants for n in model.graph.node)
 
 
-def _layers(model: onnx.ModelProto) -> list[str]:
+def _quantizable(model: onnx.ModelProto) -> list[str]:
     constants = {t.name for t in model.graph.initializer}
     return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
 
@@ -71,9 +72,9 @@ def _constants(model: onnx.ModelProto) -> list[str]:
     return found
 
 
-def read(path: Path) -> onnx.ModelProto:
+def read_named(path: Path) -> onnx.ModelProto:
     """The model with a name for every node: layers are told apart by them, and ONNX does not ask for any."""
-    model = parse(path)
+    model = read_unchecked(path)
     seen: set[str] = set()
     for i, node in enumerate(model.graph.node):
         if not node.name or node.name in seen:
@@ -98,7 +99,7 @@ def collect_ranges(
 
     options = {"percentile": 99.99, "symmetric": False} if _KINDS[method] == "Percentile" else {}
     kind = getattr(CalibrationMethod, _KINDS[method])
-    model = read(source)
+    model = read_named(source)
     # Of a copy: the quantizer writes files beside the one it is given.
     with tempfile.TemporaryDirectory() as folder, quiet():
         copied, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
@@ -111,7 +112,7 @@ def collect_ranges(
                 calibrator.collector.percentile = _best_percentile(copied, calibrator, samples, able, Path(folder))
             save_tensors_data(calibrator.compute_data(), path)
         except Exception as error:
-            raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {_line(error)}") from error
+            raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {one_line(error)}") from error
 
 
 def _best_percentile(
@@ -120,7 +121,7 @@ def _best_percentile(
     """The one with the smallest squared error of the first output; the widest of equals."""
     from onnxruntime.quantization.quantize import save_tensors_data
 
-    model = read(source)
+    model = read_named(source)
     reference = outputs(source, model, samples).astype(np.float64)
     errors: dict[float, float] = {}
     for percentile in PERCENTILES:
@@ -146,8 +147,8 @@ def quantize_static(
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as rewrite
 
-    model = read(source)
-    names = _layers(model)
+    model = read_named(source)
+    names = _quantizable(model)
     unknown = [name for name in keep_float if name not in names]
     if unknown:
         raise RequestError(f"keep_float names {unknown}, which {source.name} lacks; it has {', '.join(names)}")
@@ -178,7 +179,7 @@ def quantize_static(
                 extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
             )
         except Exception as error:
-            raise QuantizeError(f"{source.name} cannot be quantized: {_line(error)}") from error
+            raise QuantizeError(f"{source.name} cannot be quantized: {one_line(error)}") from error
     kept = tuple(n for n in names if n in keep_float or (only and n not in only))
     return Quantized(destination, destination.stat().st_size, tuple(n for n in names if n not in kept), kept)
 
@@ -198,7 +199,7 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as rewrite
 
-    original = read(source)
+    original = read_named(source)
     model = split_gemm(original)
     constants = {t.name for t in model.graph.initializer}
     names = tuple(n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants)
@@ -216,8 +217,8 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
                 weight_type=QuantType.QInt8,
             )
         except Exception as error:
-            raise QuantizeError(f"{source.name} cannot be quantized: {_line(error)}") from error
-    kept = tuple(name for name in _layers(original) if name not in names)
+            raise QuantizeError(f"{source.name} cannot be quantized: {one_line(error)}") from error
+    kept = tuple(name for name in _quantizable(original) if name not in names)
     return Quantized(destination, destination.stat().st_size, names, kept)
 
 
@@ -288,7 +289,3 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

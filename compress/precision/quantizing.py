@@ -21,7 +21,14 @@ from compress.onnx_files.exporting import check_folder
 from compress.onnx_files.graphs import load_model
 from compress.precision.calibration_samples import BATCH as BATCH
 from compress.precision.calibration_samples import named
-from compress.precision.quantizer import Quantized, collect_ranges, layers, quantize_dynamic, quantize_static, read
+from compress.precision.quantizer import (
+    Quantized,
+    collect_ranges,
+    quantizable_layers,
+    quantize_dynamic,
+    quantize_static,
+    read_named,
+)
 from compress.values.configs import CALIBRATIONS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
 from targets.errors import RequestError
 from targets.target import Capabilities
@@ -76,12 +83,12 @@ def quantize(
 def _stored(source: Path, destination: Path, precision: str, capabilities: Capabilities) -> Quantized:
     """Weights alone in fewer bits; raises RequestError where the target does not run that."""
     from compress.precision.schemes import refused
-    from compress.precision.stored_weights import save
+    from compress.precision.stored_weights import write_stored
 
     if precision in refused(capabilities.refuses, capabilities.lacks):
         raise RequestError(f"precision {precision!r} does not run on the target; use fp16")
-    integers = save(read(source), precision, destination, source.name)
-    kept = tuple(name for name in layers(source) if name not in integers)
+    integers = write_stored(read_named(source), precision, destination, source.name)
+    kept = tuple(name for name in quantizable_layers(source) if name not in integers)
     return Quantized(destination, destination.stat().st_size, integers, kept)
 
 

@@ -15,8 +15,9 @@ import onnx
 
 from compress.precision.adaround import round_weights
 from compress.precision.bias_correction import correct_biases
-from compress.precision.quantizer import read
+from compress.precision.quantizer import read_named
 from compress.values.configs import PrecisionSettings
+from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
 from targets.target import Capabilities
 
@@ -34,7 +35,7 @@ def refine(
 
     The nodes in ``keep_float`` will stay in float. Raises QuantizeError where the model does not run.
     """
-    model = read(source)
+    model = read_named(source)
     try:
         if settings.adaround:
             model = round_weights(model, samples, capabilities, keep_float)
@@ -43,6 +44,5 @@ def refine(
     except QuantizeError:
         raise
     except Exception as error:
-        text = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-        raise QuantizeError(f"{source.name} cannot be refined before it is quantized: {text}") from error
+        raise QuantizeError(f"{source.name} cannot be refined before it is quantized: {one_line(error)}") from error
     return model

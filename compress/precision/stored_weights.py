@@ -29,7 +29,9 @@ _HALF_ERROR = 1e-3
 _OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 
 
-def store(model: onnx.ModelProto, scheme: str, name: str = "the model") -> tuple[onnx.ModelProto, tuple[str, ...]]:
+def stored_model(
+    model: onnx.ModelProto, scheme: str, name: str = "the model"
+) -> tuple[onnx.ModelProto, tuple[str, ...]]:
     """A copy with its weights stored as ``scheme`` says, and the names of the layers whose weights are integers now.
 
     ``name``: of the file, for errors. Raises QuantizeError where nothing would change.
@@ -49,9 +51,9 @@ def store(model: onnx.ModelProto, scheme: str, name: str = "the model") -> tuple
     return model, layers
 
 
-def save(source: onnx.ModelProto, scheme: str, destination: Path, name: str = "the model") -> tuple[str, ...]:
+def write_stored(source: onnx.ModelProto, scheme: str, destination: Path, name: str = "the model") -> tuple[str, ...]:
     """``store``, written to ``destination``; gives the layers."""
-    model, layers = store(source, scheme, name)
+    model, layers = stored_model(source, scheme, name)
     onnx.save(model, destination)
     return layers
 
@@ -117,7 +119,7 @@ def _four_bits(model: onnx.ModelProto) -> tuple[str, ...]:
         name = node.input[1]
         array = numpy_helper.to_array(weights[name])
         if name not in stored:
-            blocks, scales = pack(array)
+            blocks, scales = pack_four_bits(array)
             for ending, values in (("int4", blocks), ("scale4", scales)):
                 split.graph.initializer.append(numpy_helper.from_array(values, f"{name}_{ending}"))
             stored.add(name)
@@ -142,7 +144,7 @@ def _four_bits(model: onnx.ModelProto) -> tuple[str, ...]:
     return tuple(layers)
 
 
-def pack(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def pack_four_bits(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(inputs, outputs) -> what MatMulNBits reads: (outputs, blocks, 16) bytes of two values each, and scales.
 
     w = scale * (level - 8) with levels from 0 to 15; the value of largest size in a block is hit exactly.

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.running import as_inputs, few, tensors, unfused
+from compress.networks.running import as_inputs, few, tensors_in, unfused
 from compress.networks.running import repeatable as evaluating
 from compress.pruning.groups import Group, Groups
-from compress.tracing.residuals import Block, Run, candidates, zeroed
-from compress.values.error_lines import said
+from compress.tracing.residuals import Block, RecordedRun, candidate_blocks, zeroed
+from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
 
-__all__ = ["Block", "Blocks", "drop", "drop_blocks", "find_blocks", "remaining"]
+__all__ = ["Block", "Blocks", "drop_blocks", "find_blocks", "remaining", "without_blocks"]
 
 _TOLERANCE = 1e-4
 """Largest difference from the branch times zero, as a share of the largest output."""
@@ -67,7 +67,7 @@ def drop_blocks(
     """
     names = (names,) if isinstance(names, str) else tuple(names)
     known = find_blocks(module, example_inputs) if blocks is None else blocks
-    return drop(module, known.named(names))
+    return without_blocks(module, known.named(names))
 
 
 def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Blocks:
@@ -81,10 +81,12 @@ def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
         inputs = few(network, inputs)
         traced = copy.deepcopy(network)
         with evaluating(traced):
-            run = Run(traced, inputs)
+            run = RecordedRun(traced, inputs)
     except Exception as error:
-        raise TaskError(f"the model cannot be copied or does not run on example_inputs ({said(error)})") from error
-    found, kept = candidates(run)
+        raise TaskError(
+            f"the model cannot be copied or does not run on example_inputs ({one_line(error, kind=True)})"
+        ) from error
+    found, kept = candidate_blocks(run)
     passed: list[Block] = []
     for block in found:
         why = _refusal(network, inputs, [block])
@@ -104,7 +106,7 @@ def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
     return Blocks(tuple(passed), tuple(kept))
 
 
-def drop(module: nn.Module, blocks: Iterable[Block]) -> nn.Module:
+def without_blocks(module: nn.Module, blocks: Iterable[Block]) -> nn.Module:
     """A copy of ``module`` without ``blocks``, modes kept."""
     smaller = copy.deepcopy(module)
     for block in blocks:
@@ -144,11 +146,11 @@ def least_harmful(blocks: Blocks, losses: Mapping[str, float], share: float) -> 
 def _refusal(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Block]) -> str | None:
     """Why the network without ``blocks`` is not the network with their branches times zero; None if it is."""
     try:
-        smaller = drop(network, blocks)
+        smaller = without_blocks(network, blocks)
         with evaluating(smaller), unfused():
-            found = tensors(smaller(*(t.clone() for t in inputs)))
+            found = tensors_in(smaller(*(t.clone() for t in inputs)))
     except Exception as error:
-        return f"the network does not run without it ({said(error)})"
+        return f"the network does not run without it ({one_line(error, kind=True)})"
     given = tuple(t.clone() for t in inputs)
     expected = zeroed(copy.deepcopy(network), given, [a for block in blocks for a in block.additions])
     for a, b in zip(expected, found, strict=True):

@@ -44,7 +44,7 @@ def is_depthwise(layer: nn.Module) -> bool:
     return isinstance(layer, _ConvNd) and 1 < layer.groups == layer.in_channels
 
 
-def refusal(layer: nn.Module, leaf: str) -> str | None:
+def why_uncuttable(layer: nn.Module, leaf: str) -> str | None:
     """Why a tensor of that name in ``layer`` cannot be cut, as far as the layer's kind tells."""
     if isinstance(layer, _ConvNd | nn.Linear | _NormBase | nn.Embedding) and leaf not in (
         "weight", "bias", "running_mean", "running_var",
@@ -62,7 +62,7 @@ def tensor_named(module: nn.Module, name: str) -> Tensor:
     return found
 
 
-def size(module: nn.Module, place: Place) -> int:
+def channels_at(module: nn.Module, place: Place) -> int:
     """Number of channels along ``place``."""
     name, dim, grouped = place
     if grouped:
@@ -89,7 +89,7 @@ def cut(module: nn.Module, removed: Iterable[tuple[Group, Sequence[int]]]) -> No
     """Remove channels (of each group, in the network's original indices) from ``module``, in place."""
     removed = list(removed)
     gone = positions(removed)
-    take(module, {place: [i for i in range(size(module, place)) if i not in out] for place, out in gone.items()})
+    take(module, {place: [i for i in range(channels_at(module, place)) if i not in out] for place, out in gone.items()})
     for group, channels in removed:
         for knob in group.knobs:
             turn(module, knob, group.channels - len(channels), group.channels)
@@ -106,7 +106,7 @@ def zero(module: nn.Module, removed: Iterable[tuple[Group, Sequence[int]]]) -> N
                 tensor.index_fill_(dim, torch.tensor(sorted(gone), dtype=torch.long, device=tensor.device), 0.0)
                 continue
             inner = tensor.shape[1]
-            rows = tensor.shape[0] // (size(module, (name, dim, True)) // inner)
+            rows = tensor.shape[0] // (channels_at(module, (name, dim, True)) // inner)
             for i in gone:
                 tensor[i // inner * rows : (i // inner + 1) * rows, i % inner] = 0.0
 
@@ -148,7 +148,7 @@ def permute(module: nn.Module, orders: Iterable[tuple[Group, Sequence[int]]], *,
             if root_only and (owner_of(slot) != root or slot.side == "in"):
                 continue
             place: Place = (slot.tensor, slot.dim, slot.grouped)
-            move = moves.setdefault(place, list(range(size(module, place))))
+            move = moves.setdefault(place, list(range(channels_at(module, place))))
             before = list(move)
             held: dict[int, list[int]] = defaultdict(list)
             for i, channel in sorted(zip(slot.index, slot.root, strict=True)):

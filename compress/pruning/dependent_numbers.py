@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from compress.pruning.cutting import size
+from compress.pruning.cutting import channels_at
 from compress.pruning.groups import Group, Knob, owner_of
 from compress.pruning.narrow_attention import NarrowAttention
 from compress.pruning.source_numbers import numbers
@@ -22,7 +22,7 @@ _MOST = 8
 """More candidates than these are not tried in pairs: a number that common says nothing."""
 
 
-def candidates(module: nn.Module, group: Group) -> Iterator[tuple[Knob, ...]]:
+def candidate_knobs(module: nn.Module, group: Group) -> Iterator[tuple[Knob, ...]]:
     """Sets of knobs worth trying for ``group``: each alone, all together, in twos; attributes before source."""
     found = _matching(module, group)
     held = [knob for knob in found if not knob.written]
@@ -69,7 +69,7 @@ def _matching(module: nn.Module, group: Group) -> list[Knob]:
 
 def _several(module: nn.Module, group: Group, value: int) -> bool:
     """Whether it may count heads of which each channel of the group takes several with it (grouped queries)."""
-    whole = [size(module, (slot.tensor, slot.dim, slot.grouped)) for slot in group.slots]
+    whole = [channels_at(module, (slot.tensor, slot.dim, slot.grouped)) for slot in group.slots]
     return group.unit > 1 and value % group.channels == 0 and any(n % value == 0 for n in whole)
 
 
@@ -78,7 +78,7 @@ def _sizes(module: nn.Module, group: Group) -> dict[int, int]:
     sizes = {group.channels: 0, group.channels // group.multiple: 0}
     partial: dict[int, int] = {}
     for slot in group.slots:
-        whole, held = size(module, (slot.tensor, slot.dim, slot.grouped)), len(set(slot.index))
+        whole, held = channels_at(module, (slot.tensor, slot.dim, slot.grouped)), len(set(slot.index))
         if held == whole:
             sizes[held] = 0
         elif held % group.channels == 0:

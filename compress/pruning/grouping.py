@@ -20,16 +20,16 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.networks.plain_copies import with_stored_weights
+from compress.networks.plain_copies import without_computed_weights
 from compress.networks.running import as_inputs, few, forward
-from compress.pruning.cutting import is_depthwise, refusal, side_of
+from compress.pruning.cutting import is_depthwise, side_of, why_uncuttable
 from compress.pruning.groups import Group, Groups, Slot, Unsupported, owner_of
 from compress.pruning.narrow_attention import adapt
-from compress.pruning.permutation_check import Gate
-from compress.pruning.prunable_groups import judge
-from compress.tracing.channels import OUTPUT, trace
+from compress.pruning.permutation_check import PermutationCheck
+from compress.pruning.prunable_groups import select_prunable
+from compress.tracing.channels import OUTPUT, trace_channels
 from compress.tracing.labels import FIXED, Axis, Removal, Trace
-from compress.values.error_lines import said
+from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
 
 _MOST_PARTS = 4
@@ -47,7 +47,7 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
 
     Raises SpaceError if ``keep`` names nothing, TaskError if the module cannot be run on ``example_inputs`` or copied.
     """
-    inputs, module = as_inputs(example_inputs), stored(module)
+    inputs, module = as_inputs(example_inputs), with_ordinary_weights(module)
     asked = _check_keep(module, keep)
     found = _found(module, inputs)
     kept = dict(found.kept)
@@ -57,7 +57,7 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             kept[group.name] = "asked to keep"
         else:
             candidates.append(group)
-    prunable, refused = judge(found.module, Gate(module, inputs), candidates, found.parts)
+    prunable, refused = select_prunable(found.module, PermutationCheck(module, inputs), candidates, found.parts)
     for name, why in refused.items():
         kept.setdefault(name, why)
     kept = _worth_saying(kept, prunable)
@@ -66,16 +66,18 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     return Groups(tuple(prunable), tuple(order))
 
 
-def stored(module: nn.Module) -> nn.Module:
+def with_ordinary_weights(module: nn.Module) -> nn.Module:
     """``module``, or a copy with ordinary weights where it computes some; raises TaskError if it cannot be copied."""
     try:
-        return with_stored_weights(module)
+        return without_computed_weights(module)
     except Exception as error:
         raise _uncopied(error) from error
 
 
 def _uncopied(error: Exception) -> TaskError:
-    return TaskError(f"the model cannot be copied ({said(error)}): pruning needs a module that deepcopy takes")
+    return TaskError(
+        f"the model cannot be copied ({one_line(error, kind=True)}): pruning needs a module that deepcopy takes"
+    )
 
 
 def _worth_saying(kept: dict[str, str], prunable: Sequence[Group]) -> dict[str, str]:
@@ -112,13 +114,14 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
         forward(copied, inputs)
     except Exception as error:
         raise TaskError(
-            f"the model does not run on example_inputs ({said(error)}): give them as its forward takes them"
+            f"the model does not run on example_inputs ({one_line(error, kind=True)}): "
+            "give them as its forward takes them"
         ) from error
     adapt(copied)
     try:
-        seen = trace(copied, few(copied, inputs))
+        seen = trace_channels(copied, few(copied, inputs))
     except Exception as error:
-        why = f"the network could not be traced ({said(error)})"
+        why = f"the network could not be traced ({one_line(error, kind=True)})"
         return _Found(copied, [], {name: why for name, layer in module.named_modules() if _has_width(layer)})
     return _Builder(copied, seen).built()
 
@@ -134,7 +137,7 @@ class _Builder:
         self.module, self.seen = module, seen
         for axis in seen.axes:
             parent, _, leaf = axis.tensor.rpartition(".")
-            if (reason := refusal(module.get_submodule(parent), leaf)) is not None:
+            if (reason := why_uncuttable(module.get_submodule(parent), leaf)) is not None:
                 seen.atoms.freeze(axis.labels, reason)
         self.removal = Removal(seen.atoms)
         self.frozen = seen.atoms.reasons()

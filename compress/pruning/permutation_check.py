@@ -36,7 +36,7 @@ from compress.pruning.groups import Group
 from compress.pruning.narrow_attention import adapt
 from compress.pruning.widths import realise
 from compress.tracing.channels import OUTPUT
-from compress.values.error_lines import said
+from compress.values.error_lines import one_line
 
 BLOCKS = 16
 """Finest division into blocks that is tried: beyond it a group is not worth cutting."""
@@ -45,14 +45,14 @@ _SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckedGroup:
     """``reason`` is None where the group may be cut, with blocks as in ``group.multiple``."""
 
     group: Group
     reason: str | None
 
 
-class Gate:
+class PermutationCheck:
     """Judges the dependency groups of one network, on randomised copies of it; the network is untouched."""
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -61,25 +61,25 @@ class Gate:
         self._exact = True
         """Whether the copies are in float64."""
 
-    def judge(self, group: Group) -> Verdict:
+    def checked(self, group: Group) -> CheckedGroup:
         """The first division into blocks that ``group`` passes with, or why it passes with none."""
         first = None
         for multiple in _divisions(group):
             divided = replace(group, multiple=multiple)
-            reason = self.refusal([divided])
+            reason = self.why_not([divided])
             if reason is None:
-                return Verdict(divided, None)
+                return CheckedGroup(divided, None)
             first = first or reason
             if reason == OUTPUT:
                 break
-        return Verdict(group, first or f"its {group.channels} channels cannot be divided further")
+        return CheckedGroup(group, first or f"its {group.channels} channels cannot be divided further")
 
-    def refusal(self, groups: Sequence[Group]) -> str | None:
+    def why_not(self, groups: Sequence[Group]) -> str | None:
         """Why these groups cannot be cut, all together; None if they can."""
         try:
             return self._uncuttable(groups) or self._ordered(groups)
         except Exception as error:
-            return f"it cannot be cut ({said(error)})"
+            return f"it cannot be cut ({one_line(error, kind=True)})"
 
     def _uncuttable(self, groups: Sequence[Group]) -> str | None:
         """Really cut: by half, and by as little as possible."""
@@ -102,7 +102,7 @@ class Gate:
             try:
                 outputs = forward(small, inputs)
             except Exception as error:
-                return f"the network does not run when it is cut ({said(error)})"
+                return f"the network does not run when it is cut ({one_line(error, kind=True)})"
             if [o.shape for o in outputs] != [r.shape for r in reference]:
                 return OUTPUT
             if expected is not None and not self._close(outputs, expected):

@@ -1,8 +1,8 @@
-"""Which of the groups that a run shows may be cut: each is put to the gate, then all of them together.
+"""Which of the groups that a run shows may be cut: the permutation check tests each alone, then all of them together.
 
-A group that the gate refuses as it is gets further chances: with numbers of the user's that change with it
-(``knobs.py``), side by side with others of one size that must stay equally wide, and divided where the network divides
-its channels in unequal parts.
+A group that fails the check as it is gets further chances: with numbers in the user's modules that change with it
+(``dependent_numbers.py``), side by side with others of one size that must stay equally wide, and divided where the
+network divides its channels in unequal parts.
 """
 
 from __future__ import annotations
@@ -12,46 +12,53 @@ from dataclasses import replace
 
 from torch import nn
 
-from compress.pruning.dependent_numbers import candidates as knob_candidates
+from compress.pruning.dependent_numbers import candidate_knobs
 from compress.pruning.groups import Group, Slot, owner_of
-from compress.pruning.permutation_check import UNEQUAL, Gate, Verdict
+from compress.pruning.permutation_check import UNEQUAL, CheckedGroup, PermutationCheck
 from compress.tracing.channels import OUTPUT
 
 _MOST_PARTS = 4
 
 
-def judge(
-    module: nn.Module, gate: Gate, candidates: Sequence[Group], parts: Mapping[str, Sequence[Sequence[int]]]
+def select_prunable(
+    module: nn.Module,
+    check: PermutationCheck,
+    candidates: Sequence[Group],
+    parts: Mapping[str, Sequence[Sequence[int]]],
 ) -> tuple[list[Group], dict[str, str]]:
-    """One by one, then all at once; if only that fails, as many as go together, in order."""
+    """Those of ``candidates`` that may be cut, all of them together, and {name: why not} of the others.
+
+    ``parts``: {group's name: its channels, part by part} where the network divides them in unequal parts; such a group
+    is tried part by part first. If groups pass alone but not together, as many are taken, in order, as go together.
+    """
     passed: list[Group] = []
     kept: dict[str, str] = {}
     failed: list[Group] = []
     for group in candidates:
-        verdicts = [_verdict(module, gate, part) for part in _divided(group, parts.get(group.name, ()))]
-        if verdicts and all(verdict.reason is None for verdict in verdicts):
-            passed += [verdict.group for verdict in verdicts]
+        tried = [_checked(module, check, part) for part in _divided(group, parts.get(group.name, ()))]
+        if tried and all(found.reason is None for found in tried):
+            passed += [found.group for found in tried]
             continue
-        verdict = _verdict(module, gate, group)
-        if verdict.reason is None:
-            passed.append(verdict.group)
+        found = _checked(module, check, group)
+        if found.reason is None:
+            passed.append(found.group)
         else:
             failed.append(group)
-            kept[group.name] = verdict.reason
+            kept[group.name] = found.reason
     for several in _side_by_side(failed):
-        verdict = _verdict(module, gate, joined(several))
-        if verdict.reason is None:
-            passed.append(verdict.group)
+        found = _checked(module, check, joined(several))
+        if found.reason is None:
+            passed.append(found.group)
         for part in several:
-            if verdict.reason is None:
+            if found.reason is None:
                 kept.pop(part.name)
-            elif verdict.reason.startswith(UNEQUAL):
-                kept[part.name] = verdict.reason
-    if len(passed) < 2 or gate.refusal(passed) is None:
+            elif found.reason.startswith(UNEQUAL):
+                kept[part.name] = found.reason
+    if len(passed) < 2 or check.why_not(passed) is None:
         return passed, kept
     together: list[Group] = []
     for group in passed:
-        reason = gate.refusal([*together, group])
+        reason = check.why_not([*together, group])
         if reason is None:
             together.append(group)
         else:
@@ -59,18 +66,18 @@ def judge(
     return together, kept
 
 
-def _verdict(module: nn.Module, gate: Gate, group: Group) -> Verdict:
-    """The gate's word on ``group``: as it is, else with numbers of the user's modules that change with it."""
-    first = best = gate.judge(group)
+def _checked(module: nn.Module, check: PermutationCheck, group: Group) -> CheckedGroup:
+    """The result of the check for ``group``: as it is, else with numbers in the user's modules that change with it."""
+    first = best = check.checked(group)
     if first.reason is None or first.reason == OUTPUT:
         return first
-    for knobs in knob_candidates(module, group):
-        verdict = gate.judge(replace(group, knobs=knobs))
-        if verdict.reason is None:
-            return verdict
-        if verdict.reason.startswith(UNEQUAL):  # it ran: nearer to the truth than what did not
-            best = verdict
-    return Verdict(group, best.reason)
+    for knobs in candidate_knobs(module, group):
+        found = check.checked(replace(group, knobs=knobs))
+        if found.reason is None:
+            return found
+        if found.reason.startswith(UNEQUAL):  # it ran: nearer to the truth than what did not
+            best = found
+    return CheckedGroup(group, best.reason)
 
 
 def _side_by_side(groups: Sequence[Group]) -> list[list[Group]]:
@@ -102,7 +109,7 @@ def _divided(group: Group, parts: Sequence[Sequence[int]]) -> list[Group]:
 
 
 def joined(groups: Sequence[Group]) -> Group:
-    """One group whose blocks are ``groups``, which are of one size."""
+    """One group that has ``groups``, which must have equally many channels each, as its blocks."""
     slots: dict[tuple[str, int, bool], list[tuple[int, int]]] = {}
     first: dict[tuple[str, int, bool], Slot] = {}
     size = groups[0].channels

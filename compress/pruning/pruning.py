@@ -17,14 +17,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from compress.networks.counting import count
+from compress.networks.counting import macs_and_parameters
 from compress.networks.running import as_inputs, forward
-from compress.pruning.cutting import cut, positions, size
-from compress.pruning.grouping import find_groups, stored
+from compress.pruning.cutting import channels_at, cut, positions
+from compress.pruning.grouping import find_groups, with_ordinary_weights
 from compress.pruning.groups import Group, Groups, Unsupported
 from compress.pruning.importance import ALLOCATIONS, IMPORTANCES, Allocation, Importance, global_ratios, scores
 from compress.pruning.widths import check_ratio, check_step, realise
-from compress.values.error_lines import said
+from compress.values.error_lines import one_line
 from targets.errors import PruneError, SpaceError
 
 __all__ = ["Pruned", "group_named", "prune"]
@@ -75,7 +75,7 @@ def prune(
     Raises SpaceError for a ratio, width, step or name that does not fit, PruneError if the result is not as planned,
     TaskError if the module cannot be run on ``example_inputs`` or copied.
     """
-    inputs, module = as_inputs(example_inputs), stored(module)
+    inputs, module = as_inputs(example_inputs), with_ordinary_weights(module)
     check_step(step)
     if isinstance(importance, str) and importance not in IMPORTANCES:
         raise SpaceError(f"importance {importance!r} is not known: use {', '.join(map(repr, IMPORTANCES))}")
@@ -98,7 +98,7 @@ def prune(
     kept = list(groups.kept) + [(g.name, _unchanged(g, ratio, step, widths, removed)) for g, gone in plan if not gone]
     plan = [(group, gone) for group, gone in plan if gone]
     smaller = _cut_and_checked(module, inputs, plan)
-    macs, parameters = count(smaller, inputs)
+    macs, parameters = macs_and_parameters(smaller, inputs)
     return Pruned(
         module=smaller,
         macs=macs,
@@ -203,12 +203,13 @@ def _cut_and_checked(module: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) 
         cut(smaller, plan)
     except Exception as error:
         raise PruneError(
-            f"the network could not be cut ({said(error)}): its groups must be found for this very module"
+            f"the network could not be cut ({one_line(error, kind=True)}): "
+            "its groups must be found for this very module"
         ) from error
     if not plan:
         return smaller
     for place, gone in positions(plan).items():
-        if size(smaller, place) != size(module, place) - len(gone):
+        if channels_at(smaller, place) != channels_at(module, place) - len(gone):
             raise PruneError(f"{place[0]!r} has not lost the planned {len(gone)} channels after pruning")
     before, after = (sum(p.numel() for p in m.parameters()) for m in (module, smaller))
     if after >= before:
@@ -218,7 +219,9 @@ def _cut_and_checked(module: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) 
     try:
         outputs = forward(smaller, inputs)
     except Exception as error:
-        raise PruneError(f"the network does not run with {names} cut ({said(error)}); keep some of them") from error
+        raise PruneError(
+            f"the network does not run with {names} cut ({one_line(error, kind=True)}); keep some of them"
+        ) from error
     if [o.shape for o in outputs] != [r.shape for r in reference]:
         raise PruneError(f"the outputs' shapes changed with {names} cut; keep some of them")
     if any(bool(r.isfinite().all()) and not bool(o.isfinite().all()) for o, r in zip(outputs, reference, strict=True)):
@@ -244,7 +247,7 @@ def _check_groups(module: nn.Module, groups: Groups) -> None:
     for group in groups.prunable:
         for slot in group.slots:
             try:
-                fits = max(slot.index) < size(module, (slot.tensor, slot.dim, slot.grouped))
+                fits = max(slot.index) < channels_at(module, (slot.tensor, slot.dim, slot.grouped))
             except (Unsupported, AttributeError, IndexError):
                 fits = False
             if not fits:

@@ -138,7 +138,7 @@ def _of_network(module: nn.Module, task: Task, splits: Splits, space: SearchSpac
 
     example = splits.val.first(4)
     groups, blocks = grouping.find_groups(module, example), pruning_blocks.find_blocks(module, example)
-    macs, parameters = counting.count(module, example)
+    macs, parameters = counting.macs_and_parameters(module, example)
     names = tuple(group.name for group in groups.prunable)
     return {
         "macs": macs, "parameters": parameters,

@@ -105,7 +105,7 @@ def _read_test(context: Context, target: Target, candidate: Candidate) -> None:
     labels = test.labels.numpy()
     slices = {}
     if context.task.slices:
-        slices = metrics.slice_scores(context.metric, found.outputs, labels, context.task.slices)
+        slices = metrics.slice_qualities(context.metric, found.outputs, labels, context.task.slices)
     reference = context.scorer.outputs(target, context.baseline_path, test, "test", there=not found.on_host)
     counted = metrics.disagreements(context.metric, reference.outputs, found.outputs, labels)
     if counted is not None:

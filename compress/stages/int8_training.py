@@ -50,7 +50,7 @@ def trained(context: Context, path: Path, variant: Variant, config: Config, rang
         floats, learned = qat.train_integers(path, integers, plain, context.calibration, settings, train, folder)
         made = folder / "model.onnx"
         found = quantizer.quantize_static(floats, made, learned, "minmax", variant.capabilities)
-        onnx.save(limits.suit(exporting.clean(onnx.load(made)), context.limits), made)
+        onnx.save(limits.fit_to_limits(exporting.clean(onnx.load(made)), context.limits), made)
         integers.unlink()
         return {"int8": list(found.int8), "kept": list(found.kept)}
 

@@ -80,16 +80,16 @@ def _provisional(
     def compute(folder: Path) -> dict[str, Any]:
         path, ranges = folder / "fp32.onnx", folder / "ranges.json"
         onnx.save(exporting.bind(template, pruned.module.state_dict(), context.limits), path)
-        if int8 and quantizer.layers(path):
+        if int8 and quantizer.quantizable_layers(path):
             few = {name: x[: calibration_samples.BATCH] for name, x in context.calibration.items()}
             quantizer.collect_ranges(path, few, "minmax", ranges)
             for variant in int8:
                 made = folder / f"{variant.name}.onnx"
                 quantizer.quantize_static(path, made, ranges, "minmax", variant.capabilities)
-                onnx.save(limits.suit(onnx.load(made), context.limits), made)
+                onnx.save(limits.fit_to_limits(onnx.load(made), context.limits), made)
         for variant in stored:
             with contextlib.suppress(QuantizeError):  # a cut network may have nothing left that is worth it
-                stored_weights.save(onnx.load(path), variant.scheme, folder / f"{variant.name}.onnx")
+                stored_weights.write_stored(onnx.load(path), variant.scheme, folder / f"{variant.name}.onnx")
         return {}
 
     formats = {variant.name: [variant.format, variant.capabilities.reduce_range] for variant in int8}

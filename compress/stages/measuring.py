@@ -37,6 +37,6 @@ def score(
         # A drop is between outputs of one runtime.
         reference = context.scorer.outputs(target, context.baseline_path, split, which, there=not found.on_host)
     labels = split.labels.numpy()
-    quality = metrics.score(context.metric, found.outputs, labels, context.seed)
-    drop = metrics.drop(context.metric, reference.outputs, found.outputs, labels, context.seed)
+    quality = metrics.quality_of(context.metric, found.outputs, labels, context.seed)
+    drop = metrics.quality_drop(context.metric, reference.outputs, found.outputs, labels, context.seed)
     return quality, drop, found

@@ -170,7 +170,7 @@ def _without(context: Context, training: Training, origin: Origin) -> Origin:
     """``origin``, whose module is whole still, without its dropped blocks."""
     if not origin.dropped:
         return replace(origin, groups=context.profile.groups)
-    module = blocks.drop(origin.module, training.blocks.named(origin.dropped))
+    module = blocks.without_blocks(origin.module, training.blocks.named(origin.dropped))
     return replace(origin, module=module, groups=blocks.remaining(context.profile.groups, module))
 
 

@@ -51,7 +51,7 @@ def _stored(context: Context, path: Path, variant: Variant) -> Path:
     """The file with its weights in fewer bits."""
 
     def compute(folder: Path) -> dict[str, Any]:
-        stored_weights.save(onnx.load(path), variant.scheme, folder / "model.onnx", path.name)
+        stored_weights.write_stored(onnx.load(path), variant.scheme, folder / "model.onnx", path.name)
         return {}
 
     inputs = {"source": file_hash(path), "scheme": variant.scheme, "stored": stored_weights.VERSION}
@@ -65,7 +65,7 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
     keep: tuple[str, ...] = ()
     ranges = Path()
     if scheme == "mixed":
-        names = quantizer.layers(path)
+        names = quantizer.quantizable_layers(path)
         count = min(max(1, round(config.precision.float_share * len(names))), len(names) - 1)
         if count < 1:
             raise QuantizeError("mixed: the network has one layer that int8 can speed up; there is nothing to mix")
@@ -82,7 +82,7 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
             found = quantizer.quantize_static(
                 path, folder / "model.onnx", ranges, method, capabilities, keep_float=keep
             )
-        onnx.save(limits.suit(exporting.clean(onnx.load(found.path)), context.limits), found.path)
+        onnx.save(limits.fit_to_limits(exporting.clean(onnx.load(found.path)), context.limits), found.path)
         return {"int8": list(found.int8), "kept": list(found.kept)}
 
     static = {} if scheme == "int8-dynamic" else {"method": method, "keep": list(keep)}
@@ -106,8 +106,8 @@ def _int8_order(context: Context, path: Path) -> tuple[int, ...]:
 
 def _weights(path: Path) -> list[tuple[str, str]]:
     """Operator and weight of each layer; a weight that the exporter has renamed is told by its order alone."""
-    names = set(quantizer.layers(path))
-    nodes = (node for node in graphs.parse(path).graph.node if node.name in names)
+    names = set(quantizer.quantizable_layers(path))
+    nodes = (node for node in graphs.read_unchecked(path).graph.node if node.name in names)
     return [(node.op_type, node.input[1] if "." in node.input[1] else "") for node in nodes]
 
 

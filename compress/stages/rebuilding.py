@@ -24,7 +24,11 @@ def rebuilt(
     training: Training, groups: Groups, dropped: Sequence[str], removed: Mapping[str, Sequence[int]]
 ) -> nn.Module:
     """The module of a candidate, with the baseline's weights: blocks dropped, channels removed."""
-    module = blocks.drop(training.module, training.blocks.named(dropped)) if dropped else copy.deepcopy(training.module)
+    module = (
+        blocks.without_blocks(training.module, training.blocks.named(dropped))
+        if dropped
+        else copy.deepcopy(training.module)
+    )
     if not removed:
         return module
     left = blocks.remaining(groups, module) if dropped else groups

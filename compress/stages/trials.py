@@ -129,7 +129,7 @@ def _template(context: Context, training: Training, pruned: Pruned, shape: Mappi
         return training.template
 
     def compute(folder: Path) -> dict[str, Any]:
-        onnx.save(exporting.trace(pruned.module, training.example, context.limits), folder / "template.onnx")
+        onnx.save(exporting.trace_graph(pruned.module, training.example, context.limits), folder / "template.onnx")
         return {}
 
     return onnx.load(context.cache.stage("export", exporting.VERSION, shape, compute).folder / "template.onnx")
@@ -150,7 +150,7 @@ def _bound(
             return {"traced": False}
         except ParityError as error:
             print(f"exporting anew: {error}", file=sys.stderr)
-        traced = exporting.trace(pruned.module, example, context.limits)
+        traced = exporting.trace_graph(pruned.module, example, context.limits)
         onnx.save(exporting.bind(traced, pruned.module.state_dict(), context.limits), path)
         parity.check_parity(path, pruned.module, example)
         return {"traced": True}

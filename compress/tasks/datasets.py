@@ -22,6 +22,7 @@ from compress.networks.plain_copies import full_precision
 from compress.networks.running import seeded
 from compress.tasks.fingerprints import dataset_hash
 from compress.tasks.user_code import guarded
+from compress.values.error_lines import one_line
 from compress.values.serialization import stable_hash
 from targets.errors import TaskError
 
@@ -211,7 +212,7 @@ def _pair(example: Any, index: int, name: str) -> tuple[tuple[Tensor, ...], Any]
         return tuple(full_precision(torch.as_tensor(x)) for x in inputs), label
     except (TypeError, ValueError, RuntimeError) as error:
         kinds = ", ".join(type(x).__name__ for x in inputs)
-        raise TaskError(f"{name}[{index}]: the input ({kinds}) is no tensor: {_line(error)}") from None
+        raise TaskError(f"{name}[{index}]: the input ({kinds}) is no tensor: {one_line(error)}") from None
 
 
 def _collate(items: list[tuple[tuple[Tensor, ...], Any]], name: str) -> tuple[tuple[Tensor, ...], Tensor]:
@@ -223,7 +224,7 @@ def _collate(items: list[tuple[tuple[Tensor, ...], Any]], name: str) -> tuple[tu
         inputs = tuple(torch.stack([item[0][k] for item in items]) for k in range(len(items[0][0])))
         return inputs, torch.as_tensor(torch.utils.data.default_collate([item[1] for item in items]))
     except (RuntimeError, TypeError, ValueError) as error:
-        raise TaskError(f"{name}: examples do not fit together in one batch: {_line(error)}") from None
+        raise TaskError(f"{name}: examples do not fit together in one batch: {one_line(error)}") from None
 
 
 def _split(inputs: tuple[Tensor, ...], labels: Tensor, name: str) -> Split:
@@ -242,8 +243,3 @@ def _split(inputs: tuple[Tensor, ...], labels: Tensor, name: str) -> Split:
 def _example_hashes(split: Split) -> list[bytes]:
     flat = [x.numpy().reshape(len(split), -1) for x in split.inputs]
     return [hashlib.blake2b(b"".join(x[i].tobytes() for x in flat), digest_size=16).digest() for i in range(len(split))]
-
-
-def _line(error: BaseException) -> str:
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

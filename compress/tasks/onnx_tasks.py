@@ -21,10 +21,11 @@ from compress.tasks import original_outputs
 from compress.tasks.tasks import Task
 from compress.values.configs import SearchSpace
 from compress.values.domains import Float, Int
+from compress.values.error_lines import one_line
 from targets.errors import TaskError
 
 if TYPE_CHECKING:
-    from compress.onnx_files.normalizing import Source
+    from compress.onnx_files.normalizing import NormalizedModel
 
 _SHARES = (0.6, 0.2)
 _SHOWN = 64
@@ -37,7 +38,7 @@ def onnx_task(path: Path, data: Path | None) -> Task:
     """The task; raises ModelError or TaskError in one line."""
     from compress.onnx_files import normalizing
 
-    source = normalizing.read(path)
+    source = normalizing.read_normalized(path)
     names = list(normalizing.input_types(source.model))
     if data is None:
         raise TaskError(f"{path.name}: give samples with --data FILE.npz, arrays named {', '.join(names)}")
@@ -52,7 +53,7 @@ def onnx_task(path: Path, data: Path | None) -> Task:
         raise TaskError(f"--data {str(data)!r}: labels have shape {labels.shape}; one for each of {count} samples")
     parts = _split(arrays.get("split"), count, data)
     samples = dict(zip(names, inputs, strict=True))
-    source = normalizing.freed(source, path, samples)
+    source = normalizing.with_free_batch(source, path, samples)
     outputs = [value.name for value in source.model.graph.output]
     metric: Any
     if labels is None:
@@ -80,7 +81,7 @@ def onnx_space(task: Task, *, labelled: bool) -> SearchSpace:
     return SearchSpace(epochs=epochs, distill_weight=Float(0.5, 1.0), label_smoothing=0.0)
 
 
-def _inputs(source: Source, arrays: dict[str, np.ndarray], path: Path, data: Path) -> list[np.ndarray]:
+def _inputs(source: NormalizedModel, arrays: dict[str, np.ndarray], path: Path, data: Path) -> list[np.ndarray]:
     """The samples in the types that the model takes."""
     from compress.onnx_files.normalizing import input_types
 
@@ -110,11 +111,11 @@ def read_arrays(data: Path) -> dict[str, np.ndarray]:
                 return {name: found[name] for name in found.files}
         reason = "it holds a single array without a name; write it with numpy.savez"
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
     raise TaskError(f"--data {str(data)!r} is not a readable .npz file: {reason}")
 
 
-def _own_outputs(source: Source, samples: dict[str, np.ndarray]) -> list[np.ndarray]:
+def _own_outputs(source: NormalizedModel, samples: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The original's own outputs, to be compared with."""
     import onnx
 

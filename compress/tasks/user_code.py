@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from compress.values.error_lines import one_line
 from targets.errors import CompressError, TaskError
 
 T = TypeVar("T")
@@ -34,8 +35,7 @@ def guarded(what: str, call: Callable[[], T]) -> T:
 
 def describe(error: BaseException) -> str:
     """``TypeError: ... (file.py:12)``: the first line of the message and the innermost user line."""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}{': ' + text[0] if text else ''}{_user_line(error)}"
+    return one_line(error, kind=True) + _user_line(error)
 
 
 def is_users(file: str) -> bool:

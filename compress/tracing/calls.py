@@ -23,7 +23,7 @@ class Followed(Protocol):
         """Those of ``tensor``."""
 
 
-class Call:
+class OperatorCall:
     """One operator with its arguments by name, and what it gave."""
 
     def __init__(

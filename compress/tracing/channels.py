@@ -16,15 +16,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from compress.networks.running import tensors
-from compress.tracing.calls import Call
+from compress.networks.running import tensors_in
+from compress.tracing.calls import OperatorCall
 from compress.tracing.labels import FIXED, FREE, Axis, Labels, Trace
-from compress.tracing.rules import labelled
+from compress.tracing.rules import output_labels
 
 OUTPUT = "output layer"
 
 
-def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
     """Follow the channels of ``module`` (in eval mode) for ``inputs``; raises what its forward raises."""
     mode = _Mode(module, inputs)
     fast = torch.backends.mha.get_fastpath_enabled()
@@ -38,7 +38,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
     mode.note_unused()
-    for tensor in tensors(outputs):
+    for tensor in tensors_in(outputs):
         for label in mode.labels(tensor):
             mode.found.atoms.freeze(label, OUTPUT, first=True)
     return mode.found
@@ -84,8 +84,8 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         outputs = [t for t in (result if isinstance(result, tuple | list) else (result,)) if isinstance(t, Tensor)]
         if not outputs:
             return result
-        call = Call(self, func, args, given, outputs)
+        call = OperatorCall(self, func, args, given, outputs)
         self.used.update(id(t) for t in call.tensors())
-        for tensor, label in zip(outputs, labelled(call), strict=False):
+        for tensor, label in zip(outputs, output_labels(call), strict=False):
             self._labels[tensor] = label
         return result

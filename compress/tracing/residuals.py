@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from compress.networks.running import repeatable as evaluating
-from compress.networks.running import tensors, unfused
+from compress.networks.running import tensors_in, unfused
 
 _ADDITIONS = ("aten.add.Tensor", "aten.add_.Tensor")
 _ACTIVATIONS = {
@@ -56,7 +56,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Operator:
+class ExecutedOperator:
     """One operator that was executed."""
 
     name: str
@@ -66,7 +66,7 @@ class Operator:
 
 
 @dataclass
-class Call:
+class ModuleCall:
     """One call of a module: a range of operators."""
 
     name: str
@@ -79,18 +79,18 @@ class Call:
     rank: int = 0
 
 
-class Run:
+class RecordedRun:
     """Values, operators and module calls of one run of ``module`` (in eval mode)."""
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.module = module
-        self.operators: list[Operator] = []
+        self.operators: list[ExecutedOperator] = []
         self.sums: dict[int, tuple[int, int]] = {}
         """Addition of equal shapes -> its two summands."""
-        self.calls: list[Call] = []
+        self.calls: list[ModuleCall] = []
         self._values: dict[int, int] = {}
         self._held: list[Tensor] = []
-        open_calls: list[Call] = []
+        open_calls: list[ModuleCall] = []
         hooks = []
         for name, layer in module.named_modules():
             if name:
@@ -102,7 +102,7 @@ class Run:
         finally:
             for hook in hooks:
                 hook.remove()
-        self.outputs = tuple(self.value(t) for t in tensors(outputs))
+        self.outputs = tuple(self.value(t) for t in tensors_in(outputs))
         self.made = {value: k for k, op in enumerate(self.operators) for value in op.outputs}
         self.names = {call.name: [c for c in self.calls if c.name == call.name] for call in self.calls}
 
@@ -117,16 +117,16 @@ class Run:
         self._values[id(tensor)] = len(self._held)
         return len(self._held)
 
-    def _entering(self, name: str, open_calls: list[Call]) -> Callable[..., None]:
+    def _entering(self, name: str, open_calls: list[ModuleCall]) -> Callable[..., None]:
         def enter(_: nn.Module, args: Any, kwargs: Any) -> None:
             given = tuple(self.value(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
-            call = Call(name, len(self.operators), given)
+            call = ModuleCall(name, len(self.operators), given)
             self.calls.append(call)
             open_calls.append(call)
 
         return enter
 
-    def _leaving(self, open_calls: list[Call]) -> Callable[..., None]:
+    def _leaving(self, open_calls: list[ModuleCall]) -> Callable[..., None]:
         def leave(_: nn.Module, __: Any, outputs: Any) -> None:
             call = open_calls.pop()
             call.end = len(self.operators)
@@ -179,14 +179,14 @@ class Run:
         """Number of parameters of the module of that name."""
         return sum(p.numel() for p in self.module.get_submodule(name).parameters())
 
-    def once(self, name: str) -> Call | None:
+    def once(self, name: str) -> ModuleCall | None:
         """The only call of a module."""
         calls = self.names.get(name, [])
         return calls[0] if len(calls) == 1 else None
 
 
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: RecordedRun) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.run = run
 
@@ -198,15 +198,15 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         inputs = tuple(self.run.value(t) for t in given)
         adds = _adds(func, args, kwargs)
         result = func(*args, **(kwargs or {}))
-        made = tensors(result)
+        made = tensors_in(result)
         if adds:
             self.run.sums[len(self.run.operators)] = (inputs[0], inputs[1])
         name = str(func).rpartition(".")[0].removesuffix("_")
-        self.run.operators.append(Operator(name, inputs, tuple(self.run.fresh(t) for t in made)))
+        self.run.operators.append(ExecutedOperator(name, inputs, tuple(self.run.fresh(t) for t in made)))
         return result
 
 
-def candidates(run: Run) -> tuple[list[Block], list[tuple[str, str]]]:
+def candidate_blocks(run: RecordedRun) -> tuple[list[Block], list[tuple[str, str]]]:
     """Removable blocks as the run shows them, unchecked, in its order; and where else there are residual additions.
 
     As fine as can be: a module for a single addition, else the end of the branch, else a module for several.
@@ -237,7 +237,7 @@ def candidates(run: Run) -> tuple[list[Block], list[tuple[str, str]]]:
     return numbered, list(kept.items())
 
 
-def _shortcuts(run: Run, name: str, additions: dict[int, tuple[int, int]]) -> Iterator[Block]:
+def _shortcuts(run: RecordedRun, name: str, additions: dict[int, tuple[int, int]]) -> Iterator[Block]:
     """The module as a block with its shortcut inside, for each of its inputs that passes."""
     call = run.once(name)
     if call is None or call.result < 0:
@@ -251,7 +251,7 @@ def _shortcuts(run: Run, name: str, additions: dict[int, tuple[int, int]]) -> It
 
 
 def _chain(
-    run: Run, call: Call, value: int, additions: dict[int, tuple[int, int]]
+    run: RecordedRun, call: ModuleCall, value: int, additions: dict[int, tuple[int, int]]
 ) -> tuple[list[int], tuple[str, ...]] | None:
     """The way from an input of a call to its result past the branches: additions on it, and the rest of it."""
     dropped: list[int] = []
@@ -277,7 +277,7 @@ def _chain(
     return dropped, tuple(tail)
 
 
-def _step(run: Run, call: Call, value: int) -> tuple[str, int] | None:
+def _step(run: RecordedRun, call: ModuleCall, value: int) -> tuple[str, int] | None:
     """What alone takes ``value`` inside a call, and what it gives: a child of the module, or an activation."""
     users = run.users(value, call.start, call.end)
     for child in run.calls:
@@ -291,7 +291,7 @@ def _step(run: Run, call: Call, value: int) -> tuple[str, int] | None:
     return _ACTIVATIONS[run.operators[users[0]].name], run.operators[users[0]].outputs[0]
 
 
-def _branch(run: Run, k: int, shortcut: int, branch: int) -> Block | None:
+def _branch(run: RecordedRun, k: int, shortcut: int, branch: int) -> Block | None:
     """The module that ends the branch of addition ``k``, to become a zero."""
     marked = ((k, run.sums[k].index(branch)),)
     value, user, turned = branch, k, False
@@ -312,7 +312,7 @@ def _branch(run: Run, k: int, shortcut: int, branch: int) -> Block | None:
     return None
 
 
-def _served(run: Run, block: Block) -> tuple[str, ...]:
+def _served(run: RecordedRun, block: Block) -> tuple[str, ...]:
     """Modules with weights, outermost only, that nothing but the block's branch needs; not those in the block."""
     cut = [(k, run.sums[k][place]) for k, place in block.additions]
     live = run.before(run.outputs, cut)
@@ -324,12 +324,12 @@ def _served(run: Run, block: Block) -> tuple[str, ...]:
     return tuple(name for name in run.names if name in idle and not any(name.startswith(f"{n}.") for n in idle))
 
 
-def _idle(run: Run, call: Call, live: set[int]) -> bool:
+def _idle(run: RecordedRun, call: ModuleCall, live: set[int]) -> bool:
     made = [value for op in run.operators[call.start : call.end] for value in op.outputs]
     return bool(made) and live.isdisjoint(made)
 
 
-def _user_module(run: Run, k: int) -> str | None:
+def _user_module(run: RecordedRun, k: int) -> str | None:
     """The innermost module around an operator; None where that is one of torch's own layers."""
     around = [call for call in run.calls if call.start <= k < call.end]
     name = max(around, key=lambda call: call.name.count(".")).name if around else ""
@@ -341,7 +341,7 @@ def _user_module(run: Run, k: int) -> str | None:
 def zeroed(module: nn.Module, inputs: tuple[Tensor, ...], additions: Iterable[tuple[int, int]]) -> list[Tensor]:
     """Outputs with branches multiplied by zero, given as (operator, which argument): what dropping must give."""
     with evaluating(module), unfused(), _Zeroing(dict(additions)):
-        return tensors(module(*inputs))
+        return tensors_in(module(*inputs))
 
 
 class _Zeroing(TorchDispatchMode):  # type: ignore[no-untyped-call]

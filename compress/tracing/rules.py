@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.tracing.calls import Call
+from compress.tracing.calls import OperatorCall
 from compress.tracing.labels import FIXED, FREE, Axis, Labels
 
 _CONSTANTS = ("new_", "zeros", "ones", "full", "empty", "rand", "arange")
-Rule = Callable[[Call], list[Labels]]
+Rule = Callable[[OperatorCall], list[Labels]]
 
 
-def labelled(call: Call) -> list[Labels]:
+def output_labels(call: OperatorCall) -> list[Labels]:
     """Labels of each output of an operator."""
     rule = RULES.get(call.name)
     if rule is not None:
@@ -36,7 +36,7 @@ def labelled(call: Call) -> list[Labels]:
     return call.unknown()
 
 
-def _pointwise(call: Call) -> list[Labels]:
+def _pointwise(call: OperatorCall) -> list[Labels]:
     tensors = [t for t in call.tensors() if t.ndim]
     shape = call.outputs[0].shape
     found = [np.full(n, FREE) for n in shape]
@@ -47,12 +47,12 @@ def _pointwise(call: Call) -> list[Labels]:
     return [found]
 
 
-def _view(call: Call) -> list[Labels]:
+def _view(call: OperatorCall) -> list[Labels]:
     tensor = call.tensors()[0]
     return [call.atoms.view(call.mode.labels(tensor), tensor.shape, call.outputs[0].shape)]
 
 
-def _transpose(call: Call) -> list[Labels]:
+def _transpose(call: OperatorCall) -> list[Labels]:
     labels = list(call.of("self"))
     if labels:
         a, b = call.args["dim0"], call.args["dim1"]
@@ -60,16 +60,16 @@ def _transpose(call: Call) -> list[Labels]:
     return [labels]
 
 
-def _t(call: Call) -> list[Labels]:
+def _t(call: OperatorCall) -> list[Labels]:
     return [call.of("self")[::-1]]
 
 
-def _permute(call: Call) -> list[Labels]:
+def _permute(call: OperatorCall) -> list[Labels]:
     labels = call.of("self")
     return [[labels[d] for d in call.args["dims"]]]
 
 
-def _expand(call: Call) -> list[Labels]:
+def _expand(call: OperatorCall) -> list[Labels]:
     labels, shape = call.of("self"), call.outputs[0].shape
     new = len(shape) - len(labels)
     return [
@@ -77,21 +77,21 @@ def _expand(call: Call) -> list[Labels]:
     ]
 
 
-def _repeat(call: Call) -> list[Labels]:
+def _repeat(call: OperatorCall) -> list[Labels]:
     labels, times = call.of("self"), call.args["repeats"]
     new = len(times) - len(labels)
     padded = [np.full(1, FREE)] * new + labels
     return [[np.tile(label, n) for label, n in zip(padded, times, strict=True)]]
 
 
-def _select(call: Call) -> list[Labels]:
+def _select(call: OperatorCall) -> list[Labels]:
     labels = list(call.of("self"))
     taken = labels.pop(call.args["dim"])
     call.atoms.freeze(taken, "its parts are picked by their place")
     return [labels for _ in call.outputs]
 
 
-def _slice(call: Call) -> list[Labels]:
+def _slice(call: OperatorCall) -> list[Labels]:
     labels = list(call.of("self"))
     start, end, step, dim = call.args.get("start"), call.args.get("end"), call.args["step"], call.args["dim"]
     whole = labels[dim]
@@ -105,7 +105,7 @@ def _slice(call: Call) -> list[Labels]:
     return [labels]
 
 
-def _split(call: Call) -> list[Labels]:
+def _split(call: OperatorCall) -> list[Labels]:
     labels, dim = call.of("self"), call.args["dim"]
     found, start = [], 0
     for output in call.outputs:
@@ -119,14 +119,14 @@ def _split(call: Call) -> list[Labels]:
     return found
 
 
-def _glu(call: Call) -> list[Labels]:
+def _glu(call: OperatorCall) -> list[Labels]:
     labels, dim = list(call.of("self")), call.args["dim"]
     half = len(labels[dim]) // 2
     labels[dim] = call.atoms.unite(labels[dim][:half], labels[dim][half:])
     return [labels]
 
 
-def _cat(call: Call) -> list[Labels]:
+def _cat(call: OperatorCall) -> list[Labels]:
     tensors = [t for t in call.args["tensors"] if t.ndim == call.outputs[0].ndim]
     dim = call.args["dim"] % call.outputs[0].ndim
     labels = list(call.mode.labels(tensors[0]))
@@ -136,7 +136,7 @@ def _cat(call: Call) -> list[Labels]:
     return [labels]
 
 
-def _stack(call: Call) -> list[Labels]:
+def _stack(call: OperatorCall) -> list[Labels]:
     tensors, dim = call.args["tensors"], call.args["dim"] % call.outputs[0].ndim
     labels = list(call.mode.labels(tensors[0]))
     for tensor in tensors[1:]:
@@ -144,7 +144,7 @@ def _stack(call: Call) -> list[Labels]:
     return [[*labels[:dim], np.full(len(tensors), FIXED), *labels[dim:]]]
 
 
-def _pad(call: Call) -> list[Labels]:
+def _pad(call: OperatorCall) -> list[Labels]:
     labels, pad = list(call.of("self")), list(call.args["pad"])
     for k in range(len(pad) // 2):
         dim = len(labels) - 1 - k
@@ -154,7 +154,7 @@ def _pad(call: Call) -> list[Labels]:
     return [labels]
 
 
-def _index(call: Call) -> list[Labels]:
+def _index(call: OperatorCall) -> list[Labels]:
     """Indexing by one list of integers along one dimension; anything else is not followed."""
     given = call.args["indices"] if "indices" in call.args else [call.args["index"]]
     at = [d for d, index in enumerate(given) if index is not None]
@@ -167,7 +167,7 @@ def _index(call: Call) -> list[Labels]:
     return [labels]
 
 
-def _reduce(call: Call, *, mixes: bool = True) -> list[Labels]:
+def _reduce(call: OperatorCall, *, mixes: bool = True) -> list[Labels]:
     if "other" in call.args:  # max and min of two tensors
         return _pointwise(call)
     labels = call.of("self")
@@ -184,17 +184,17 @@ def _reduce(call: Call, *, mixes: bool = True) -> list[Labels]:
     return [left for _ in call.outputs]
 
 
-def _sum(call: Call) -> list[Labels]:
+def _sum(call: OperatorCall) -> list[Labels]:
     return _reduce(call, mixes=False)
 
 
-def _softmax(call: Call) -> list[Labels]:
+def _softmax(call: OperatorCall) -> list[Labels]:
     labels = call.of("self")
     call.mix(labels[call.args["dim"]])
     return [labels]
 
 
-def _matmul(call: Call) -> list[Labels]:
+def _matmul(call: OperatorCall) -> list[Labels]:
     """mm, bmm, addmm, baddbmm: the last dimension of the one against the last but one of the other."""
     first = next((n for n in ("mat1", "batch1") if n in call.args), "self")
     second = "batch2" if "batch2" in call.args else "mat2"
@@ -210,7 +210,7 @@ def _matmul(call: Call) -> list[Labels]:
     return [labels]
 
 
-def _vector(call: Call) -> list[Labels]:
+def _vector(call: OperatorCall) -> list[Labels]:
     """mv and dot: one dimension is contracted."""
     a, b = call.tensors()[-2:]
     first, second = call.mode.labels(a), call.mode.labels(b)
@@ -218,7 +218,7 @@ def _vector(call: Call) -> list[Labels]:
     return [first[:-1]]
 
 
-def _trilinear(call: Call) -> list[Labels]:
+def _trilinear(call: OperatorCall) -> list[Labels]:
     """A bilinear layer: (batch, a) and (batch, b) with a weight of (out, a, b)."""
     first, weight, second = call.of("i1"), call.of("i2"), call.of("i3")
     if (len(first), len(weight), len(second), call.outputs[0].ndim) != (2, 3, 2, 2):
@@ -228,7 +228,7 @@ def _trilinear(call: Call) -> list[Labels]:
     return [[first[0], weight[0]]]
 
 
-def _convolution(call: Call) -> list[Labels]:
+def _convolution(call: OperatorCall) -> list[Labels]:
     x, weight, groups = call.of("input"), call.of("weight"), call.args["groups"]
     transposed = call.args["transposed"]
     channels = len(x[1])
@@ -260,7 +260,7 @@ def _convolution(call: Call) -> list[Labels]:
     return [[x[0], out, *call.fixed()[2:]]]
 
 
-def _batch_norm(call: Call) -> list[Labels]:
+def _batch_norm(call: OperatorCall) -> list[Labels]:
     labels = list(call.of("input"))
     for name in ("weight", "bias", "running_mean", "running_var"):
         if isinstance(call.args.get(name), Tensor):
@@ -268,7 +268,7 @@ def _batch_norm(call: Call) -> list[Labels]:
     return [labels, *(call.fixed(i) for i in range(1, len(call.outputs)))]
 
 
-def _layer_norm(call: Call) -> list[Labels]:
+def _layer_norm(call: OperatorCall) -> list[Labels]:
     labels = list(call.of("input"))
     size = len(call.args["normalized_shape"])
     for name in ("weight", "bias"):
@@ -280,7 +280,7 @@ def _layer_norm(call: Call) -> list[Labels]:
     return [labels, *(call.fixed(i) for i in range(1, len(call.outputs)))]
 
 
-def _group_norm(call: Call) -> list[Labels]:
+def _group_norm(call: OperatorCall) -> list[Labels]:
     labels = list(call.of("input"))
     for name in ("weight", "bias"):
         if isinstance(call.args.get(name), Tensor):
@@ -290,13 +290,13 @@ def _group_norm(call: Call) -> list[Labels]:
     return [labels, *(call.fixed(i) for i in range(1, len(call.outputs)))]
 
 
-def _embedding(call: Call) -> list[Labels]:
+def _embedding(call: OperatorCall) -> list[Labels]:
     weight = call.of("weight")
     call.atoms.freeze(weight[0], "it is a vocabulary")
     return [[*call.of("indices"), weight[1]]]
 
 
-def _spatial(call: Call) -> list[Labels]:
+def _spatial(call: OperatorCall) -> list[Labels]:
     """Pooling, resizing, padding of images: batch and channels stay what they are."""
     labels = call.mode.labels(call.tensors()[0])
     digits = [int(c) for c in call.name if c.isdigit()]
@@ -305,19 +305,19 @@ def _spatial(call: Call) -> list[Labels]:
     return [labels[:kept] + [np.full(n, FIXED) for n in t.shape[kept:]] for t in call.outputs]
 
 
-def _pixel_shuffle(call: Call) -> list[Labels]:
+def _pixel_shuffle(call: OperatorCall) -> list[Labels]:
     labels, r = call.of("self"), call.args["upscale_factor"]
     channels, inner = call.atoms.divide(labels[-3], len(labels[-3]) // r**2, r**2)
     call.atoms.freeze(inner, "they are the pixels of a pixel shuffle")
     return [[*labels[:-3], channels, *call.fixed()[-2:]]]
 
 
-def _pixel_unshuffle(call: Call) -> list[Labels]:
+def _pixel_unshuffle(call: OperatorCall) -> list[Labels]:
     labels, r = call.of("self"), call.args["downscale_factor"]
     return [[*labels[:-3], np.repeat(labels[-3], r**2), *call.fixed()[-2:]]]
 
 
-def _channel_shuffle(call: Call) -> list[Labels]:
+def _channel_shuffle(call: OperatorCall) -> list[Labels]:
     labels, groups = list(call.of("self")), call.args["groups"]
     rows, columns = call.atoms.divide(labels[1], groups, len(labels[1]) // groups)
     labels[1] = call.atoms.merge(columns, rows)

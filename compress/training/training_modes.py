@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from compress.networks.running import threads
+from compress.values.error_lines import one_line
 from targets.errors import RequestError
 
 _STEPS = 10
@@ -62,8 +63,7 @@ def resolve_device(device: str) -> str:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = (str(error).splitlines() or ["unknown"])[0]
-        raise RequestError(f"device {device!r} cannot be used: {reason}; use 'cpu' or 'auto'") from None
+        raise RequestError(f"device {device!r} cannot be used: {one_line(error)}; use 'cpu' or 'auto'") from None
     return device
 
 

@@ -71,7 +71,7 @@ def task(tiny: ModuleType) -> compress.Task:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every structure is exported once in the whole session."""
-    monkeypatch.setattr(exporting, "trace", _trace_once(exporting.trace))
+    monkeypatch.setattr(exporting, "trace_graph", _trace_once(exporting.trace_graph))
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def search(quick: None, task: compress.Task, tiny: ModuleType, tmp_path: Path) -
 def finished(task: compress.Task, tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A finished run of six trials; tests look at it, none may change it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exporting, "trace", _trace_once(exporting.trace))
+        patch.setattr(exporting, "trace_graph", _trace_once(exporting.trace_graph))
         folder = tmp_path_factory.mktemp("finished") / "run"
         return compress.search(task, FakeTarget(), trials=6, space=tiny.SPACE, out=folder)
 

@@ -13,7 +13,7 @@ from sklearn import metrics as theirs
 
 from compress.metrics.classification import per_class
 from compress.metrics.decisions import class_axis
-from compress.metrics.metrics import drop, get, score
+from compress.metrics.metrics import get, quality_drop, quality_of
 from targets.errors import TaskError
 
 pairs = st.integers(1, 60).flatmap(
@@ -87,9 +87,11 @@ def test_several_labels_are_scikit_learns(pair: tuple[np.ndarray, np.ndarray]) -
 
 def test_one_logit_is_a_binary_decision() -> None:
     logits, labels = np.array([[1.2], [-0.3], [0.1], [-2.0]]), np.array([1, 1, 1, 0])
-    found = score(get("multilabel_accuracy"), logits, labels)
+    found = quality_of(get("multilabel_accuracy"), logits, labels)
     assert (found.value, found.n) == (0.75, 4)
-    assert drop(get("multilabel_accuracy"), np.where(labels == 1, 1.0, -1.0), logits[:, 0], labels).value == 0.25
+    assert (
+        quality_drop(get("multilabel_accuracy"), np.where(labels == 1, 1.0, -1.0), logits[:, 0], labels).value == 0.25
+    )
     assert get("multilabel_micro_f1").function(logits, labels) == pytest.approx(theirs.f1_score(labels, [1, 0, 1, 0]))
 
 
@@ -101,7 +103,7 @@ def test_labels_of_which_none_holds_have_no_f1() -> None:
 def test_nan_is_wrong_for_every_label() -> None:
     logits, labels = np.full((4, 2), np.nan), np.array([[0, 1]] * 4)
     for name in ("multilabel_accuracy", "multilabel_exact", "multilabel_micro_f1", "multilabel_macro_f1"):
-        assert score(get(name), logits, labels).value == 0.0
+        assert quality_of(get(name), logits, labels).value == 0.0
 
 
 @pytest.mark.parametrize(
@@ -114,7 +116,7 @@ def test_nan_is_wrong_for_every_label() -> None:
 )
 def test_other_labels_are_refused(logits: Any, labels: np.ndarray, said: str) -> None:
     with pytest.raises(TaskError, match=said):
-        score(get("multilabel_macro_f1"), logits, labels)
+        quality_of(get("multilabel_macro_f1"), logits, labels)
 
 
 @settings(deadline=None, max_examples=60)
@@ -136,14 +138,14 @@ def test_tokens_are_scikit_learns(seed: int, n: int, length: int, number: int, l
 def test_tokens_have_an_interval_and_padding_alone_has_none() -> None:
     rng = np.random.default_rng(0)
     scores, labels = rng.normal(size=(50, 7, 4)), rng.integers(0, 4, (50, 7))
-    found = score(get("token_accuracy"), scores, labels)
+    found = quality_of(get("token_accuracy"), scores, labels)
     assert found.low < found.value < found.high
     assert found.n == 50
     assert np.isnan(get("token_accuracy").function(scores, np.full((50, 7), -100)))
     with pytest.raises(TaskError, match="do not fit"):
-        score(get("token_accuracy"), scores, labels[:, :5])
+        quality_of(get("token_accuracy"), scores, labels[:, :5])
     with pytest.raises(TaskError, match="each token"):
-        score(get("token_accuracy"), scores[:, 0], labels)
+        quality_of(get("token_accuracy"), scores[:, 0], labels)
 
 
 def test_the_axis_of_the_classes() -> None:

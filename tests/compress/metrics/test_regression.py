@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from sklearn import metrics as theirs
 
-from compress.metrics.metrics import drop, get, score
+from compress.metrics.metrics import get, quality_drop, quality_of
 
 numbers = st.floats(-100, 100, allow_nan=False, width=32)
 pairs = st.tuples(st.integers(2, 20), st.integers(1, 4)).flatmap(
@@ -38,6 +38,6 @@ def test_both_have_intervals_and_drops_the_right_way_round() -> None:
     labels = rng.normal(size=200)
     good, bad = labels + rng.normal(0, 0.1, 200), labels + rng.normal(0, 0.5, 200)
     for name in ("rmse", "r2"):
-        own, found = score(get(name), bad, labels), drop(get(name), good, bad, labels)
+        own, found = quality_of(get(name), bad, labels), quality_drop(get(name), good, bad, labels)
         assert own.low < own.value < own.high
         assert 0 < found.low < found.value < found.high

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import compress
 from compress.networks.running import evaluating
 from compress.onnx_files import graphs
-from compress.onnx_files.exporting import bind, export, trace
+from compress.onnx_files.exporting import bind, export, trace_graph
 from compress.onnx_files.parity import TOLERANCE, check_parity
 from compress.pruning.pruning import prune
 from targets.errors import ExportError, ModelError, ParityError, RequestError, StageError
@@ -81,7 +81,7 @@ def _run(path: Path, *inputs: Tensor) -> list[np.ndarray]:
 def template(digits: Any) -> onnx.ModelProto:
     """The raw graph of an untrained CNN of the same form. Read only."""
     torch.manual_seed(7)
-    return trace(_like(digits), (digits.val[0][:4],))
+    return trace_graph(_like(digits), (digits.val[0][:4],))
 
 
 def _like(_: Any) -> nn.Module:
@@ -147,7 +147,7 @@ def test_the_template_can_be_bound_again(template: onnx.ModelProto, cnn: nn.Modu
 def test_a_pruned_network_is_bound_as_well(tmp_path: Path, cnn: nn.Module, digits: Any) -> None:
     example = digits.val[0][:4]
     small = prune(cnn, example, 0.5).module
-    raw = trace(small, (example,))
+    raw = trace_graph(small, (example,))
     for layer in small.modules():
         if isinstance(layer, (nn.Conv2d, nn.BatchNorm2d)):
             nn.init.normal_(layer.weight)
@@ -182,7 +182,7 @@ def test_a_nan_in_the_file_is_noticed(
 def test_an_export_that_fails_its_check_leaves_the_old_file(
     tmp_path: Path, cnn: nn.Module, bare: nn.Module, digits: Any, template: onnx.ModelProto, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr("compress.onnx_files.exporting.trace", lambda *_: template)
+    monkeypatch.setattr("compress.onnx_files.exporting.trace_graph", lambda *_: template)
     monkeypatch.setattr("compress.onnx_files.exporting.bind", lambda *_: bind(template, cnn.state_dict()))
     path = tmp_path / "m.onnx"
     path.write_bytes(b"old")

@@ -12,7 +12,7 @@ import torch
 
 from compress.onnx_files.exporting import export
 from compress.precision.layer_costs import Saving, float_order, layer_savings
-from compress.precision.quantizer import collect_ranges, layers
+from compress.precision.quantizer import collect_ranges, quantizable_layers
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 
@@ -63,7 +63,7 @@ def test_what_int8_saves_is_measured_on_the_target(
     path, ranges, samples = deep
     target = FakeTarget(instructions=counted)
     found = layer_savings(path, ranges, "minmax", samples, Capabilities(), target, tmp_path)
-    assert len(found) == len(layers(path)) == 7
+    assert len(found) == len(quantizable_layers(path)) == 7
     largest = max(range(len(found)), key=lambda i: found[i].value)
     assert largest == 1
     assert found[largest].value > 5 * sorted(one.value for one in found)[len(found) // 2]
@@ -83,5 +83,5 @@ def test_layers_beyond_the_most_are_timed_together(
     target.slow_to_load = True
     found = layer_savings(path, ranges, "minmax", samples, Capabilities(), target, tmp_path)
     assert len(target.calls[0][1]) == 4
-    assert len(found) == len(layers(path))
+    assert len(found) == len(quantizable_layers(path))
     assert found[0] == found[1]

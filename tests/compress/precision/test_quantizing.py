@@ -20,7 +20,7 @@ from compress.onnx_files import graphs
 from compress.onnx_files.exporting import export
 from compress.onnx_files.parity import open_session
 from compress.precision.layer_costs import layer_errors
-from compress.precision.quantizer import collect_ranges, has_matmul, layers, quantize_static, split_gemm
+from compress.precision.quantizer import collect_ranges, has_matmul, quantizable_layers, quantize_static, split_gemm
 from compress.precision.quantizing import quantize
 from targets.errors import ModelError, QuantizeError, RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
@@ -103,7 +103,7 @@ def test_int8_decides_as_fp32_does(
     assert _agreement(exported, found.path, digits) >= 0.97
     assert found.path == tmp_path / "q.onnx"
     assert found.size == found.path.stat().st_size < 0.6 * exported.stat().st_size
-    assert found.int8 == tuple(layers(exported))
+    assert found.int8 == tuple(quantizable_layers(exported))
     assert found.kept == ()
     assert _integer_layers(found.path, tmp_path) == {"QLinearConv": 2, "QGemm": 1}
     assert _hash(exported) == before
@@ -112,7 +112,7 @@ def test_int8_decides_as_fp32_does(
 def test_what_is_kept_in_float_stays_there(
     exported: Path, calibration: np.ndarray, digits: Any, tmp_path: Path
 ) -> None:
-    first, *others = layers(exported)
+    first, *others = quantizable_layers(exported)
     found = quantize(exported, tmp_path / "m.onnx", "mixed", calibration, keep_float=(first,))
     assert (found.kept, found.int8) == ((first,), tuple(others))
     kinds = _integer_layers(found.path, tmp_path)
@@ -124,7 +124,7 @@ def test_what_is_kept_in_float_stays_there(
 def test_dynamic_int8_reaches_a_linear_layer(exported: Path, digits: Any, tmp_path: Path) -> None:
     """A Gemm, as linear layers are exported, would be passed over in silence."""
     found = quantize(exported, tmp_path / "d.onnx", "int8-dynamic")
-    *convolutions, linear = layers(exported)
+    *convolutions, linear = quantizable_layers(exported)
     assert (found.int8, found.kept) == ((linear,), tuple(convolutions))
     kinds = _integer_layers(found.path, tmp_path)
     assert kinds.get("DynamicQuantizeMatMul", 0) + kinds.get("MatMulInteger", 0) == 1
@@ -185,7 +185,7 @@ def test_a_static_batch_is_no_obstacle(tmp_path: Path, batch: int, count: int) -
 
 def test_layers_without_names_are_told_apart(tmp_path: Path) -> None:
     model = _static(tmp_path / "m.onnx", "n", names=False)
-    first, second = layers(model)
+    first, second = quantizable_layers(model)
     assert first != second
     found = quantize(model, tmp_path / "q.onnx", "mixed", ROWS, keep_float=(second,))
     assert (found.int8, found.kept) == ((first,), (second,))
@@ -455,7 +455,7 @@ def test_every_layer_can_be_kept_in_float(tmp_path: Path) -> None:
     x = torch.randn(16, 2, 8, 8)
     export(Between(), x, tmp_path / "m.onnx")
     target = targets.get("ort-cpu")
-    for name in layers(tmp_path / "m.onnx"):
+    for name in quantizable_layers(tmp_path / "m.onnx"):
         found = quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", "mixed", x.numpy(), target, keep_float=(name,))
         audited = {layer.name: layer.integer for layer in target.audit(found.path) or ()}
         assert [other for other, integer in audited.items() if not integer] == [name]

@@ -15,7 +15,7 @@ from torch import nn
 from compress.onnx_files.exporting import export
 from compress.onnx_files.parity import open_session
 from compress.precision.quantizing import quantize
-from compress.precision.stored_weights import BLOCK, pack, store
+from compress.precision.stored_weights import BLOCK, pack_four_bits, stored_model
 from targets.errors import QuantizeError, RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
@@ -75,7 +75,7 @@ def test_convolutions_are_stored_smaller_as_well(exported: Path, digits: Any, tm
 def test_eight_bits_scale_every_output_channel_by_itself() -> None:
     weight = np.random.default_rng(0).standard_normal((8, 16)).astype(np.float32) * 10.0 ** np.arange(-8, 8)
     weight = weight.astype(np.float32)
-    model, layers = store(_one(weight), "int8-weights")
+    model, layers = stored_model(_one(weight), "int8-weights")
     assert layers == ("y",)
     values = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     found = values["w_int8"] * values["w_scale8"]
@@ -85,9 +85,9 @@ def test_eight_bits_scale_every_output_channel_by_itself() -> None:
 
 def test_four_bits_are_what_the_runtime_reads_and_hit_the_largest_of_every_block(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal((70, 5)).astype(np.float32)
-    blocks, scales = pack(weight)
+    blocks, scales = pack_four_bits(weight)
     assert (blocks.shape, scales.shape) == ((5, 3, BLOCK // 2), (15,))
-    model, _ = store(_one(weight), "int4-weights")
+    model, _ = stored_model(_one(weight), "int4-weights")
     onnx.save(model, tmp_path / "four.onnx")
     # The identity in front gives the weights as they are computed with.
     for attribute in model.graph.node[0].attribute:
@@ -106,17 +106,17 @@ def test_what_half_precision_does_not_hold_stays_in_float() -> None:
     rest = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
     for factor in (1e6, 1e-8):
         with pytest.raises(QuantizeError, match="fp16 would change nothing"):
-            store(_one(rest * np.float32(factor)), "fp16")
-    model, _ = store(_one(rest), "fp16")
+            stored_model(_one(rest * np.float32(factor)), "fp16")
+    model, _ = stored_model(_one(rest), "fp16")
     assert [t.data_type for t in model.graph.initializer] == [TensorProto.FLOAT16]
 
 
 def test_what_would_change_nothing_or_cannot_be_is_refused(exported: Path, perceptron: Path, tmp_path: Path) -> None:
     weight = np.ones((3, 1, 3, 3), np.float32)
     with pytest.raises(QuantizeError, match="no matrix product"):
-        store(_one(weight, "Conv"), "int4-weights")
+        stored_model(_one(weight, "Conv"), "int4-weights")
     with pytest.raises(QuantizeError, match="opset 11"):
-        store(_one(np.ones((9, 9), np.float32), opset=11), "int8-weights")
+        stored_model(_one(np.ones((9, 9), np.float32), opset=11), "int8-weights")
     with pytest.raises(RequestError, match="takes training"):
         quantize(perceptron, tmp_path / "x.onnx", "int8-qat")
     lacking = FakeTarget(capabilities=Capabilities(lacks=("com.microsoft:MatMulNBits",)))

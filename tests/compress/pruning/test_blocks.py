@@ -17,7 +17,7 @@ import compress
 import zoo
 from compress.networks.running import forward
 from compress.onnx_files import exporting
-from compress.pruning.blocks import Blocks, drop, find_blocks, least_harmful, remaining
+from compress.pruning.blocks import Blocks, find_blocks, least_harmful, remaining, without_blocks
 from compress.pruning.cutting import zero
 from compress.pruning.grouping import find_groups
 from compress.pruning.pruning import prune
@@ -125,7 +125,7 @@ def test_every_network_of_the_zoo_is_looked_at_without_harm() -> None:
         network, inputs = zoo.made(name)
         before = copy.deepcopy(network.state_dict())
         found = find_blocks(network, inputs)
-        small = drop(network, found.removable)
+        small = without_blocks(network, found.removable)
         assert forward(small, inputs)[0].shape == forward(network, inputs)[0].shape, name
         assert all(torch.equal(x, before[key]) for key, x in network.state_dict().items()), name
     assert not find_blocks(*zoo.made("plain")).removable
@@ -176,7 +176,7 @@ def test_what_is_no_removable_block_is_left_alone_with_the_reason() -> None:
 
 def test_what_is_dropped_is_not_in_the_exported_file(tmp_path: Path) -> None:
     network, inputs = zoo.made("transformer-norm-first")
-    small = drop(network, find_blocks(network, inputs).removable)
+    small = without_blocks(network, find_blocks(network, inputs).removable)
     exporting.export(small, inputs, tmp_path / "small.onnx")
     assert Counter(node.op_type for node in onnx.load(tmp_path / "small.onnx").graph.node) == {
         "Gather": 1, "ReduceMean": 1, "Gemm": 1
@@ -186,10 +186,10 @@ def test_what_is_dropped_is_not_in_the_exported_file(tmp_path: Path) -> None:
 def test_a_network_without_blocks_trains_copies_and_takes_its_weights_back() -> None:
     network, inputs = zoo.made("encoder")
     blocks = find_blocks(network, inputs)
-    small = drop(network, blocks.removable).train()
+    small = without_blocks(network, blocks.removable).train()
     outputs = small(*inputs)
     outputs.float().square().mean().backward()
-    again = drop(network, blocks.removable)
+    again = without_blocks(network, blocks.removable)
     again.load_state_dict(copy.deepcopy(small).state_dict())
     [a], [b] = forward(small, inputs), forward(again, inputs)
     torch.testing.assert_close(a, b)
@@ -199,7 +199,7 @@ def test_a_network_without_blocks_trains_copies_and_takes_its_weights_back() -> 
 def test_channels_are_pruned_right_in_what_is_left(name: str) -> None:
     network, inputs = zoo.made(name)
     blocks = find_blocks(network, inputs)
-    small = drop(network, blocks.removable[:1])
+    small = without_blocks(network, blocks.removable[:1])
     left = remaining(find_groups(network, inputs), small)
     assert left.prunable
     for group in (g for g in left.prunable if not g.mixed):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import zoo
 from compress.pruning.grouping import find_groups
 from compress.pruning.groups import Group, Groups, Slot
-from compress.pruning.permutation_check import Gate, permutations
+from compress.pruning.permutation_check import PermutationCheck, permutations
 from compress.pruning.pruning import group_named, prune
 from zoo import ZOO, made
 
@@ -134,9 +134,9 @@ def test_the_gate_refuses_wrong_claims(name: str, root: str, layer: str, zeros: 
     if zeros:  # fresh norms and constant inputs must not blind it
         module, inputs = make(), tuple(torch.zeros_like(t) for t in inputs)
     group = group_named(found[name], root)
-    gate = Gate(module, inputs)
-    assert gate.refusal([group]) is None
-    assert gate.refusal([wrong(group, layer)]) is not None
+    gate = PermutationCheck(module, inputs)
+    assert gate.why_not([group]) is None
+    assert gate.why_not([wrong(group, layer)]) is not None
 
 
 def test_a_layer_that_is_never_used_is_kept() -> None:
@@ -161,7 +161,7 @@ def test_a_network_that_only_runs_in_float32_is_gated_in_it() -> None:
     groups = find_groups(module, inputs)
     assert len(groups.prunable) == 4
     group = group_named(groups, "body.1.conv1")
-    assert Gate(module, inputs).refusal([wrong(group, "body.1.conv2")]) is not None
+    assert PermutationCheck(module, inputs).why_not([wrong(group, "body.1.conv2")]) is not None
 
 
 def test_outputs_that_are_not_numbers_cannot_pass() -> None:

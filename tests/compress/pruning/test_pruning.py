@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.networks.counting import count
+from compress.networks.counting import macs_and_parameters
 from compress.networks.running import forward
 from compress.pruning.grouping import find_groups
 from compress.pruning.groups import Groups
@@ -126,15 +126,15 @@ def test_pruned_network_trains(found: dict[str, Groups]) -> None:
 def test_count_agrees_with_arithmetic() -> None:
     module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 16, 10))
     parameters = 3 * 8 * 9 + 8 + 1280 + 10
-    assert count(module, torch.randn(4, 3, 4, 4)) == (3 * 8 * 9 * 16 + 1280, parameters)
+    assert macs_and_parameters(module, torch.randn(4, 3, 4, 4)) == (3 * 8 * 9 * 16 + 1280, parameters)
 
 
 def test_count_sees_into_fused_layers() -> None:
     lstm = nn.LSTM(8, 16, batch_first=True)
-    assert count(lstm, torch.randn(2, 5, 8))[0] == 5 * 4 * 16 * (8 + 16)
+    assert macs_and_parameters(lstm, torch.randn(2, 5, 8))[0] == 5 * 4 * 16 * (8 + 16)
     layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
     frozen = copy.deepcopy(layer).requires_grad_(False)
-    assert count(frozen, torch.randn(2, 5, 8))[0] == 5 * (4 * 64 + 2 * 128) + 2 * 5 * 5 * 8
+    assert macs_and_parameters(frozen, torch.randn(2, 5, 8))[0] == 5 * (4 * 64 + 2 * 128) + 2 * 5 * 5 * 8
     assert torch.backends.mha.get_fastpath_enabled()
 
 
@@ -150,7 +150,7 @@ def test_count_falls_back_on_shapes() -> None:
             return self.up(self.a(x)).reshape(4, -1)
 
     module, x = Fixed(), torch.randn(4, 3, 4, 4)
-    assert count(module, x)[0] == 3 * 8 * 9 * 16 + 8 * 16 * 2 * 4
+    assert macs_and_parameters(module, x)[0] == 3 * 8 * 9 * 16 + 8 * 16 * 2 * 4
 
 
 @pytest.mark.parametrize("ratio", [1.0, -0.1, float("nan"), {"1.conv1": 1.0}])

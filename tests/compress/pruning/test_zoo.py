@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import compress
 import zoo
 import zoo_table
-from compress.networks.counting import count
+from compress.networks.counting import macs_and_parameters
 from compress.networks.running import forward
 from compress.onnx_files.parity import open_session
 from compress.precision.quantizer import has_matmul
@@ -133,7 +133,7 @@ def test_it_is_really_pruned(name: str, found: dict[str, Groups]) -> None:
         assert dict(found[name].kept)[LEFT_ALONE[name]]
         assert "kept" not in dict(found[name].kept)[LEFT_ALONE[name]]
         return
-    left = pruned.macs / count(module, inputs)[0]
+    left = pruned.macs / macs_and_parameters(module, inputs)[0]
     assert left <= (0.6 if any(word in name for word in SLOWER) else 0.5)
     outputs = [layer for layer, why in found[name].kept if why == "output layer"]
     assert outputs or name in NO_OUTPUT_LAYER

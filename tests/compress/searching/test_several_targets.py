@@ -126,7 +126,7 @@ def test_a_model_is_converted_down_where_that_is_possible(tmp_path: Path) -> Non
     from targets.testing import reference_model, samples
 
     model = onnx.load(reference_model(tmp_path / "m.onnx"))
-    older = limits.suit(model, limits.Limits(opset=14, ir_version=7))
+    older = limits.fit_to_limits(model, limits.VersionLimits(opset=14, ir_version=7))
     assert (older.opset_import[0].version, older.ir_version) == (14, 7)
     onnx.save(older, tmp_path / "older.onnx")
     x = {"x": samples(3)}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import zoo
-from compress.networks.counting import count
+from compress.networks.counting import macs_and_parameters
 from compress.pruning.grouping import find_groups
 from compress.pruning.pruning import prune
 
@@ -32,7 +32,7 @@ def table(found: dict[str, Any]) -> str:
 
 def _row(name: str, made: tuple[Any, Any], groups: Any) -> str:
     module, inputs = made
-    left = prune(module, inputs, 0.6, groups=groups).macs / count(module, inputs)[0]
+    left = prune(module, inputs, 0.6, groups=groups).macs / macs_and_parameters(module, inputs)[0]
     prunable = ", ".join(f"`{g.name}` ({g.channels})" for g in groups.prunable)
     why: dict[str, list[str]] = {}
     for layer, reason in groups.kept:

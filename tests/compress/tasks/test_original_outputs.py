@@ -25,7 +25,7 @@ def goal_of(*outputs: np.ndarray) -> Goal:
 
 def value(found: Goal, *outputs: np.ndarray) -> float:
     metric = metrics.get(found.metric)
-    return metrics.score(metric, outputs[0] if len(outputs) == 1 else outputs, found.labels).value
+    return metrics.quality_of(metric, outputs[0] if len(outputs) == 1 else outputs, found.labels).value
 
 
 @pytest.mark.parametrize(
@@ -50,11 +50,11 @@ def test_the_original_is_as_good_as_can_be_and_noise_costs(outputs: Any, name: s
     assert value(found, *outputs) == pytest.approx(best)
     other = tuple(np.roll(x, 1, axis=0) for x in outputs)
     assert abs(value(found, *other) - best) > 0.2
-    drop = metrics.drop(
+    drop = metrics.quality_drop(
         metric, outputs[0] if len(outputs) == 1 else outputs, other[0] if len(other) == 1 else other, found.labels
     )
     assert drop.value > 0.2
-    assert 0 <= metrics.score(metric, other[0] if len(other) == 1 else other, found.labels).value <= 1
+    assert 0 <= metrics.quality_of(metric, other[0] if len(other) == 1 else other, found.labels).value <= 1
 
 
 def test_every_output_counts() -> None:
@@ -103,7 +103,7 @@ def test_labels_are_compared_with_the_output_that_decides() -> None:
     outputs = (labels, SHARES)
     metric, loss = labelled(outputs, parts_of(outputs, ["label", "shares"], [WORDS]))
     assert metrics.get(metric).name == "accuracy of shares"
-    assert metrics.score(metrics.get(metric), outputs, labels).value == 1.0
+    assert metrics.quality_of(metrics.get(metric), outputs, labels).value == 1.0
     tensors = tuple(torch.from_numpy(x) for x in outputs)
     value = float(loss(tensors, torch.from_numpy(labels)))
     assert value == pytest.approx(float(-np.log(SHARES.max(axis=1)).mean()), rel=1e-4)
