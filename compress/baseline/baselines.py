@@ -1,4 +1,4 @@
-"""Baselines: carried here."""
+"""The baseline in the run: its module and exported graph, its file, and what is measured of it on every target."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ from targets.target import Target
 
 
 @dataclass(frozen=True)
-class _Setting:
-    """What preparing works with."""
+class Preparation:
+    """What a task is made ready with: the run it goes into, the targets, and the data."""
 
     task: Task
     run: Run
@@ -49,84 +49,84 @@ class _Setting:
 
     @property
     def example(self) -> tuple[torch.Tensor, ...]:
+        """A few inputs of val, on which networks are tried."""
         return self.splits.val.first(EXAMPLES)
 
 
-def _baseline_model(setting: _Setting) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
+def baseline_model(preparation: Preparation) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
     """The module and its raw exported graph (None for a file that cannot be imported); ``baseline/model.onnx``."""
-    task, path = setting.task, setting.path
+    task, path = preparation.task, preparation.path
     if task.onnx_path is not None:
-        return _of_file(setting, task.onnx_path)
-    module = _module(setting)
-    template = _template(setting, module)
+        return _of_file(preparation, task.onnx_path)
+    module = _module(preparation)
+    template = _template(preparation, module)
     if not path.exists():
         temporary = path.with_name(".model.onnx")
-        onnx.save(exporting.bind(template, module.state_dict(), setting.limits), temporary)
-        onnx_files_parity.check_parity(temporary, module, setting.example)
+        onnx.save(exporting.bind(template, module.state_dict(), preparation.limits), temporary)
+        onnx_files_parity.check_parity(temporary, module, preparation.example)
         temporary.replace(path)
     return module, template
 
 
-def _template(setting: _Setting, module: torch.nn.Module, graph: str = "") -> onnx.ModelProto:
+def _template(preparation: Preparation, module: torch.nn.Module, graph: str = "") -> onnx.ModelProto:
     """The raw graph; ``graph`` tells two apart whose weights are the same."""
 
     def compute(folder: Path) -> dict[str, Any]:
-        onnx.save(exporting.trace_graph(module, setting.example, setting.limits), folder / "template.onnx")
+        onnx.save(exporting.trace_graph(module, preparation.example, preparation.limits), folder / "template.onnx")
         return {}
 
-    inputs = {"baseline": fingerprints.state_hash(module), "limits": to_json(setting.limits)}
-    artifact = setting.cache.stage(
+    inputs = {"baseline": fingerprints.state_hash(module), "limits": to_json(preparation.limits)}
+    artifact = preparation.cache.stage(
         "export", exporting.VERSION, {**inputs, "graph": graph} if graph else inputs, compute
     )
     return onnx.load(artifact.folder / "template.onnx")
 
 
-def _of_file(setting: _Setting, file: Path) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
+def _of_file(preparation: Preparation, file: Path) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
     """An ``.onnx`` file is the baseline as it is; what is pruned is what it says in torch, if that can be had."""
-    path = setting.path
-    source = onnx_baselines.file_source(file, setting.splits)
+    path = preparation.path
+    source = onnx_baselines.file_source(file, preparation.splits)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save(onnx_files_limits.fit_to_limits(source.model, setting.limits), path)  # external data is taken in
-    _remember_architecture(setting)
+        _save(onnx_files_limits.fit_to_limits(source.model, preparation.limits), path)  # external data is taken in
+    _remember_architecture(preparation)
     for note in source.notes:
-        _warn(setting.run, f"{file.name}: {note}")
+        warn(preparation.run, f"{file.name}: {note}")
     try:
-        with setting.cache.timed("import"):
-            module = onnx_baselines.imported(setting.task, setting.splits, path)
-        template = _template(setting, module, graphs.structure_hash(path))
+        with preparation.cache.timed("import"):
+            module = onnx_baselines.imported(preparation.task, preparation.splits, path)
+        template = _template(preparation, module, graphs.structure_hash(path))
         with tempfile.TemporaryDirectory() as folder:
             again = Path(folder) / "model.onnx"
-            onnx.save(exporting.bind(template, module.state_dict(), setting.limits), again)
-            onnx_files_parity.check_parity(again, module, setting.example)
+            onnx.save(exporting.bind(template, module.state_dict(), preparation.limits), again)
+            onnx_files_parity.check_parity(again, module, preparation.example)
     except (importer.NotImportable, ExportError) as error:
-        _warn(setting.run, onnx_baselines.not_pruned(file, error))
+        warn(preparation.run, onnx_baselines.not_pruned(file, error))
         return None, None
     return module, template
 
 
-def _warn(run: Run, text: str) -> None:
+def warn(run: Run, text: str) -> None:
     """Beside the warnings about the data."""
-    known = list(run.state.facts.get("warnings", []))
-    if text not in known:
-        run.record.append("fact", name="warnings", value=[*known, text])
+    if text not in run.state.facts.warnings:
+        run.record.note("warnings", (*run.state.facts.warnings, text))
 
 
-def _module(setting: _Setting) -> torch.nn.Module:
+def _module(preparation: Preparation) -> torch.nn.Module:
     """The baseline kept in the run, else the task's own, kept from now on."""
-    folder = setting.path.parent
+    folder = preparation.path.parent
     if (folder / "weights.pt").exists():
-        return modules.load(setting.task, folder)
-    with setting.cache.timed("baseline"):
-        module = modules.make_module(setting.task)
-        modules.save(module, folder, whole=not isinstance(setting.task.model, torch.nn.Module))
-    _remember_architecture(setting)
+        return modules.load(preparation.task, folder)
+    with preparation.cache.timed("baseline"):
+        module = modules.make_module(preparation.task)
+        modules.save(module, folder, whole=not isinstance(preparation.task.model, torch.nn.Module))
+    _remember_architecture(preparation)
     return module
 
 
-def _remember_architecture(setting: _Setting) -> None:
-    if "architecture" not in setting.run.state.facts:
-        setting.run.record.append("fact", name="architecture", value=architecture(setting.task))
+def _remember_architecture(preparation: Preparation) -> None:
+    if not preparation.run.state.facts.architecture:
+        preparation.run.record.note("architecture", architecture(preparation.task))
 
 
 def _save(model: onnx.ModelProto, path: Path) -> None:
@@ -135,23 +135,23 @@ def _save(model: onnx.ModelProto, path: Path) -> None:
     temporary.replace(path)
 
 
-def _baseline_candidate(
-    setting: _Setting, names: list[str], module: torch.nn.Module | None, scorer: scoring.Scorer
+def baseline_candidate(
+    preparation: Preparation, names: list[str], module: torch.nn.Module | None, scorer: scoring.Scorer
 ) -> Candidate:
     """The baseline measured and scored on every target; what the record has already is not done again."""
-    run, path = setting.run, setting.path
+    run, path = preparation.run, preparation.path
     known = run.state.candidates.get("baseline")
-    if known is not None and all(t.name in known.measured for t in setting.places):
+    if known is not None and all(t.name in known.measured for t in preparation.places):
         return known
     if module is not None:
-        macs, parameters = counting.macs_and_parameters(module, setting.splits.val.first(2))
-        parity = onnx_files_parity.check_parity(path, module, setting.example)
+        macs, parameters = counting.macs_and_parameters(module, preparation.splits.val.first(2))
+        parity = onnx_files_parity.check_parity(path, module, preparation.example)
     else:
         macs, parameters, parity = graphs.count_macs(path), graphs.count_parameters(path), Parity(0.0, 1.0)
     measured = dict(known.measured) if known else {}
-    for target in setting.places:
+    for target in preparation.places:
         if target.name not in measured:
-            measured[target.name] = _baseline_on(setting, names, target, scorer)
+            measured[target.name] = _baseline_on(preparation, names, target, scorer)
     candidate = Candidate(
         id="baseline",
         path="baseline/model.onnx",
@@ -167,20 +167,20 @@ def _baseline_candidate(
     return candidate
 
 
-def _baseline_on(setting: _Setting, names: list[str], target: Target, scorer: scoring.Scorer) -> Measured:
+def _baseline_on(preparation: Preparation, names: list[str], target: Target, scorer: scoring.Scorer) -> Measured:
     """The baseline on one target; of a network against itself nothing is uncertain."""
-    cache, splits, metric = setting.cache, setting.splits, setting.metric
-    described = setting.describe[target.name]
-    scorer.decide(target, setting.path, {"val": splits.val, **({"test": splits.test} if splits.test else {})})
-    scored = scorer.outputs(target, setting.path, splits.val, "val")
+    cache, splits, metric = preparation.cache, preparation.splits, preparation.metric
+    described = preparation.describe[target.name]
+    scorer.decide(target, preparation.path, {"val": splits.val, **({"test": splits.test} if splits.test else {})})
+    scored = scorer.outputs(target, preparation.path, splits.val, "val")
     found = scored.outputs
     shape = found[0].shape if isinstance(found, tuple) else found.shape
     # Of agreement, the labels are what the original says.
     if metric.loss == "cross_entropy" and len(shape) == 2 and metric.name != "agreement":
         datasets.check_classes(splits.in_memory, shape[1])
-    quality = metrics.quality_of(metric, found, splits.val.labels.numpy(), setting.run.request.seed)
+    quality = metrics.quality_of(metric, found, splits.val.labels.numpy(), preparation.run.request.seed)
     sample = {name: array[:1] for name, array in splits.val.arrays(names).items()}
-    info = latencies.measure(cache, target, described, setting.path, [setting.path], sample)[0]
+    info = latencies.measure(cache, target, described, preparation.path, [preparation.path], sample)[0]
     measured = latencies.measured(info, quality, Drop(0.0, 0.0, 0.0), scored.check)
     latency = measured.latency
     return replace(measured, latency=None if latency is None else replace(latency, ratio=1.0, low=1.0, high=1.0))

@@ -1,4 +1,7 @@
-"""What every stage of a search works with: made once at the start, never changed."""
+"""What the stages of a search work with: made once at the start, never changed.
+
+A stage is handed the parts that it uses; ``Context`` holds them together for the trial and for stages that use most.
+"""
 
 from __future__ import annotations
 
@@ -26,10 +29,11 @@ if TYPE_CHECKING:
     from compress.tasks.tasks import Task
     from compress.training.distilling import Teacher
     from compress.training.objectives import Objective
+    from compress.training.optimizers import OptimizerFunction
     from compress.training.training_key import TrainingKey
     from compress.training.training_modes import TrainingMode
     from compress.values.candidates import Candidate
-    from compress.values.configs import SearchSpace
+    from compress.values.configs import FinetuneSettings, SearchSpace
     from targets.target import Capabilities, Target
 
 Say = Callable[[str], None]
@@ -49,46 +53,95 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class TargetSet:
+    """The targets of a search, and what follows from what they can do."""
+
+    all: tuple[Target, ...]
+    """The first one decides what ships."""
+    describe: Mapping[str, Any]
+    """Target's name -> its description: part of every measurement's key."""
+    abilities: Mapping[str, Capabilities]
+    """Target's name -> what it can do, as measured."""
+    limits: VersionLimits
+    """What every target's runtime accepts."""
+    step: int
+    """Widths are multiples of this: good for all targets."""
+    variants: tuple[Variant, ...]
+    """The files every network is written as."""
+
+    @property
+    def first(self) -> Target:
+        """The target that decides."""
+        return self.all[0]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The task's model as it came, in the run."""
+
+    candidate: Candidate
+    path: Path
+    """Its ONNX file."""
+    structure: str
+    """Hash of its graph, weights left out."""
+    names: tuple[str, ...]
+    """Its input names."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Samples that int8 ranges come from, by input name, and their hash."""
+
+    samples: Mapping[str, np.ndarray]
+    digest: str
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What files are measured and scored with."""
+
+    cache: Cache
+    scorer: Scorer
+    describe: Mapping[str, Any]
+    """Target's name -> its description."""
+    baseline_path: Path
+    sample: Mapping[str, np.ndarray]
+    """One real example by input name, so that realistic numbers are timed."""
+    metric: Metric
+    seed: int
+    """Of bootstrap intervals."""
+
+
+@dataclass(frozen=True)
 class Context:
     """A task made ready: data in memory, baseline measured and scored, network profiled."""
 
     task: Task
     run: Run
     cache: Cache
-    targets: tuple[Target, ...]
     space: SearchSpace
-    seed: int
-    metric: Metric
     val: Split
     test: Split | None
-    names: list[str]
-    """The ONNX file's input names."""
-    baseline: Candidate
-    baseline_path: Path
-    baseline_structure: str
+    targets: TargetSet
+    baseline: Baseline
     profile: Profile
-    calibration: dict[str, np.ndarray]
-    calibration_digest: str
-    step: int
-    """Widths are multiples of this: good for all targets."""
-    abilities: Mapping[str, Capabilities]
-    """Target's name -> what it can do, as measured."""
-    variants: tuple[Variant, ...]
-    """The files every network is written as."""
-    limits: VersionLimits
-    """What every target's runtime accepts."""
-    scorer: Scorer
+    calibration: Calibration
+    instruments: Instruments
     training: Training | None
-    """None where the model is an ONNX file."""
-    describe: dict[str, Any]
-    """Target name -> its description: part of every measurement's key."""
+    """None where the model is an ONNX file that torch cannot rebuild."""
+
+    @property
+    def metric(self) -> Metric:
+        """How good is measured."""
+        return self.instruments.metric
 
 
 @dataclass(frozen=True)
 class Training:
-    """What only a torch model has."""
+    """What only a network that can be trained has, and what it is trained with."""
 
     module: nn.Module
+    """The baseline, never changed."""
     key: TrainingKey
     """What determines every training: the keys of what is stored are made from it."""
     train: Split | Stream
@@ -98,6 +151,10 @@ class Training:
     mode: TrainingMode
     template: onnx.ModelProto
     """The baseline's raw exported graph."""
+    optimizer: OptimizerFunction | None
+    """The task's own, in place of ours."""
+    loop: Callable[[nn.Module, FinetuneSettings], nn.Module] | None
+    """The task's own training loop on its own train set, seeded and checked: gives the trained module."""
 
     @property
     def digest(self) -> str:

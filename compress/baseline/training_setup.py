@@ -20,10 +20,11 @@ from compress.run_folder.runs import Run
 from compress.tasks import datasets
 from compress.tasks.tasks import Task
 from compress.training import distilling, learning_rates
+from compress.training.finetuning import own_finetune
 from compress.training.objectives import Objective, make_objective
 from compress.training.training_key import TrainingKey, make_key
 from compress.training.training_modes import TrainingMode, default_mode, find_mode, resolve_device
-from compress.values.configs import AUTO, SearchSpace
+from compress.values.configs import AUTO, FinetuneSettings, SearchSpace
 from compress.values.domains import corners, middle
 from targets.errors import TaskError
 
@@ -65,7 +66,21 @@ def make_training(setup: Setup, module: torch.nn.Module, template: onnx.ModelPro
             say("learning rate")
             _find_rates(setup, module, train, objective, mode, key)
         _check_features(setup, module, space)
-    return Training(module, key, train, setup.example, objective, teacher, mode, template)
+    return Training(
+        module, key, train, setup.example, objective, teacher, mode, template, task.optimizer, _own_loop(task, seed)
+    )
+
+
+def _own_loop(task: Task, seed: int) -> Callable[[torch.nn.Module, FinetuneSettings], torch.nn.Module] | None:
+    """The task's own training loop, as every stage calls it."""
+    function = task.finetune
+    if function is None:
+        return None
+
+    def loop(module: torch.nn.Module, settings: FinetuneSettings) -> torch.nn.Module:
+        return own_finetune(function, module, task.train, settings, seed)
+
+    return loop
 
 
 def _typical(setup: Setup, module: torch.nn.Module) -> torch.nn.Module:
@@ -83,14 +98,14 @@ def _found_mode(
     device: str,
 ) -> TrainingMode:
     """How to train fastest here: tried on a network and a batch as they will be trained."""
-    known = setup.run.state.facts.get("mode")
+    known = setup.run.state.facts.mode
     if known is not None and known["mode"]["device"] == device:
         return TrainingMode(**known["mode"])
     with setup.cache.timed("training mode"):
         network = _typical(setup, module)
         inputs, labels = datasets.sample(train, int(middle(setup.run.request.space.batch_size)), 0)
         mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), device)
-    setup.run.record.append("fact", name="mode", value={"mode": mode, "seconds": seconds})
+    setup.run.record.note("mode", {"mode": mode, "seconds": seconds})
     return mode
 
 
@@ -111,8 +126,8 @@ def _find_rates(
     # The network that is tried is cut as in the middle of the space.
     inputs = {**key.of_trainings(), "batch_size": size, "ratio": float(middle(setup.run.request.space.prune_ratio))}
     found = setup.cache.stage("learning rate", learning_rates.VERSION, inputs, compute).info
-    if setup.run.state.facts.get("learning_rates") != [found["low"], found["high"]]:
-        setup.run.record.append("fact", name="learning_rates", value=[found["low"], found["high"]])
+    if setup.run.state.facts.learning_rates != (found["low"], found["high"]):
+        setup.run.record.note("learning_rates", (found["low"], found["high"]))
 
 
 def _check_features(setup: Setup, module: torch.nn.Module, space: SearchSpace) -> None:

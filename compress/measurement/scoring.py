@@ -64,8 +64,7 @@ class Scorer:
 
     def decide(self, target: Target, path: Path, splits: Mapping[str, Split]) -> None:
         """Try a few examples on a remote target, once in a run, and note which splits are too slow to score there."""
-        name = f"scored on this machine for {target.name}"
-        if not target.remote or name in self._run.state.facts:
+        if not target.remote or target.name in self._run.state.facts.scored_on_host:
             return
         arrays = splits["val"].arrays(self._names)
         target.run(path, {key: value[:_WARM] for key, value in arrays.items()}, batch=BATCH)
@@ -74,7 +73,7 @@ class Scorer:
         target.run(path, tried, batch=BATCH)
         each = (time.perf_counter() - start) / min(_TRIED, len(splits["val"]))
         slow = [key for key, split in splits.items() if each * len(split) > _PATIENCE[key]]
-        self._run.record.append("fact", name=name, value=slow)
+        self._run.record.note("scored_on_host", slow, target.name)
 
     def outputs(
         self, target: Target, path: Path, split: Split, which: str, *, dynamic: bool = False, there: bool = False
@@ -85,7 +84,7 @@ class Scorer:
         will be run.
         """
         batch = 1 if dynamic else BATCH
-        if there or which not in self._run.state.facts.get(f"scored on this machine for {target.name}", ()):
+        if there or which not in self._run.state.facts.scored_on_host.get(target.name, ()):
             return Scored(self._computed(target, path, split.arrays(self._names), split.digest, batch))
         if self._host is None:
             self._host = targets.get(HOST)

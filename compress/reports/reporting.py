@@ -25,7 +25,7 @@ def make_report(run: Run) -> dict[str, Any]:
     question = question_of(run)
     state, request = run.state, run.request
     names, there = targets_of(run), run.available()
-    described = state.facts.get("targets", {})
+    described = state.facts.targets
     report = {
         "schema": SCHEMA,
         "task": request.task.name if request.task else "",
@@ -60,7 +60,7 @@ def make_report(run: Run) -> dict[str, Any]:
 def _environment(run: Run) -> dict[str, Any]:
     facts = run.state.facts
     return {
-        **run.request.environment, "warnings": facts.get("warnings", []), "training": facts.get("mode"),
+        **run.request.environment, "warnings": list(facts.warnings), "training": facts.mode,
         "higher_is_better": run.request.higher_is_better,
     }  # fmt: skip
 
@@ -70,12 +70,9 @@ def _failures(run: Run) -> list[dict[str, Any]]:
     state = run.state
     failed = [to_json(t.failure) for t in state.trials.values() if t.failure is not None and t.state == "failed"]
     skipped = [
-        {"trial": int(number), "stage": "quantize", "cause": f"{scheme}: {cause}"}
-        for number, scheme, cause in state.facts.get("skipped", [])
+        {"trial": one.trial, "stage": "quantize", "cause": f"{one.scheme}: {one.cause}"} for one in state.facts.skipped
     ]
-    unconfirmed = [
-        {"trial": number, "stage": "confirm", "cause": cause} for number, cause in state.facts.get("unconfirmed", [])
-    ]
+    unconfirmed = [{"trial": one.trial, "stage": "confirm", "cause": one.cause} for one in state.facts.unconfirmed]
     return [*failed, *skipped, *unconfirmed]
 
 
@@ -105,7 +102,7 @@ def write_html(run: Run, path: Path | None = None, report: dict[str, Any] | None
 
     report = make_report(run) if report is None else report
     path = run.folder / "report.html" if path is None else path
-    pages.write(path, report, importances=importances(run), notes=list(run.state.facts.get("warnings", [])))
+    pages.write(path, report, importances=importances(run), notes=list(run.state.facts.warnings))
     return path
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from compress.run_folder.facts import Facts, fact_line
 from compress.values.candidates import Candidate, Failure
 from compress.values.serialization import from_json, to_json
 from targets.documents import finite
@@ -47,8 +48,7 @@ class State:
 
     trials: dict[int, Trial] = field(default_factory=dict)
     candidates: dict[str, Candidate] = field(default_factory=dict)
-    facts: dict[str, Any] = field(default_factory=dict)
-    """``baseline``, ``profile``, ``warnings``, ``mode``: the newest of each."""
+    facts: Facts = field(default_factory=Facts)
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     wall: float = 0.0
     calls: int = 0
@@ -75,7 +75,7 @@ class State:
             candidate = from_json(Candidate, event["candidate"])
             self.candidates[candidate.id] = candidate
         elif kind == "fact":
-            self.facts[event["name"]] = event["value"]
+            self.facts = self.facts.taken(event["name"], event["value"])
         elif kind == "stage":
             row = self.stages.setdefault(event["stage"], {"count": 0, "cached": 0, "seconds": 0.0})
             row["cached" if event["cached"] else "count"] += 1
@@ -141,6 +141,10 @@ class Record:
         if event != "stage":  # losing a stage's timing to a power cut is no loss
             os.fsync(self._file.fileno())
         self.state.apply(json.loads(line))
+
+    def note(self, name: str, value: Any, *of: str) -> None:
+        """Write one fact (``Facts``): ``name`` is its field, ``of`` what it is kept for, where it is kept for each."""
+        self.append("fact", **fact_line(name, value, of))
 
     def close(self) -> None:
         """Let go of the file and its lock."""

@@ -155,7 +155,7 @@ def link(source: Path, destination: Path) -> None:
 
 def space_of(run: Run) -> SearchSpace:
     """The run's space, with the range of learning rates that was found where it asks for one."""
-    space, found = run.request.space, run.state.facts.get("learning_rates")
+    space, found = run.request.space, run.state.facts.learning_rates
     if space.lr != AUTO or not found:
         return space
     low, high = found

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 def problem_of(run: Run) -> Problem:
     """The run's search problem, as far as its record goes; raises RunError while there is no baseline."""
     request, baseline = run.request, question_of(run).baseline
-    groups = tuple(run.state.facts.get("groups", ()))
-    abilities = run.state.facts.get("abilities", {})
-    dimensions = space_of(run).dimensions(groups, int(run.state.facts.get("blocks", 0)))
-    schemes = wanted(request.space, [can["precisions"] for can in abilities.values()])
+    facts = run.state.facts
+    dimensions = space_of(run).dimensions(facts.groups, facts.blocks)
+    schemes = wanted(request.space, [can.precisions for can in facts.abilities.values()])
     if "precision" in dimensions or len(schemes) > 1:
         # Every candidate is told in its own precision.
         dimensions["precision"] = Choice(*schemes)
@@ -35,7 +34,7 @@ def problem_of(run: Run) -> Problem:
         targets_of(run),
         baseline,
         request.higher_is_better,
-        {name: refused(can["refuses"], can["lacks"]) for name, can in abilities.items()},
+        {name: refused(can.refuses, can.lacks) for name, can in facts.abilities.items()},
     )
 
 

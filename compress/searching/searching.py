@@ -31,7 +31,7 @@ from compress.searching.trial_loop import Limits, Loop
 from compress.selection.questions import question_of
 from compress.stages.added_targets import catch_up
 from compress.stages.confirming import confirm
-from compress.stages.rebuilding import _module_maker
+from compress.stages.rebuilding import module_maker
 from compress.tasks import identities
 from compress.tasks import splits as tasks_splits
 from compress.tasks.tasks import Task
@@ -121,7 +121,7 @@ def _writing(folder: Path, before: Request | None, places: list[Target]) -> Iter
 
 def _check_architecture(record: Record, task: Task, folder: Path) -> None:
     """Raise RunError for another model, before anything is exported."""
-    known = record.state.facts.get("architecture")
+    known = record.state.facts.architecture
     if known and identities.architecture(task) not in ("", known):
         raise RunError(f"{str(folder)!r} is the run of another model than this {task.name!r}; choose another --out")
 
@@ -140,17 +140,15 @@ def _search(
     run.sweep()
     for text in splits.warnings:
         progress.note(f"warning: {text}")
-    run.record.append("fact", name="warnings", value=list(splits.warnings))
-    run.record.append(
-        "fact", name="targets", value={place.name: {**place.describe(), "now": place.moment()} for place in places}
-    )
+    run.record.note("warnings", splits.warnings)
+    run.record.note("targets", {place.name: {**place.describe(), "now": place.moment()} for place in places})
     deterministic = all(place.deterministic for place in places)
     context = preparing.prepare(task, run, cache, places, splits, device, progress.stage)
-    run.record.append("fact", name="groups", value=[group.name for group in context.profile.groups.prunable])
+    run.record.note("groups", [group.name for group in context.profile.groups.prunable])
     if isinstance(context.space.depth, (Float, Int, Choice)) and context.training is not None:
-        run.record.append("fact", name="blocks", value=len(context.training.blocks.removable))
-    result = Result(run, _module_maker(context))
-    for text in run.state.facts["warnings"][len(splits.warnings) :]:
+        run.record.note("blocks", len(context.training.blocks.removable))
+    result = Result(run, module_maker(context))
+    for text in run.state.facts.warnings[len(splits.warnings) :]:
         progress.note(f"warning: {text}")
     progress.note(_opening(context))
     for text in catch_up(context, progress.stage):
@@ -160,12 +158,12 @@ def _search(
     try:
         Loop(context, limits, used, deterministic, progress).run()
         progress.trial(-1, 0, None, None)
-        final = _final_protocol(limits, len(context.targets))
+        final = _final_protocol(limits, len(context.targets.all))
         confirm(context, question_of(run), final, progress.stage)
     finally:
         # Also when interrupted: everything finished so far is in the report.
         report = reporting.write_report(run)
-        context.scorer.close()
+        context.instruments.scorer.close()
         progress.close()
     _finish(run, cache, report, wanted.keep, progress)
     return result
@@ -174,8 +172,8 @@ def _search(
 def _opening(context: Context) -> str:
     """One line on what is searched from: the baseline, the limits, what is held out."""
     parts = []
-    for name, measured in context.baseline.measured.items():
-        if name not in context.describe:
+    for name, measured in context.baseline.candidate.measured.items():
+        if name not in context.targets.describe:
             continue
         speed = f"{measured.instructions} instructions"
         if measured.latency is not None:
@@ -184,8 +182,8 @@ def _opening(context: Context) -> str:
         parts.append(f"{quality.metric} {quality.value:.4g} on val (n = {quality.n}), {speed} on {name}")
     held_out = f"test n = {len(context.test)}" if context.test is not None else "no test split"
     limits = ", ".join(context.run.request.constraints)
-    steps = steps_in_words([variant.scheme for variant in context.variants], context.abilities)
-    return f"baseline: {'; '.join(parts)}, {context.baseline.size} B; {held_out}; {steps}; wanted: {limits}"
+    steps = steps_in_words([variant.scheme for variant in context.targets.variants], context.targets.abilities)
+    return f"baseline: {'; '.join(parts)}, {context.baseline.candidate.size} B; {held_out}; {steps}; wanted: {limits}"
 
 
 def _forget(folder: Path, existed: bool) -> None:

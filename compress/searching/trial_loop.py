@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.baseline.contexts import Context
 from compress.reports import reporting
+from compress.run_folder.facts import Skipped
 from compress.run_folder.records import Trial
 from compress.run_folder.runs import Run, link
 from compress.sampling.first_configs import for_each_depth, halfway, is_worth, strong_params
@@ -111,7 +112,9 @@ class Loop:
         sampler = self._sampler_now()
         start = clock.perf_counter()
         with self.context.cache.timed("sampler"):
-            chosen = propose(self.problem, self.state.trials, self.state.candidates, number, self.context.seed, sampler)
+            chosen = propose(
+                self.problem, self.state.trials, self.state.candidates, number, self.run_.request.seed, sampler
+            )
         self.ask_seconds.append(clock.perf_counter() - start)
         return chosen
 
@@ -200,8 +203,8 @@ class Loop:
             return
         self.fruitless = 0
         if outcome.skipped:
-            known = list(self.state.facts.get("skipped", []))
-            record.append("fact", name="skipped", value=known + [[trial.number, s, c] for s, c in outcome.skipped])
+            new_ones = (Skipped(trial.number, scheme, cause) for scheme, cause in outcome.skipped)
+            record.note("skipped", (*self.state.facts.skipped, *new_ones))
         new, same = self._told_apart(outcome.candidates)
         record.append("finished", trial=trial.number, candidates=new, same=same, seconds=round(seconds, 3))
         for text in _summaries(trial.number, outcome.candidates, self.problem.targets[0], seconds):

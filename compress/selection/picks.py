@@ -129,14 +129,3 @@ def nearest_miss(candidates: Sequence[Candidate], question: Question, target: st
         return fronts.nearest_miss(known, baseline, target, question.constraints)
     beyond = excesses(baseline, baseline, target, question.constraints, scaled=False)
     return NearestMiss(baseline.id, {text: by for text, by in beyond.items() if by > 0})
-
-
-def known_disagreements(facts: Mapping[str, object]) -> dict[tuple[str, str], tuple[int, int, int]]:
-    """(target, id) -> (lost, gained, n) on test, from the facts ``disagreements|TARGET|ID`` of a record."""
-    found: dict[tuple[str, str], tuple[int, int, int]] = {}
-    for name, value in facts.items():
-        kind, _, rest = name.partition("|")
-        if kind == "disagreements" and isinstance(value, list):
-            target, _, identifier = rest.rpartition("|")
-            found[target, identifier] = (int(value[0]), int(value[1]), int(value[2]))
-    return found

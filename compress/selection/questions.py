@@ -18,7 +18,7 @@ def question_of(run: Run) -> Question:
     request = run.request
     return Question(
         baseline, request.objectives, tuple(parse_constraint(text) for text in request.constraints),
-        request.higher_is_better, request.bounded, picks.known_disagreements(run.state.facts),
+        request.higher_is_better, request.bounded, run.state.facts.disagreements,
     )  # fmt: skip
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from compress.baseline.contexts import Context, Say
-from compress.measurement import latencies
 from compress.precision.schemes import refused
-from compress.stages import measuring
+from compress.stages.measuring import measure_on, scored_on_val
 from compress.values.candidates import Candidate, Measured
 from targets.errors import StageError
 from targets.target import Target
@@ -17,7 +16,7 @@ def catch_up(context: Context, say: Say) -> list[str]:
     A candidate that cannot be measured stays as it is: on that target it is on no front.
     """
     problems: list[str] = []
-    for target in context.targets:
+    for target in context.targets.all:
         for candidate in context.run.available():
             if target.name in candidate.measured or _refused(context, target, candidate):
                 continue
@@ -33,13 +32,11 @@ def catch_up(context: Context, say: Say) -> list[str]:
 
 def _measured(context: Context, target: Target, candidate: Candidate) -> Measured:
     path = context.run.path(candidate.id)
-    [info] = measuring.measure_on(context, target, [path])
-    dynamic = candidate.config["precision"]["scheme"] == "int8-dynamic"
-    quality, drop, found = measuring.score(context, target, path, context.val, "val", dynamic=dynamic)
-    return latencies.measured(info, quality, drop, found.check)
+    [info] = measure_on(context.instruments, target, [path])
+    return scored_on_val(context, target, path, info, candidate.config["precision"]["scheme"])
 
 
 def _refused(context: Context, target: Target, candidate: Candidate) -> bool:
     """Whether the target does not run candidates of that precision."""
-    can = context.abilities[target.name]
+    can = context.targets.abilities[target.name]
     return candidate.config["precision"]["scheme"] in refused(can.refuses, can.lacks)

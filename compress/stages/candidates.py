@@ -1,4 +1,4 @@
-"""Candidates: carried here."""
+"""The candidates of a trial: each file of a trained network with its measurements, put into its folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 from torch import nn
 
 from compress.baseline.contexts import Context
-from compress.measurement import latencies
 from compress.metrics import metrics
 from compress.onnx_files import parity
 from compress.precision.schemes import Variant
 from compress.run_folder.runs import link
-from compress.stages import int8_training, measuring
-from compress.values.candidates import Candidate, Measured, Parity
+from compress.stages import int8_training
+from compress.stages.measuring import measure_files
+from compress.values.candidates import Candidate, Parity
 from compress.values.configs import QAT, Config
 from compress.values.serialization import to_json, write_json
 from targets.documents import file_hash
@@ -42,7 +42,7 @@ def make_candidates(
     context: Context, number: int, config: Config, source: Source, files: Mapping[Variant, Path]
 ) -> list[Candidate]:
     """Measure and score every file on every target that runs it, and put it into its folder."""
-    measured = _measured(context, files)
+    measured = measure_files(context, files)
     candidates = []
     for variant, path in files.items():
         mine = _trained_in_int8(context, source, path) if variant.scheme == QAT else source
@@ -73,28 +73,17 @@ def make_candidates(
 def _trained_in_int8(context: Context, source: Source, path: Path) -> Source:
     """The network that was trained on in int8: its float weights lie beside the file."""
     floats = path.with_name(int8_training.FLOATS)
-    return replace(source, weights=floats, module=int8_training.network(floats, context.val.first(4)))
-
-
-def _measured(context: Context, files: Mapping[Variant, Path]) -> dict[Variant, dict[str, Measured]]:
-    """Variant -> target -> what was measured."""
-    measured: dict[Variant, dict[str, Measured]] = {variant: {} for variant in files}
-    for target in context.targets:
-        mine = {variant: path for variant, path in files.items() if target.name in variant.targets}
-        infos = measuring.measure_on(context, target, list(mine.values())) if mine else []
-        for (variant, path), info in zip(mine.items(), infos, strict=True):
-            dynamic = variant.scheme == "int8-dynamic"
-            quality, drop, found = measuring.score(context, target, path, context.val, "val", dynamic=dynamic)
-            measured[variant][target.name] = latencies.measured(info, quality, drop, found.check)
-    return measured
+    return replace(source, weights=floats, module=int8_training.float_network(floats, context.val.first(4)))
 
 
 def _parity(context: Context, variant: Variant, path: Path, source: Source) -> Parity:
     """The file against the network it came from; where that is an ONNX file, against that on val."""
     if source.module is not None:
         return parity.check_parity(path, source.module, context.val.first(8), enforce=False)
-    target = next(t for t in context.targets if t.name in variant.targets)
-    found, zero = (context.scorer.outputs(target, p, context.val, "val").outputs for p in (path, context.baseline_path))
+    target = next(t for t in context.targets.all if t.name in variant.targets)
+    found, zero = (
+        context.instruments.scorer.outputs(target, p, context.val, "val").outputs for p in (path, context.baseline.path)
+    )
     a, b = (x[0] if isinstance(x, tuple) else x for x in (zero, found))
     classes = a.ndim >= 2 and a.shape[1] > 1
     agreement = float(metrics.get("agreement").function(b, a)) if classes else 1.0

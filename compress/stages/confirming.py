@@ -15,6 +15,7 @@ from compress.baseline.contexts import Context, Say
 from compress.measurement import latencies, scoring
 from compress.metrics import metrics
 from compress.metrics.classification import per_class
+from compress.run_folder.facts import Unconfirmed
 from compress.selection import picks, rankings
 from compress.selection.picks import Question
 from compress.stages import measuring
@@ -28,16 +29,16 @@ MOST_FINALISTS = 10
 def confirm(context: Context, question: Question, protocol: Protocol, say: Say) -> None:
     """Remeasure the finalists on every target, then read the picks on test until each has its verdict."""
     record = context.run.record
-    if record.state.facts.get("unconfirmed"):
-        record.append("fact", name="unconfirmed", value=[])  # this call tries again
+    if record.state.facts.unconfirmed:
+        record.note("unconfirmed", ())  # this call tries again
     say("confirm: latency")
-    for target in context.targets:
+    for target in context.targets.all:
         _remeasure(context, question, target, protocol)
     if context.test is None:
         return
     say("confirm: test")
-    for target in context.targets:
-        baseline = context.run.state.candidates[context.baseline.id]
+    for target in context.targets.all:
+        baseline = context.run.state.candidates[context.baseline.candidate.id]
         if baseline.measured[target.name].quality.test is None:
             # What every drop is measured from; reading it decides nothing.
             _read_test(context, target, baseline)
@@ -70,7 +71,7 @@ def _timed(
 ) -> list[tuple[Candidate, dict[str, Any]]]:
     """What was measured of each; all together, or one by one where one of them spoils it for the rest."""
     try:
-        infos = measuring.measure_on(context, target, [context.run.path(c.id) for c in finalists], protocol)
+        infos = measuring.measure_on(context.instruments, target, [context.run.path(c.id) for c in finalists], protocol)
         return list(zip(finalists, infos, strict=True))
     except StageError as error:
         if len(finalists) == 1:
@@ -82,8 +83,7 @@ def _timed(
 def _read_picks(context: Context, question: Question, target: Target, which: str) -> None:
     """Read the line of one pick on test until its verdict stands."""
     while True:
-        known = picks.known_disagreements(context.run.state.facts)
-        asked = replace(question, disagreements=known)
+        asked = replace(question, disagreements=context.run.state.facts.disagreements)
         _, unread = picks.choose(which, context.run.available(), asked, target.name)
         if unread is None:
             return
@@ -99,17 +99,17 @@ def _read_test(context: Context, target: Target, candidate: Candidate) -> None:
     test = context.test
     if test is None:
         return
-    path = context.baseline_path if candidate.id == context.baseline.id else context.run.path(candidate.id)
+    path = context.baseline.path if candidate.id == context.baseline.candidate.id else context.run.path(candidate.id)
     dynamic = candidate.config["precision"]["scheme"] == "int8-dynamic"
-    quality, drop, found = measuring.score(context, target, path, test, "test", dynamic=dynamic)
+    quality, drop, found = measuring.score(context.instruments, target, path, test, "test", dynamic=dynamic)
     labels = test.labels.numpy()
     slices = {}
     if context.task.slices:
         slices = metrics.slice_qualities(context.metric, found.outputs, labels, context.task.slices)
-    reference = context.scorer.outputs(target, context.baseline_path, test, "test", there=not found.on_host)
+    reference = context.instruments.scorer.outputs(target, context.baseline.path, test, "test", there=not found.on_host)
     counted = metrics.disagreements(context.metric, reference.outputs, found.outputs, labels)
     if counted is not None:
-        context.run.record.append("fact", name=f"disagreements|{target.name}|{candidate.id}", value=list(counted))
+        context.run.record.note("disagreements", counted, target.name, candidate.id)
     current = context.run.state.candidates[candidate.id]
     measured = current.measured[target.name]
     updated = replace(
@@ -130,5 +130,5 @@ def _classes(context: Context, outputs: scoring.Outputs, labels: np.ndarray) -> 
 
 def _note(context: Context, candidate: Candidate, cause: str) -> None:
     """Keep a failure that is no trial's; the report lists it under the trial the candidate came from."""
-    known = list(context.run.state.facts.get("unconfirmed", []))
-    context.run.record.append("fact", name="unconfirmed", value=[*known, [candidate.trial, cause]])
+    known = context.run.state.facts.unconfirmed
+    context.run.record.note("unconfirmed", (*known, Unconfirmed(candidate.trial, cause)))

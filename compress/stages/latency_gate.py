@@ -57,11 +57,13 @@ def gate(
     shape = {"widths": dict(left), **({"dropped": list(dropped)} if dropped else {})}
     files = _provisional(context, training, pruned, template, shape)
     known: dict[str, Any] = {}
-    for target in context.targets:
+    for target in context.targets.all:
         paths = [path for path, able in files.items() if target.name in able]
-        found = measuring.measure_on(context, target, paths)
-        rows = [_known(path, info, context.baseline, target.name) for path, info in zip(paths, found, strict=True)]
-        excess = [max(violation(row, constraint, context.baseline) for constraint in hard) for row in rows]
+        found = measuring.measure_on(context.instruments, target, paths)
+        rows = [
+            _known(path, info, context.baseline.candidate, target.name) for path, info in zip(paths, found, strict=True)
+        ]
+        excess = [max(violation(row, constraint, context.baseline.candidate) for constraint in hard) for row in rows]
         if min(excess) <= 0:
             return None
         known[target.name] = rows[excess.index(min(excess))]
@@ -72,21 +74,21 @@ def _provisional(
     context: Context, training: Training, pruned: Pruned, template: onnx.ModelProto, shape: Mapping[str, Any]
 ) -> dict[Path, tuple[str, ...]]:
     """Files of the untrained network, in the precisions that decide about its cost, and who runs them."""
-    plain = [variant for variant in context.variants if variant.scheme == "int8"]
+    plain = [variant for variant in context.targets.variants if variant.scheme == "int8"]
     # Trained in int8, a network costs what it costs quantized.
-    int8 = plain or [variant for variant in context.variants if variant.scheme == QAT]
-    stored = [variant for variant in context.variants if variant.scheme in STORED]
+    int8 = plain or [variant for variant in context.targets.variants if variant.scheme == QAT]
+    stored = [variant for variant in context.targets.variants if variant.scheme in STORED]
 
     def compute(folder: Path) -> dict[str, Any]:
         path, ranges = folder / "fp32.onnx", folder / "ranges.json"
-        onnx.save(exporting.bind(template, pruned.module.state_dict(), context.limits), path)
+        onnx.save(exporting.bind(template, pruned.module.state_dict(), context.targets.limits), path)
         if int8 and quantizer.quantizable_layers(path):
-            few = {name: x[: calibration_samples.BATCH] for name, x in context.calibration.items()}
+            few = {name: x[: calibration_samples.BATCH] for name, x in context.calibration.samples.items()}
             quantizer.collect_ranges(path, few, "minmax", ranges)
             for variant in int8:
                 made = folder / f"{variant.name}.onnx"
                 quantizer.quantize_static(path, made, ranges, "minmax", variant.capabilities)
-                onnx.save(limits.fit_to_limits(onnx.load(made), context.limits), made)
+                onnx.save(limits.fit_to_limits(onnx.load(made), context.targets.limits), made)
         for variant in stored:
             with contextlib.suppress(QuantizeError):  # a cut network may have nothing left that is worth it
                 stored_weights.write_stored(onnx.load(path), variant.scheme, folder / f"{variant.name}.onnx")
@@ -94,12 +96,12 @@ def _provisional(
 
     formats = {variant.name: [variant.format, variant.capabilities.reduce_range] for variant in int8}
     formats |= {variant.name: [str(stored_weights.VERSION)] for variant in stored}
-    inputs = {"baseline": training.digest, **shape, "int8": formats, "limits": to_json(context.limits)}
+    inputs = {"baseline": training.digest, **shape, "int8": formats, "limits": to_json(context.targets.limits)}
     folder = context.cache.stage("gate", VERSION, inputs, compute).folder
     files = {folder / f"{variant.name}.onnx": variant.targets for variant in (*int8, *stored)}
     # Where no float file is asked for, nothing but an int8 one may save the config.
-    if not files or any(variant.scheme in ("fp32", "int8-dynamic") for variant in context.variants):
-        files[folder / "fp32.onnx"] = tuple(target.name for target in context.targets)
+    if not files or any(variant.scheme in ("fp32", "int8-dynamic") for variant in context.targets.variants):
+        files[folder / "fp32.onnx"] = tuple(target.name for target in context.targets.all)
     return {path: able for path, able in files.items() if path.exists()}
 
 

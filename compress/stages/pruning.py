@@ -8,7 +8,6 @@ are named by their indices in the baseline throughout, so that a candidate can b
 from __future__ import annotations
 
 import bisect
-import copy
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +19,15 @@ import torch
 from torch import nn
 
 from compress.baseline import profiling
-from compress.baseline.contexts import Context, Say, Training
+from compress.baseline.contexts import Profile, Say, Training
 from compress.pruning import blocks, pruning, widths
 from compress.pruning import importance as pruning_importance
 from compress.pruning.cutting import positions
 from compress.pruning.groups import Group, Groups
 from compress.pruning.pruning import Pruned
-from compress.stages import sparsifying
+from compress.run_folder.caching import Cache
+from compress.stages.finetuning import Trained, loaded
+from compress.stages.sparsifying import sparse_weights
 from compress.tasks import datasets
 from compress.values.configs import PruneSettings
 from targets.documents import file_hash
@@ -54,61 +55,67 @@ class Origin:
         return {"baseline": self.digest, **({"dropped": list(self.dropped)} if self.dropped else {})}
 
 
-Train = Callable[[Origin, Pruned, int], Path]
-"""Trains a network that was cut from an origin for some epochs: the file with its weights."""
+Train = Callable[[Origin, Pruned, int], Trained]
+"""Trains a network that was cut from an origin for some epochs."""
 
 
-def make_origin(context: Context, training: Training, settings: PruneSettings) -> Origin:
+def make_origin(cache: Cache, training: Training, profile: Profile, settings: PruneSettings) -> Origin:
     """The baseline without the blocks that ``settings.depth`` drops."""
     dropped: tuple[str, ...] = ()
     if settings.depth > 0 and training.blocks.removable:
-        losses = profiling.block_losses(context.cache, training)
+        losses = profiling.block_losses(cache, training)
         dropped = blocks.least_harmful(training.blocks, losses, settings.depth)
-    return _without(context, training, Origin(training.module, training.digest, None, Groups((), ()), dropped))
+    return _without(training, profile, Origin(training.module, training.digest, None, Groups((), ()), dropped))
 
 
-def sparsified(context: Context, training: Training, origin: Origin, settings: PruneSettings, say: Say) -> Origin:
+def sparsified(
+    cache: Cache, training: Training, profile: Profile, origin: Origin, settings: PruneSettings, say: Say
+) -> Origin:
     """The same network after sparsity learning, where the settings ask for it."""
-    if not settings.sparsity or not context.profile.groups.prunable:
+    if not settings.sparsity or not profile.groups.prunable:
         return origin
     say("sparsify")
-    weights = sparsifying.sparsified(context, training, settings, say)
-    module = copy.deepcopy(training.module)
-    module.load_state_dict(torch.load(weights, weights_only=True))
-    return _without(context, training, Origin(module, file_hash(weights)[:16], weights, origin.groups, origin.dropped))
+    weights = sparse_weights(cache, training, profile.groups, settings, say)
+    module = loaded(training.module, weights)
+    return _without(training, profile, Origin(module, file_hash(weights)[:16], weights, origin.groups, origin.dropped))
 
 
-def realised_widths(context: Context, training: Training, origin: Origin, settings: PruneSettings) -> dict[str, int]:
-    """Group -> channels left, for the groups that lose some. Skew and deltas come on top of any allocation."""
-    shares = _shares(context, training, origin, settings)
+def realised_widths(
+    cache: Cache, training: Training, profile: Profile, step: int, origin: Origin, settings: PruneSettings
+) -> dict[str, int]:
+    """Group -> channels left, for the groups that lose some; widths are multiples of ``step``.
+
+    Skew and deltas come on top of any allocation.
+    """
+    shares = _shares(cache, training, profile, origin, settings)
     left: dict[str, int] = {}
     for group in origin.groups.prunable:
-        shift = settings.skew * context.profile.robustness.get(group.name, 0.0) + settings.deltas.get(group.name, 0.0)
+        shift = settings.skew * profile.robustness.get(group.name, 0.0) + settings.deltas.get(group.name, 0.0)
         ratio = min(widths.MOST_RATIO, max(0.0, shares[group.name] + shift))
-        width = widths.realise(group.channels, ratio, group.step(context.step), group.multiple)
+        width = widths.realise(group.channels, ratio, group.step(step), group.multiple)
         if width < group.channels:
             left[group.name] = width
     return left
 
 
-def prune_to(context: Context, training: Training, origin: Origin, left: Mapping[str, int], importance: str) -> Pruned:
+def prune_to(cache: Cache, training: Training, origin: Origin, left: Mapping[str, int], importance: str) -> Pruned:
     """``origin`` cut to the given widths; which channels go is decided once and kept."""
     example, groups = training.example, origin.groups
 
     def compute(_: Path) -> dict[str, Any]:
-        by = _importance(context, training, origin, importance) if left else "l2"
+        by = _importance(cache, training, origin, importance) if left else "l2"
         pruned = pruning.prune(origin.module, example, widths=dict(left), importance=by, groups=groups)
         return {"removed": {name: list(indices) for name, indices in pruned.removed.items()}}
 
     inputs = {**origin.key(), "widths": dict(left), **({} if importance == "l2" else {"importance": importance})}
     if importance == "taylor":
         inputs |= _taylor_inputs(training)
-    removed = context.cache.stage("prune", VERSION, inputs, compute).info["removed"]
+    removed = cache.stage("prune", VERSION, inputs, compute).info["removed"]
     return pruning.prune(origin.module, example, removed={n: tuple(i) for n, i in removed.items()}, groups=groups)
 
 
 def cut_in_steps(
-    context: Context, training: Training, origin: Origin, left: Mapping[str, int], settings: PruneSettings,
+    cache: Cache, training: Training, origin: Origin, left: Mapping[str, int], settings: PruneSettings,
     epochs: int, train: Train,
 ) -> tuple[Origin, Pruned, int]:  # fmt: skip
     """``origin`` cut to ``left``: (what the last cut was made in, the network, epochs left for it).
@@ -120,15 +127,15 @@ def cut_in_steps(
     whole, each = origin.groups, epochs // len(plan)
     gone: dict[str, tuple[int, ...]] = {}
     for stop in plan:
-        pruned = prune_to(context, training, origin, stop, settings.importance)
+        pruned = prune_to(cache, training, origin, stop, settings.importance)
         gone = composed(whole, gone, pruned.removed)
         if stop is not plan[-1]:
-            weights = train(origin, pruned, each)
-            pruned.module.load_state_dict(torch.load(weights, weights_only=True))
+            trained = train(origin, pruned, each)
             groups = narrowed(origin.groups, pruned.removed)
             origin = replace(
-                origin, module=pruned.module, digest=file_hash(weights)[:16], weights=weights, groups=groups
-            )
+                origin, module=trained.module, digest=file_hash(trained.weights)[:16], weights=trained.weights,
+                groups=groups,
+            )  # fmt: skip
     return origin, replace(pruned, removed=gone), epochs - each * (len(plan) - 1)
 
 
@@ -166,28 +173,30 @@ def composed(
     return found
 
 
-def _without(context: Context, training: Training, origin: Origin) -> Origin:
+def _without(training: Training, profile: Profile, origin: Origin) -> Origin:
     """``origin``, whose module is whole still, without its dropped blocks."""
     if not origin.dropped:
-        return replace(origin, groups=context.profile.groups)
+        return replace(origin, groups=profile.groups)
     module = blocks.without_blocks(origin.module, training.blocks.named(origin.dropped))
-    return replace(origin, module=module, groups=blocks.remaining(context.profile.groups, module))
+    return replace(origin, module=module, groups=blocks.remaining(profile.groups, module))
 
 
-def _shares(context: Context, training: Training, origin: Origin, settings: PruneSettings) -> dict[str, float]:
+def _shares(
+    cache: Cache, training: Training, profile: Profile, origin: Origin, settings: PruneSettings
+) -> dict[str, float]:
     """Group -> share of its channels to remove, before skew and deltas."""
     groups = origin.groups
     if settings.allocation == "global":
-        by = _importance(context, training, origin, settings.importance)
+        by = _importance(cache, training, origin, settings.importance)
         return pruning_importance.global_ratios(origin.module, groups, settings.ratio, by)
     if settings.allocation == "sensitivity":
-        curves = profiling.damages(context.cache, training, context.profile.groups)
+        curves = profiling.damages(cache, training, profile.groups)
         channels = {group.name: group.channels for group in groups.prunable}
         return widths.evened({name: curves[name] for name in channels}, channels, settings.ratio)
     return {group.name: settings.ratio for group in groups.prunable}
 
 
-def _importance(context: Context, training: Training, origin: Origin, name: str) -> pruning_importance.Importance:
+def _importance(cache: Cache, training: Training, origin: Origin, name: str) -> pruning_importance.Importance:
     """As ``pruning.prune`` takes it; for ``taylor`` the scores, computed once for an origin."""
     if name != "taylor":
         return cast(Literal["l2", "l1", "bn", "fpgm", "random"], name)
@@ -206,7 +215,7 @@ def _importance(context: Context, training: Training, origin: Origin, name: str)
         return {"scores": found}
 
     inputs = {**_taylor_inputs(training), **origin.key()}
-    scores: dict[str, list[float]] = context.cache.stage("importance", _TAYLOR_VERSION, inputs, compute).info["scores"]
+    scores: dict[str, list[float]] = cache.stage("importance", _TAYLOR_VERSION, inputs, compute).info["scores"]
     return scores
 
 

@@ -1,4 +1,4 @@
-"""One trained network, many candidates: every precision of it, measured, scored and put into its folder."""
+"""The stage that writes a trained network in every precision: the float file, int8, mixed, and stored in fewer bits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_files(
     """Variant -> file for every one that works, and (variant's name, cause) for those that do not."""
     files: dict[Variant, Path] = {}
     skipped: list[tuple[str, str]] = []
-    for variant in context.variants:
+    for variant in context.targets.variants:
         if variant.scheme == QAT and not config.precision.qat_epochs:
             continue
         try:
@@ -43,7 +43,7 @@ def _file(context: Context, path: Path, variant: Variant, config: Config, say: S
     if variant.scheme in STORED:
         return _stored(context, path, variant)
     if variant.scheme == QAT:
-        return int8_training.trained(context, path, variant, config, _ranges, say)
+        return int8_training.trained_file(context, path, variant, config, _ranges, say)
     return _quantized(context, path, variant, config)
 
 
@@ -82,13 +82,13 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
             found = quantizer.quantize_static(
                 path, folder / "model.onnx", ranges, method, capabilities, keep_float=keep
             )
-        onnx.save(limits.fit_to_limits(exporting.clean(onnx.load(found.path)), context.limits), found.path)
+        onnx.save(limits.fit_to_limits(exporting.clean(onnx.load(found.path)), context.targets.limits), found.path)
         return {"int8": list(found.int8), "kept": list(found.kept)}
 
     static = {} if scheme == "int8-dynamic" else {"method": method, "keep": list(keep)}
     inputs = {
         "source": file_hash(path), "scheme": scheme, "format": variant.format,
-        "reduce_range": capabilities.reduce_range, "limits": to_json(context.limits), **static,
+        "reduce_range": capabilities.reduce_range, "limits": to_json(context.targets.limits), **static,
     }  # fmt: skip
     return context.cache.stage("quantize", quantizer.VERSION, inputs, compute).folder / "model.onnx"
 
@@ -96,7 +96,7 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
 def _int8_order(context: Context, path: Path) -> tuple[int, ...]:
     """Positions of the file's layers by what int8 costs them; without some blocks they are not the baseline's."""
     order = context.profile.int8_order
-    whole, here = _weights(context.baseline_path), _weights(path)
+    whole, here = _weights(context.baseline.path), _weights(path)
     if len(whole) == len(here):
         return order
     matches = difflib.SequenceMatcher(None, whole, here, autojunk=False).get_matching_blocks()
@@ -117,12 +117,12 @@ def _refined(
     """The float file, rewritten so that it loses less when it is quantized."""
 
     def compute(folder: Path) -> dict[str, Any]:
-        model = refining.refine(path, context.calibration, variant.capabilities, settings, keep)
+        model = refining.refine(path, context.calibration.samples, variant.capabilities, settings, keep)
         onnx.save(model, folder / "model.onnx")
         return {}
 
     inputs = {
-        "source": file_hash(path), "samples": context.calibration_digest, "keep": list(keep),
+        "source": file_hash(path), "samples": context.calibration.digest, "keep": list(keep),
         "settings": {name: getattr(settings, name) for name in (*REFINEMENTS, "calibration")},
         "format": variant.format, "reduce_range": variant.capabilities.reduce_range,
     }  # fmt: skip
@@ -133,10 +133,10 @@ def _ranges(context: Context, path: Path, method: str, capabilities: Capabilitie
     """Calibrated once per trained network and method; a search for the best ranges depends on the format as well."""
 
     def compute(folder: Path) -> dict[str, Any]:
-        quantizer.collect_ranges(path, context.calibration, method, folder / "ranges.json", capabilities)
+        quantizer.collect_ranges(path, context.calibration.samples, method, folder / "ranges.json", capabilities)
         return {}
 
-    inputs = {"calibrate": file_hash(path), "method": method, "samples": context.calibration_digest}
+    inputs = {"calibrate": file_hash(path), "method": method, "samples": context.calibration.digest}
     if method == "search" and capabilities is not None:
         inputs["format"] = f"{capabilities.int8_format}{'-7bit' * capabilities.reduce_range}"
     return context.cache.stage("quantize", quantizer.VERSION, inputs, compute).folder / "ranges.json"

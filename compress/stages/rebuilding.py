@@ -1,11 +1,10 @@
-"""Rebuilding: carried here."""
+"""A candidate as a torch module again: the baseline cut as the candidate was, with its weights."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -14,10 +13,8 @@ from compress.baseline.contexts import Context, Training
 from compress.pruning import blocks, pruning
 from compress.pruning.groups import Groups
 from compress.run_folder.runs import Run
+from compress.stages import int8_training
 from compress.values.candidates import Candidate
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 def rebuilt(
@@ -48,19 +45,16 @@ def dropped_blocks(candidate: Candidate) -> tuple[str, ...]:
     return tuple(candidate.config.get("dropped", ()))
 
 
-def _module_maker(context: Context) -> Any:
-    """Candidate -> torch module, for ``RunCandidate.module``."""
+def module_maker(context: Context) -> Callable[[Candidate], nn.Module] | None:
+    """What makes a candidate's torch module, for ``RunCandidate.module``; None where torch has no model."""
     training = context.training
     if training is None:
         return None
 
-    def make(candidate: Candidate) -> Any:
-
-        from compress.stages import int8_training
-
+    def make(candidate: Candidate) -> nn.Module:
         floats = context.run.candidate_folder(candidate.id) / int8_training.FLOATS
         if floats.exists():
-            return int8_training.network(floats, training.example)
+            return int8_training.float_network(floats, training.example)
         removed, dropped = removed_channels(context.run, candidate), dropped_blocks(candidate)
         module = rebuilt(training, context.profile.groups, dropped, removed)
         weights = context.run.candidate_folder(candidate.id) / "weights.pt"

@@ -1,29 +1,33 @@
-"""Sparsifying: carried here."""
+"""The stage of sparsity learning: the baseline is trained with a penalty on whole channels before it is cut."""
 
 from __future__ import annotations
 
 import copy
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
 
+from compress.baseline.contexts import Say, Training
+from compress.pruning.groups import Groups
+from compress.run_folder.caching import Cache
+from compress.stages.finetuning import failing_as, run_training
 from compress.training import finetuning
 from compress.training.sparsity import penalised
 from compress.values.configs import FinetuneSettings, PruneSettings
 from compress.values.serialization import to_json
-from targets.errors import StageError, TrainingError
-
-if TYPE_CHECKING:
-    from compress.baseline.contexts import Context, Say, Training
+from targets.errors import TrainingError
 
 VERSION = 1
 
 
-def sparsified(context: Context, training: Training, settings: PruneSettings, say: Say) -> Path:
-    """The file with the baseline's weights after sparsity learning; once for each setting."""
+def sparse_weights(cache: Cache, training: Training, groups: Groups, settings: PruneSettings, say: Say) -> Path:
+    """The file with the baseline's weights after sparsity learning; it is trained once for each setting.
+
+    Raises TrainingError where that fails.
+    """
     finetune = FinetuneSettings(epochs=settings.sparsity_epochs)
     inputs = {
         **training.key.of_trainings(),
@@ -32,35 +36,21 @@ def sparsified(context: Context, training: Training, settings: PruneSettings, sa
     }  # fmt: skip
 
     def compute(folder: Path) -> dict[str, Any]:
-        trained = _train(context, training, settings, finetune, say)
+        trained = _train(training, groups, settings, finetune, say)
         torch.save(trained.state_dict(), folder / "weights.pt")
         return {}
 
-    try:
-        return context.cache.stage("sparsify", VERSION, inputs, compute).folder / "weights.pt"
-    except (StageError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        from compress.tasks.user_code import describe
-
-        raise TrainingError(f"sparsity learning failed: {describe(error)}") from error
+    with failing_as("sparsity learning"):
+        return cache.stage("sparsify", VERSION, inputs, compute).folder / "weights.pt"
 
 
 def _train(
-    context: Context, training: Training, settings: PruneSettings, finetune: FinetuneSettings, say: Say
+    training: Training, groups: Groups, settings: PruneSettings, finetune: FinetuneSettings, say: Say
 ) -> nn.Module:
-    task, module = context.task, copy.deepcopy(training.module)
+    module = copy.deepcopy(training.module)
     steps = finetune.epochs * math.ceil(len(training.train) / finetune.batch_size)
-    groups = context.profile.groups
     with penalised(module, groups, settings.sparsity_kind, settings.sparsity, steps) as count:
-        if task.finetune is not None:
-            trained = finetuning.own_finetune(task.finetune, module, task.train, finetune, context.seed)
-        else:
-            trained = module
-            finetuning.finetune(
-                module, training.train, finetune, training.objective, mode=training.mode, seed=context.seed,
-                on_epoch=lambda epoch: say(f"sparsify, epoch {epoch} of {finetune.epochs}"), optimizer=task.optimizer,
-            )  # fmt: skip
+        trained, _ = run_training(training, module, finetune, say, named="sparsify", taught=False)
     if not count[0] or trained is not module:
         raise TrainingError(
             "sparsity learning had no effect: the task's finetune must train the network it is given, with a torch "

@@ -14,6 +14,7 @@ import functools
 import hashlib
 import inspect
 import itertools
+import sys
 import textwrap
 import types
 from collections.abc import Iterator, Mapping
@@ -99,7 +100,7 @@ class _Text:
         if isinstance(thing, nn.Module):
             return f"{self.of(type(thing), depth)} {self._attributes(thing, depth)} {thing} {state_hash(thing)}"
         if isinstance(getattr(thing, "__qualname__", None), str):  # a built-in function
-            return f"{thing.__module__}.{thing.__qualname__}"
+            return f"{getattr(thing, '__module__', '')}.{thing.__qualname__}"
         return f"{self.of(type(thing), depth)} {self._attributes(thing, depth)}"
 
     def _attributes(self, thing: Any, depth: int) -> str:
@@ -121,20 +122,39 @@ class _Text:
     def _class(self, kind: type, depth: int) -> str:
         if not _own(kind):
             return f"{kind.__module__}.{kind.__qualname__}"
-        functions = [value for _, value in sorted(vars(kind).items()) if inspect.isfunction(value)]
+        functions = _methods(kind)
         used = {name: value for function in functions for name, value in _globals(function).items()}
         changed = _changes(_tree(kind))
         values = {name: value for name, value in sorted(used.items()) if name not in changed}
+        constants = {
+            name: value for name, value in sorted(vars(kind).items())
+            if not (name.startswith("__") or name in changed or _method(value) or inspect.isdatadescriptor(value))
+        }  # fmt: skip
         bases = " ".join(self.of(base, depth + 1) for base in kind.__bases__)
-        return f"{_source(kind)} {bases} {self.of(values, depth + 1)}"
+        code = " ".join(_source(function) for function in functions)
+        return f"{kind.__qualname__} {code} {bases} {self.of(constants, depth + 1)} {self.of(values, depth + 1)}"
 
 
 def _own(thing: Any) -> bool:
     """Whether a function or class is the user's: in no library, and not ours."""
+    if isinstance(thing, type):
+        # A task file is no module that a class could be looked up in: its functions know where they stand.
+        for inside in _methods(thing):
+            return is_users(inside.__code__.co_filename)
     try:
         return is_users(inspect.getfile(thing))
-    except TypeError:  # built in; of a session without a file it is the user's
-        return getattr(thing, "__module__", "") == "__main__"
+    except (TypeError, OSError):  # built in, or a class without functions in a task file or a session
+        return getattr(thing, "__module__", "builtins") not in sys.modules or thing.__module__ == "__main__"
+
+
+def _methods(kind: type) -> list[types.FunctionType]:
+    """The functions of a class, those of its properties, class methods and static methods included, by their names."""
+    return [found for _, value in sorted(vars(kind).items()) if (found := _method(value)) is not None]
+
+
+def _method(value: Any) -> types.FunctionType | None:
+    value = getattr(value, "__func__", getattr(value, "fget", value))
+    return value if inspect.isfunction(value) else None
 
 
 def _globals(function: types.FunctionType) -> dict[str, Any]:

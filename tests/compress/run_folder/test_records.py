@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from compress.run_folder.facts import Facts, Skipped, Unconfirmed
 from compress.run_folder.records import Record, State
 from compress.values.candidates import Candidate
 from targets.errors import RunError
+from targets.target import Capabilities
 
 Make = Callable[..., Candidate]
 
@@ -55,7 +58,7 @@ def test_what_was_appended_is_what_is_read_again(path: Path, candidate: Make) ->
         assert state.trials[2].failure.cause == "NaN"
         assert state.trials[2].transient
         assert state.candidates["0000-int8"] == candidate("0000-int8")
-        assert state.facts == {"groups": ["0", "3"]}
+        assert state.facts == Facts(groups=("0", "3"))
         assert state.stages["finetune"] == {"count": 1, "cached": 1, "seconds": 1.6}
         if write:
             record.close()
@@ -130,22 +133,72 @@ def test_a_retried_trial_is_asked_again_and_may_finish(path: Path, candidate: Ma
     assert (state.count("finished"), state.count("failed")) == (2, 0)
 
 
-_NUMBERS = st.floats(allow_nan=True, allow_infinity=True) | st.integers(-(10**9), 10**9)
-_JSON = st.recursive(
-    st.none() | st.booleans() | _NUMBERS | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
-    max_leaves=8,
+_NAMES = st.text(max_size=6)
+_FACTS = st.one_of(
+    st.tuples(st.sampled_from(["warnings", "groups"]), st.lists(_NAMES, max_size=3), st.just(())),
+    st.tuples(st.just("blocks"), st.integers(0, 99), st.just(())),
+    st.tuples(st.just("architecture"), _NAMES, st.just(())),
+    st.tuples(st.just("abilities"), st.dictionaries(_NAMES, st.builds(Capabilities), max_size=2), st.just(())),
+    st.tuples(st.just("learning_rates"), st.tuples(*[st.floats(1e-6, 1.0)] * 2), st.just(())),
+    st.tuples(st.just("skipped"), st.lists(st.builds(Skipped), max_size=2), st.just(())),
+    st.tuples(st.just("unconfirmed"), st.lists(st.builds(Unconfirmed), max_size=2), st.just(())),
+    st.tuples(st.just("scored_on_host"), st.lists(_NAMES, max_size=2), st.tuples(_NAMES)),
+    st.tuples(
+        st.just("disagreements"),
+        st.tuples(*[st.integers(0, 99)] * 3),
+        st.tuples(_NAMES, st.text("0123-abc", max_size=5)),
+    ),
 )
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(facts=st.lists(st.tuples(st.text(max_size=6), _JSON), max_size=6))
-def test_any_facts_come_back_as_they_were_taken_in(tmp_path: Path, facts: list[tuple[str, Any]]) -> None:
+@given(facts=st.lists(_FACTS, max_size=6))
+def test_any_facts_come_back_as_they_were_taken_in(
+    tmp_path: Path, facts: list[tuple[str, Any, tuple[str, ...]]]
+) -> None:
     path = tmp_path / "facts.jsonl"
     path.unlink(missing_ok=True)
     record = Record(path)
-    for name, value in facts:
-        record.append("fact", name=name, value=value)
+    for name, value, of in facts:
+        record.note(name, value, *of)
+        found = getattr(record.state.facts, name)
+        if of:
+            found = found[of if len(of) > 1 else of[0]]
+        assert found == (tuple(value) if isinstance(value, list) else value)
     record.close()
     assert path.read_bytes().count(b"\n") == len(facts)
-    assert asdict(Record(path, write=False).state) == asdict(record.state)
+    assert Record(path, write=False).state.facts == record.state.facts
+
+
+def test_only_known_facts_are_written_and_unknown_ones_pass_by(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.jsonl")
+    with pytest.raises(KeyError, match="weather"):
+        record.note("weather", "fine")
+    record.append("fact", name="weather", value="fine")
+    record.close()
+    assert Record(tmp_path / "record.jsonl", write=False).state.facts == Facts()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("groups", 3), ("blocks", "two"), ("skipped", [["x"]]), ("unconfirmed", 1),
+        ("disagreements|fake|0001-fp32", [1, 2]), ("learning_rates", [1.0]), ("abilities", {"fake": {"x": 1}}),
+    ],
+)  # fmt: skip
+def test_a_fact_that_does_not_fit_is_damage(tmp_path: Path, name: str, value: Any) -> None:
+    path = tmp_path / "record.jsonl"
+    path.write_text(json.dumps({"event": "fact", "name": name, "value": value}) + "\n")
+    with pytest.raises(RunError, match="is damaged in line 1"):
+        Record(path, write=False)
+
+
+def test_disagreements_are_told_apart_whatever_the_target_is_called(tmp_path: Path) -> None:
+    record = Record(tmp_path / "record.jsonl")
+    record.note("disagreements", (1, 2, 3), "ssh:host=a|b", "0001-fp32")
+    record.append("fact", name="disagreements|fake|0002-int8", value=[4, 5, 6])
+    record.close()
+    assert record.state.facts.disagreements == {
+        ("ssh:host=a|b", "0001-fp32"): (1, 2, 3),
+        ("fake", "0002-int8"): (4, 5, 6),
+    }

@@ -121,4 +121,4 @@ def test_maps_that_cannot_be_compared_are_a_warning(search: Callable[..., Result
     flat = compress.Task("flat", nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), *sets)
     space = compress.SearchSpace(**{**SEARCHED, "feature_weight": 0.5, "prune_ratio": 0.5})
     result = search(task=flat, space=space, trials=1, constraints=["quality_drop<=1"])
-    assert any("feature_weight" in text for text in result._run.state.facts["warnings"])
+    assert any("feature_weight" in text for text in result._run.state.facts.warnings)

@@ -106,10 +106,10 @@ def test_a_finalist_that_cannot_be_timed_again_keeps_its_number(
 ) -> None:
     slow = finished.pick("fastest").id
 
-    def measure_on(context: Any, target: Any, paths: Any, *rest: Any) -> Any:
+    def measure_on(instruments: Any, target: Any, paths: Any, *rest: Any) -> Any:
         if any(Path(path).parent.name == slow for path in paths):
             raise MeasurementError("fake: it hung")
-        return real(context, target, paths, *rest)
+        return real(instruments, target, paths, *rest)
 
     real = confirming.measuring.measure_on
     monkeypatch.setattr(confirming, "measuring", _Replaced(confirming.measuring, measure_on=measure_on))
@@ -137,10 +137,10 @@ class _Replaced:
 def test_a_pick_that_cannot_be_read_on_test_stays_open(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:
     real = measuring.score
 
-    def score(context: Any, target: Any, path: Path, split: Any, which: str, **options: Any) -> Any:
-        if which == "test" and path != context.baseline_path:
+    def score(instruments: Any, target: Any, path: Path, split: Any, which: str, **options: Any) -> Any:
+        if which == "test" and path != instruments.baseline_path:
             raise MeasurementError("fake: the device is gone")
-        return real(context, target, path, split, which, **options)
+        return real(instruments, target, path, split, which, **options)
 
     monkeypatch.setattr(measuring, "score", score)
     report = search(trials=2).report

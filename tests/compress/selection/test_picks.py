@@ -117,18 +117,6 @@ def test_where_everything_was_gated_the_baseline_is_the_nearest_miss(candidate: 
     assert picks.nearest_miss([candidate("baseline")], question(candidate), "fake") is None
 
 
-def test_disagreements_are_read_from_the_facts_whatever_the_target_is_called() -> None:
-    facts: dict[str, object] = {
-        "disagreements|ssh:host=a|b|0001-int8": [3, 1, 500],
-        "disagreements|fake|baseline": [0, 0, 500],
-        "groups": ["disagreements"],
-    }
-    assert picks.known_disagreements(facts) == {
-        ("ssh:host=a|b", "0001-int8"): (3, 1, 500),
-        ("fake", "baseline"): (0, 0, 500),
-    }
-
-
 @given(
     rows=st.lists(
         st.tuples(st.floats(-0.02, 0.02), st.floats(0.1, 1.2), st.sampled_from([None, 0.0, 0.009, 0.05])),

@@ -83,14 +83,15 @@ def test_a_search_finds_its_range_once(search: Callable[..., Result], monkeypatc
     monkeypatch.setattr(learning_rates, "find_range", counted)
     space = compress.SearchSpace(**AUTO)
     first = search(space=space, trials=2)
-    low, high = first._run.state.facts["learning_rates"]
+    assert first._run.state.facts.learning_rates is not None
+    low, high = first._run.state.facts.learning_rates
     rates = [t.params["lr"] for t in first._run.state.trials.values() if t.state == "finished"]
     assert rates
     assert all(low <= rate <= high for rate in rates)
     used = [c.config["finetune"]["lr"] for c in first._run.state.candidates.values() if c.trial is not None]
     assert set(used) <= set(rates)
     again = search(trials=3)
-    assert again._run.state.facts["learning_rates"] == [low, high]
+    assert again._run.state.facts.learning_rates == (low, high)
     assert asked == [1]
 
 

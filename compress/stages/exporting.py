@@ -1,0 +1,78 @@
+"""The stage that exports a pruned network: its graph once, before it is trained; afterwards its weights into that."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import Tensor, nn
+
+from compress.baseline.contexts import Training
+from compress.onnx_files import exporting, parity
+from compress.onnx_files.limits import VersionLimits
+from compress.pruning.pruning import Pruned
+from compress.run_folder.caching import Cache
+from compress.values.serialization import to_json
+from targets.documents import file_hash
+from targets.errors import ParityError
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What determines a pruned network's graph."""
+
+    graph: str
+    """Hash of the baseline's."""
+    widths: Mapping[str, int]
+    """Group -> channels left, of the groups that are cut."""
+    dropped: tuple[str, ...]
+    """Residual blocks that it lacks."""
+    limits: VersionLimits
+
+    def key(self) -> dict[str, Any]:
+        """What stands for it in a cache key."""
+        dropped = {"dropped": list(self.dropped)} if self.dropped else {}
+        return {"graph": self.graph, "widths": dict(self.widths), "limits": to_json(self.limits), **dropped}
+
+
+def make_template(cache: Cache, training: Training, pruned: Pruned, shape: Shape) -> onnx.ModelProto:
+    """The pruned network's raw graph: exported once for its widths and blocks."""
+    if not shape.widths and not shape.dropped:
+        return training.template
+
+    def compute(folder: Path) -> dict[str, Any]:
+        onnx.save(exporting.trace_graph(pruned.module, training.example, shape.limits), folder / "template.onnx")
+        return {}
+
+    return onnx.load(cache.stage("export", exporting.VERSION, shape.key(), compute).folder / "template.onnx")
+
+
+def bind_weights(
+    cache: Cache, training: Training, module: nn.Module, weights: Path | None, template: onnx.ModelProto,
+    shape: Shape, example: tuple[Tensor, ...],
+) -> Path:  # fmt: skip
+    """The float ONNX file of the trained ``module``: its weights swapped into the template, or exported anew.
+
+    ``weights``: the file that they are in; None for the baseline's own. Raises ParityError where the file does not
+    compute what the network does.
+    """
+
+    def compute(folder: Path) -> dict[str, Any]:
+        path = folder / "model.onnx"
+        onnx.save(exporting.bind(template, module.state_dict(), shape.limits), path)
+        try:
+            parity.check_parity(path, module, example)
+            return {"traced": False}
+        except ParityError as error:
+            print(f"exporting anew: {error}", file=sys.stderr)
+        traced = exporting.trace_graph(module, example, shape.limits)
+        onnx.save(exporting.bind(traced, module.state_dict(), shape.limits), path)
+        parity.check_parity(path, module, example)
+        return {"traced": True}
+
+    inputs = {**shape.key(), "weights": file_hash(weights)[:16] if weights else training.digest}
+    return cache.stage("export", exporting.VERSION, inputs, compute).folder / "model.onnx"
