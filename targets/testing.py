@@ -83,7 +83,7 @@ class TargetConformance:
     """Largest absolute difference to the reference output, whose values are around 1."""
 
     def make(self) -> Target:
-        """A fresh target."""
+        """Make the target under test anew; every test closes the one that it was given."""
         raise NotImplementedError(f"{type(self).__name__} must say in make() which target it is about")
 
     def make_crashing(self) -> Target | None:
@@ -155,7 +155,7 @@ class TargetConformance:
             target.close()
 
     def test_works_after_a_broken_file(self, tmp_path: Path) -> None:
-        """An error costs one request."""
+        """After a broken file was refused, the same target measures a good one."""
         (tmp_path / "text.onnx").write_bytes(b"hello")
         target = self.make()
         try:

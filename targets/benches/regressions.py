@@ -55,7 +55,7 @@ class Change:
         return self.now[0] / self.then[0] if self.now and self.then else None
 
     def to_json(self) -> dict[str, Any]:
-        """For ``bench --json``, under ``compared``."""
+        """This change as an entry of ``compared`` in ``bench --json``; costs are seconds, ratios or counts."""
         return {
             "target": self.target,
             "path": self.path,

@@ -75,7 +75,7 @@ class SystemClock:
         self._threads = threads
 
     def now(self) -> int:
-        """Wall time."""
+        """Wall time in nanoseconds, from some fixed moment on."""
         return time.perf_counter_ns()
 
     def ran(self) -> int:

@@ -52,10 +52,10 @@ class Clock(Interface):
     """Nanoseconds; a test drives the loop with one of its own."""
 
     def now(self) -> int:
-        """Wall time."""
+        """Wall time in nanoseconds."""
 
     def ran(self) -> int:
-        """The part of it in which the work was really running."""
+        """Nanoseconds of the wall time in which the work was really running."""
 
 
 @dataclass

@@ -55,21 +55,21 @@ class Decoder:
     """Bytes in, in pieces of any size; messages out."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self.buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that ``data`` completes; raises BrokenFrame if it is not ours."""
-        self._buffer += data
+        self.buffer += data
         found: list[Message] = []
-        while len(self._buffer) >= _PREFIX.size:
-            magic, head, body = _PREFIX.unpack_from(self._buffer)
+        while len(self.buffer) >= _PREFIX.size:
+            magic, head, body = _PREFIX.unpack_from(self.buffer)
             if magic != _MAGIC:
-                raise BrokenFrame(f"expected a frame, found {bytes(self._buffer[:16])!r}")
+                raise BrokenFrame(f"expected a frame, found {bytes(self.buffer[:16])!r}")
             total = _PREFIX.size + head + body
-            if len(self._buffer) < total:
+            if len(self.buffer) < total:
                 break
-            frame = bytes(memoryview(self._buffer)[_PREFIX.size : total])
-            del self._buffer[:total]
+            frame = bytes(memoryview(self.buffer)[_PREFIX.size : total])
+            del self.buffer[:total]
             found.append(_decode(frame[:head], memoryview(frame)[head:]))
         return found
 

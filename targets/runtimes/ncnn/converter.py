@@ -87,7 +87,7 @@ class Keeper:
 
 
 def main() -> None:
-    """Convert one file, then wait for the end."""
+    """Convert the file that the first argument asks for, say what came of it on stdout, and wait for stdin to close."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -192,7 +192,11 @@ def pnnx_program() -> str:
 def run_pnnx(
     keeper: Keeper, inputs: Sequence[Input], shapes: Sequence[Sequence[int]], request: Mapping[str, Any]
 ) -> None:
-    """Convert ``m.onnx`` in the folder."""
+    """Convert ``m.onnx`` in the keeper's folder with the program pnnx, for inputs of ``shapes``.
+
+    Raises ModelError where pnnx fails, MeasurementError where it takes longer than ``seconds`` of the request, and
+    TransientError where it takes too much memory.
+    """
     asked = ",".join(
         f"[{','.join(str(size) for size in shape)}]{_PNNX_TYPES[one.dtype]}" for one, shape in zip(inputs, shapes)
     )
