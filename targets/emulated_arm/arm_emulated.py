@@ -135,7 +135,7 @@ class ArmEmulated(LocalTarget):
             self.counter = None
 
     def launch(self) -> Launch:
-        """How a worker is started in the emulator, as an ARM program; raises TargetUnavailable where it is not installed."""
+        """How a worker is started: in the emulator. Raises TargetUnavailable where that is not installed."""
         self._manifest()
         ran = arm_installation.command(arm_installation.place(), self.values["cpu"], "-m", "targets.workers.worker")
         return Launch(ran, arm_installation.guest_environment(), explain_start)
