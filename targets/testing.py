@@ -109,7 +109,7 @@ class TargetConformance:
         np.testing.assert_allclose(y, reference_output(x), atol=self.tolerance)
 
     def test_batch_size_does_not_change_the_result(self, tmp_path: Path) -> None:
-        """One at a time, all at once, and more than there are."""
+        """Samples run one at a time, all at once, or in a batch larger than their number give the same outputs."""
         target, x = self.make(), samples(5)
         path = reference_model(tmp_path / "m.onnx")
         try:
@@ -191,7 +191,7 @@ class TargetConformance:
         assert json.loads(json.dumps(target.describe())) == target.describe()
 
     def test_capabilities_make_sense(self) -> None:
-        """Within what the rest of the project understands."""
+        """Formats, steps and opsets are within what the rest of the project understands."""
         target = self.make()
         try:
             can = target.capabilities()

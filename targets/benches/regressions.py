@@ -35,7 +35,7 @@ ABSOLUTE_TIE = 0.15
 
 @dataclass(frozen=True)
 class Change:
-    """One model on one target, then and now."""
+    """What became of one model on one target: its cost in the saved bench and in this one, and the verdict."""
 
     target: str
     path: str
@@ -51,7 +51,7 @@ class Change:
 
     @property
     def factor(self) -> float | None:
-        """Cost now / cost then; above 1 is worse."""
+        """The cost now divided by the cost then, so above 1 is worse; None where nothing could be compared."""
         return self.now[0] / self.then[0] if self.now and self.then else None
 
     def to_json(self) -> dict[str, Any]:

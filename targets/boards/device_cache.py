@@ -42,7 +42,7 @@ class Piece:
 
 
 class DeviceCache:
-    """Keeps models under a folder. One a process; ``close`` it."""
+    """Keeps models under a folder of the device. A process has one, and closes it when it ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

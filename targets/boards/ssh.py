@@ -98,15 +98,15 @@ class Ssh(Target):
         self._lock = threading.RLock()
 
     def capabilities(self) -> Capabilities:
-        """Of the runtime there, on the CPU there."""
+        """What the runtime on the board can do on its CPU; asked of the board once."""
         return Capabilities(**_tuples(self._known()["capabilities"]))
 
     def describe(self) -> dict[str, Any]:
-        """Runtime, settings, versions and the machine, all of them there; what changes is left out."""
+        """Runtime, settings, versions and machine of the board; what changes from minute to minute is left out."""
         return {**self._known()["describe"], "settings": dict(self.values)}
 
     def facts(self) -> dict[str, Any]:
-        """What only the loaded runtime can say."""
+        """What only the runtime on the board can say, once it is loaded (versions, limits)."""
         return dict(self._known()["facts"])
 
     def moment(self) -> dict[str, Any]:
@@ -169,7 +169,7 @@ class Ssh(Target):
         return None if found is None else tuple(Layer(**one) for one in found)
 
     def close(self) -> None:
-        """End what runs there, and the connection."""
+        """End what runs on the board, and the connection to it."""
         with self._lock:
             if self.runner is not None and self.runner.alive:
                 with suppress(CompressError):

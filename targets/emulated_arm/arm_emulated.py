@@ -47,7 +47,7 @@ class ArmEmulated(LocalTarget):
 
     @staticmethod
     def missing() -> str | None:
-        """What has to be installed first, in words."""
+        """What has to be installed before this target can be used, in words; None where nothing is missing."""
         return arm_installation.missing()
 
     @staticmethod

@@ -96,7 +96,7 @@ targets.emulated_arm.counting.CountingRuntime({})
 
 
 def place() -> Path:
-    """The installation's folder, there or not."""
+    """The folder of the installation, whether there is one yet or not."""
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named).expanduser().absolute()
@@ -133,7 +133,7 @@ def installation_hash(found: Mapping[str, Any]) -> str:
 
 
 def emulator_version() -> str:
-    """As ``7.2.22``; raises TargetUnavailable where there is no emulator."""
+    """The version of qemu, as ``7.2.22``; raises TargetUnavailable where there is no emulator."""
     said = _output([EMULATOR, "--version"], "qemu")
     found = re.search(r"version (\d+(?:\.\d+)*)", said)
     return found.group(1) if found else said[:60]

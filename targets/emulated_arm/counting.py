@@ -41,7 +41,7 @@ _ENOUGH = 12_000_000
 
 
 class CountedSession(OrtSession):
-    """A loaded model whose calls can be bound."""
+    """A loaded model whose inputs and outputs can be bound before the call that is counted."""
 
     def bind(self, feeds: dict[str, np.ndarray]) -> Call:
         """A call of the session, with its two arguments; what cannot be bound (texts, sequences) is passed as it is."""
@@ -77,7 +77,7 @@ class CountingRuntime(OrtRuntime):
         make_feeds: Callable[[Sequence[Input]], dict[str, np.ndarray]],
         report: Callable[[str], None],
     ) -> tuple[int, tuple[Input, ...]]:
-        """Instructions of one inference, and the file's inputs."""
+        """Instructions of one inference of a file, and its inputs; raises ModelError as ``load`` and ``run`` do."""
         session = self.load(path)
         feeds = make_feeds(session.inputs)
         report(f"running {path} for the first time")

@@ -12,7 +12,7 @@ _LOOK = 0.05
 
 
 def allowed() -> tuple[int, ...]:
-    """CPUs this process may use; empty where the system cannot say."""
+    """The numbers of the CPUs that this process may use; empty where the system cannot say."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 

@@ -67,7 +67,7 @@ class LocalTarget(Target):
         }
 
     def moment(self) -> dict[str, Any]:
-        """Load, free memory, temperature and frequency, now."""
+        """Load, free memory in bytes, temperature in degrees Celsius and frequency in Hz, as they are now."""
         return environment.moment()
 
     def facts(self) -> dict[str, Any]:
@@ -213,7 +213,7 @@ def _enough(answers: Sequence[Sequence[dict[str, Any]]], protocol: Protocol, spe
 
 
 def check_request(paths: Sequence[Path], protocol: Protocol) -> None:
-    """Raise an error for what cannot be measured, or not so."""
+    """Raise ModelError where there is no model to measure, TargetError for a protocol that makes no sense."""
     if not paths:
         raise ModelError("no model to measure")
     if protocol.processes < 1 or protocol.rounds < 1 or min(protocol.seconds, protocol.block, protocol.width) <= 0:

@@ -49,7 +49,7 @@ Call = Callable[[], Optional[float]]
 
 
 class Clock(Interface):
-    """Nanoseconds; a test drives the loop with one of its own."""
+    """What the measuring loop takes times from, in nanoseconds; a test drives the loop with a clock of its own."""
 
     def now(self) -> int:
         """Wall time in nanoseconds."""

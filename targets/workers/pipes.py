@@ -25,7 +25,7 @@ class BrokenFrame(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """``header`` is plain JSON; ``arrays`` travel beside it."""
+    """A request or a reply: ``header`` is plain JSON, ``arrays`` by name travel beside it."""
 
     header: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -52,7 +52,7 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 class Decoder:
-    """Bytes in, in pieces of any size; messages out."""
+    """Makes messages of bytes that come in pieces of any size."""
 
     def __init__(self) -> None:
         self.buffer = bytearray()
@@ -88,7 +88,7 @@ def _decode(head: bytes, body: memoryview) -> Message:
 
 
 def write_message(stream: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-    """Send one message, waiting until it is gone."""
+    """Send one message, waiting until it is gone; raises OSError where the other side is."""
     for chunk in encode(header, arrays):
         stream.write(chunk)
     stream.flush()

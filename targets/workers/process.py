@@ -51,7 +51,7 @@ class Launch:
 
 
 def local_launch(threads: int) -> Launch:
-    """A worker on this machine, with this interpreter."""
+    """How a worker is started on this machine, with this interpreter and ``threads`` threads for its libraries."""
     environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
     # Read by numpy alone, which only makes inputs: no idle pool of its own beside the runtime's.
     environment["OPENBLAS_NUM_THREADS"] = "1"

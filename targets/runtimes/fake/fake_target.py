@@ -94,11 +94,11 @@ class FakeTarget(Target):
         self._capabilities = capabilities or Capabilities(channel_step=channel_step, int8_step=channel_step)
 
     def capabilities(self) -> Capabilities:
-        """As given, or the defaults with this target's channel step."""
+        """The capabilities that were given, or the defaults with this target's channel step."""
         return self._capabilities
 
     def describe(self) -> dict[str, Any]:
-        """Its name: the same everywhere, as its costs are."""
+        """The target's name and nothing of the machine: its costs are the same everywhere."""
         return {"target": self.name, "settings": {}, "packages": {}, "machine": {"cpu": "fake"}}
 
     def measure(
@@ -110,7 +110,7 @@ class FakeTarget(Target):
         protocol: Protocol | None = None,
         watch: Watch | None = None,
     ) -> list[Measurement]:
-        """Costs of ``models`` as measurements against the first of them."""
+        """Costs of ``models`` as measurements against the first of them; raises ModelError where there is no cost."""
         paths = [Path(model) for model in models]
         self._called("measure", paths)
         if not paths:

@@ -73,7 +73,7 @@ class Keeper:
             return self._pnnx
 
     def wait(self) -> None:
-        """Until stdin is closed; does not return."""
+        """Wait until stdin is closed, which ends this process: it does not return."""
         self._thread.join()
 
     def _wait(self) -> None:
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def convert(request: Mapping[str, Any], keeper: Keeper, report: Callable[[str], None]) -> dict[str, Any]:
-    """The answer to a request; raises ModelError, MeasurementError or TransientError."""
+    """Convert the file of a request and check it; raises ModelError, MeasurementError or TransientError."""
     path = Path(request["path"])
     report("reading")
     inputs, outputs = copy_model(path, keeper.folder / "m.onnx")
@@ -239,7 +239,7 @@ def explain(text: str, status: int) -> str:
 
 
 def understand(folder: Path, inputs: Sequence[Input], outputs: Sequence[str]) -> Converted:
-    """What pnnx wrote; raises ModelError for what ncnn has not."""
+    """What pnnx wrote into ``folder``; raises ModelError for operators and inputs that ncnn does not support."""
     layers = _lines((folder / "m.ncnn.param").read_text())
     torch_graph = _lines((folder / "m.pnnx.param").read_text())
     _check_layers(layers, torch_graph)

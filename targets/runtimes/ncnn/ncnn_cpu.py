@@ -154,7 +154,7 @@ class NcnnRuntime(Runtime):
         return {"version": self._ncnn.__version__, "pnnx": metadata.version("pnnx")}
 
     def prepare(self, path: Path) -> None:
-        """Convert a file; loading it then takes what loading takes."""
+        """Convert a file, so that the time of loading it does not contain its conversion."""
         self.convert(path, None)
 
     def convert(self, path: Path, shapes: Shapes | None) -> tuple[tuple[Input, ...], Converted | None]:
