@@ -100,4 +100,4 @@ class TransientError(MeasurementError):
 
 
 class NoFeasibleCandidate(CompressError):
-    """No candidate meets the constraints."""
+    """No candidate that was found meets all of the constraints."""

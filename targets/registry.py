@@ -19,7 +19,7 @@ from targets.target import Target
 
 GROUP = "paretopress.targets"
 DEFAULT = "ort-cpu"
-_BUILT_IN = {
+BUILT_IN = {
     "ort-cpu": "targets.runtimes.ort.ort_cpu:OrtCpu",
     "openvino-cpu": "targets.runtimes.openvino.openvino_cpu:OpenvinoCpu",
     "ncnn-cpu": "targets.runtimes.ncnn.ncnn_cpu:NcnnCpu",
@@ -94,7 +94,7 @@ def install(name: str, say: Callable[[str], None]) -> str:
 
 def _known() -> dict[str, str]:
     """Name -> ``module:class``."""
-    return {**_BUILT_IN, **{point.name: point.value for point in metadata.entry_points(group=GROUP)}}
+    return {**BUILT_IN, **{point.name: point.value for point in metadata.entry_points(group=GROUP)}}
 
 
 def _load(name: str) -> Any:

@@ -25,7 +25,7 @@ class Setting:
 
     @property
     def allowed(self) -> str:
-        """What may be said, in words."""
+        """The values that are allowed, in words, as they stand in messages."""
         if self.words:
             return "one of " + ", ".join(self.words)
         if isinstance(self.default, int):
@@ -53,7 +53,10 @@ class Setting:
 
 
 def checked_settings(owner: str, known: Mapping[str, Setting], given: Mapping[str, Any]) -> dict[str, Any]:
-    """All settings with the given ones checked and put in."""
+    """The values of all settings that are ``known``: those given, checked, and else the defaults.
+
+    Raises TargetError for a setting that ``owner`` does not have, and for a value that is not allowed.
+    """
     for key in given:
         if key not in known:
             hint = f"it takes {', '.join(sorted(known))}" if known else "it takes no settings"
@@ -62,6 +65,6 @@ def checked_settings(owner: str, known: Mapping[str, Setting], given: Mapping[st
 
 
 def canonical_name(base: str, known: Mapping[str, Setting], values: Mapping[str, Any]) -> str:
-    """``NAME[:KEY=VALUE,...]``, keys sorted, defaults left out."""
+    """A target's name as it stands in reports: ``NAME[:KEY=VALUE,...]``, keys sorted, defaults left out."""
     said = [f"{key}={values[key]}" for key in sorted(values) if values[key] != known[key].default]
     return f"{base}:{','.join(said)}" if said else base

@@ -46,7 +46,7 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Protocol:
-    """How carefully to measure."""
+    """How carefully to measure: how long, how many rounds and processes, and how narrow the interval must be."""
 
     width: float = 0.01
     """Stop when the 95 % interval of every ratio is within ± this share."""

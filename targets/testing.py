@@ -83,7 +83,7 @@ class TargetConformance:
     """Largest absolute difference to the reference output, whose values are around 1."""
 
     def make(self) -> Target:
-        """A fresh target."""
+        """Make the target under test anew; every test closes the one that it was given."""
         raise NotImplementedError(f"{type(self).__name__} must say in make() which target it is about")
 
     def make_crashing(self) -> Target | None:
@@ -109,7 +109,7 @@ class TargetConformance:
         np.testing.assert_allclose(y, reference_output(x), atol=self.tolerance)
 
     def test_batch_size_does_not_change_the_result(self, tmp_path: Path) -> None:
-        """One at a time, all at once, and more than there are."""
+        """Samples run one at a time, all at once, or in a batch larger than their number give the same outputs."""
         target, x = self.make(), samples(5)
         path = reference_model(tmp_path / "m.onnx")
         try:
@@ -155,7 +155,7 @@ class TargetConformance:
             target.close()
 
     def test_works_after_a_broken_file(self, tmp_path: Path) -> None:
-        """An error costs one request."""
+        """After a broken file was refused, the same target measures a good one."""
         (tmp_path / "text.onnx").write_bytes(b"hello")
         target = self.make()
         try:
@@ -191,7 +191,7 @@ class TargetConformance:
         assert json.loads(json.dumps(target.describe())) == target.describe()
 
     def test_capabilities_make_sense(self) -> None:
-        """Within what the rest of the project understands."""
+        """Formats, steps and opsets are within what the rest of the project understands."""
         target = self.make()
         try:
             can = target.capabilities()

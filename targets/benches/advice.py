@@ -19,7 +19,7 @@ _PATIENCE = 3600.0
 
 
 def warnings(bench: Bench) -> list[str]:
-    """The models first, then what was found on each target, then the machine."""
+    """One line for each thing a reader should know: about the models, then what each target found, then the machine."""
     found = [*_identical(bench.models), *_made_up(bench)]
     for here in bench.found:
         found += _interval(bench, here)
@@ -38,18 +38,18 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def target_name(here: OnTarget) -> str:
-    """As it stands in reports."""
+    """The name of the target as it stands in reports, for example ``ort-cpu:threads=2``."""
     return here.comparison.measurements[0].target
 
 
 def half_width(one: Measurement) -> float:
-    """Of the ratio's interval, as a share; 0 where cost is counted."""
+    """Half the width of the ratio's 95 % interval, as a share of the ratio; 0 where cost is counted, which is exact."""
     found = one.latency
     return max(found.high - found.ratio, found.ratio - found.low) / found.ratio if found else 0.0
 
 
 def listed(names: Sequence[str]) -> str:
-    """``a, b and c``."""
+    """One or more names as they stand in a sentence: ``a, b and c``."""
     return f"{', '.join(names[:-1])} and {names[-1]}" if len(names) > 1 else names[0]
 
 

@@ -1,4 +1,4 @@
-"""Bench results: carried here."""
+"""What ``bench`` gives back: the models, what was found on each target, and all of it as one JSON document."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Model:
 
 @dataclass(frozen=True)
 class OnTarget:
-    """What was found on one target."""
+    """What was found on one target: the timings, what the target is, and which products ran in integers."""
 
     comparison: Comparison
     description: Mapping[str, Any]

@@ -73,11 +73,11 @@ class Comparison:
     measurements: tuple[Measurement, ...]
 
     def ratio(self, path: str | Path) -> Ratio:
-        """Of the model at ``path`` (its file name is enough where that is unique) to the first model."""
+        """The ratio of the model at ``path``, or of that name, to the first one; raises ModelError if there is none."""
         return _ratio(self._measurement(path), self.measurements[0])
 
     def ratio_at(self, index: int) -> Ratio:
-        """Of the model at that place in the list, from 0; tells apart a file that is given twice."""
+        """The ratio of the model at a place in the list, from 0, to the first one; for a file that is given twice."""
         return _ratio(self.measurements[index], self.measurements[0])
 
     def tied(self, path: str | Path) -> bool:
@@ -133,7 +133,7 @@ def compare(
 
 
 def entry(one: Measurement, reference: Measurement) -> dict[str, Any]:
-    """A measurement as an entry of ``bench --json``."""
+    """A measurement as an entry of ``bench --json``: seconds, bytes, the ratio to ``reference`` with its interval."""
     latency = one.latency
     ratio = _ratio(one, reference)
     return {

@@ -35,7 +35,7 @@ ABSOLUTE_TIE = 0.15
 
 @dataclass(frozen=True)
 class Change:
-    """One model on one target, then and now."""
+    """What became of one model on one target: its cost in the saved bench and in this one, and the verdict."""
 
     target: str
     path: str
@@ -51,11 +51,11 @@ class Change:
 
     @property
     def factor(self) -> float | None:
-        """Cost now / cost then; above 1 is worse."""
+        """The cost now divided by the cost then, so above 1 is worse; None where nothing could be compared."""
         return self.now[0] / self.then[0] if self.now and self.then else None
 
     def to_json(self) -> dict[str, Any]:
-        """For ``bench --json``, under ``compared``."""
+        """This change as an entry of ``compared`` in ``bench --json``; costs are seconds, ratios or counts."""
         return {
             "target": self.target,
             "path": self.path,

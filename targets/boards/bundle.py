@@ -38,7 +38,7 @@ class Bundle:
 
 @functools.cache
 def make() -> Bundle:
-    """The runner."""
+    """Make the file that a device runs, with all modules that it needs; made once in a process."""
     buffer = io.BytesIO()
     # Not compressed: zlib's output differs between versions, and a device may lack it.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

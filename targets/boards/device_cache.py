@@ -42,7 +42,7 @@ class Piece:
 
 
 class DeviceCache:
-    """Keeps models under a folder. One a process; ``close`` it."""
+    """Keeps models under a folder of the device. A process has one, and closes it when it ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -109,7 +109,7 @@ class DeviceCache:
             raise
 
     def close(self) -> None:
-        """Remove what only this process needed."""
+        """Remove what only this process needed; models stay for the next."""
         self._drop()
         shutil.rmtree(self.session, ignore_errors=True)
         if self._lock >= 0:
@@ -163,7 +163,7 @@ class DeviceCache:
 
 
 def no_space(folder: str, size: int, free: int) -> str:
-    """What is wrong, and what helps, in one line."""
+    """The message for a full disk: the folder, the bytes that are needed and free there, and what helps."""
     return (
         f"no space left on the device in {folder} (needs {size / 1e6:.1f} MB, has {free / 1e6:.1f} MB): "
         "free some, or choose another folder with cache=FOLDER"
@@ -191,5 +191,5 @@ def _size(path: Path) -> int | None:
 
 
 def piece_of(header: Mapping[str, Any]) -> Piece:
-    """From a request."""
+    """The part of a file that a request's header announces; raises KeyError where it announces none."""
     return Piece(header["key"], header["name"], header["size"], header["sha256"], header["offset"])

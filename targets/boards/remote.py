@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def load_target(place: str) -> Any:
-    """The class that ``module:class`` names."""
+    """The target class that ``module:class`` names; raises ImportError or AttributeError where there is none."""
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -88,7 +88,7 @@ class _Runner:
         self._target.memory_limit = setup["memory_limit"]
 
     def serve(self, requests: BinaryIO) -> None:
-        """Never returns."""
+        """Answer requests until the connection ends; this process ends with it, so it never returns."""
         threading.Thread(target=self._listen, args=(requests,), daemon=True, name="listening").start()
         threading.Thread(target=self._show_life, daemon=True, name="beat").start()
         while True:

@@ -91,22 +91,22 @@ class Ssh(Target):
         _check_paths(self.values)
         self.name = canonical_name(self.base, known, self.values)
         self.probed = self._runtime.probed
-        self._line = SshLine(self.values["host"], self.values["port"], self.values["config"])
-        self._runner: WorkerProcess | None = None
+        self.line = SshLine(self.values["host"], self.values["port"], self.values["config"])
+        self.runner: WorkerProcess | None = None
         self._folder = ""
         self._facts: dict[str, Any] | None = None
         self._lock = threading.RLock()
 
     def capabilities(self) -> Capabilities:
-        """Of the runtime there, on the CPU there."""
+        """What the runtime on the board can do on its CPU; asked of the board once."""
         return Capabilities(**_tuples(self._known()["capabilities"]))
 
     def describe(self) -> dict[str, Any]:
-        """Runtime, settings, versions and the machine, all of them there; what changes is left out."""
+        """Runtime, settings, versions and machine of the board; what changes from minute to minute is left out."""
         return {**self._known()["describe"], "settings": dict(self.values)}
 
     def facts(self) -> dict[str, Any]:
-        """What only the loaded runtime can say."""
+        """What only the runtime on the board can say, once it is loaded (versions, limits)."""
         return dict(self._known()["facts"])
 
     def moment(self) -> dict[str, Any]:
@@ -169,11 +169,11 @@ class Ssh(Target):
         return None if found is None else tuple(Layer(**one) for one in found)
 
     def close(self) -> None:
-        """End what runs there, and the connection."""
+        """End what runs on the board, and the connection to it."""
         with self._lock:
-            if self._runner is not None and self._runner.alive:
+            if self.runner is not None and self.runner.alive:
                 with suppress(CompressError):
-                    self._runner.ask({"operation": "end", "doing": "ending"})
+                    self.runner.ask({"operation": "end", "doing": "ending"})
             self._part()
 
     def _known(self) -> dict[str, Any]:
@@ -196,7 +196,7 @@ class Ssh(Target):
 
     def _copy(self, key: str, part: ParcelFile, watch: Watch | None) -> None:
         header = {"operation": "put", "key": key, "name": part.name, "size": part.size, "sha256": part.sha256}
-        doing = f"copying {part.path} to {self._line.host}"
+        doing = f"copying {part.path} to {self.line.host}"
         with part.path.open("rb") as file:
             for offset in range(0, max(part.size, 1), _PIECE):
                 data = np.frombuffer(file.read(_PIECE), np.uint8)
@@ -214,13 +214,13 @@ class Ssh(Target):
     ) -> Any:
         """Ask the runner there; errors name files as they are called here."""
         with self._lock:
-            if self._runner is None:
+            if self.runner is None:
                 raise TransientError(f"{self.name}: closed while {header['doing']}")
             ours = partial(self._ours, {f"{self._folder}/models/{one.key}/{MODEL}": str(one.path) for one in parcels})
             try:
-                return self._runner.ask(header, arrays, self._heard(watch, ours))
+                return self.runner.ask(header, arrays, self._heard(watch, ours))
             except TargetUnavailable as error:
-                raise TargetUnavailable(f"{self._line.host}: {ours(str(error))}") from None
+                raise TargetUnavailable(f"{self.line.host}: {ours(str(error))}") from None
             except MeasurementError as error:
                 text = ours(str(error))
                 if text.startswith(self.name):  # said by the target there
@@ -246,7 +246,7 @@ class Ssh(Target):
 
     def _connect(self) -> None:
         """See that a runner is there. Once in an operation: one that goes away in the middle of it is a failure."""
-        if self._runner is None or not self._runner.alive:
+        if self.runner is None or not self.runner.alive:
             self._part()
             try:
                 self._folder = self._prepare()
@@ -262,18 +262,18 @@ class Ssh(Target):
                 "memory_limit": self.memory_limit,
                 "beat": min(2.0, self.silence / 5),
             }
-            command = self._line.command(f"exec {quoted(self.values['python'])} {quoted(path)}")
+            command = self.line.command(f"exec {quoted(self.values['python'])} {quoted(path)}")
             launch = Launch(command, os.environ, self._explain, remote=True)
-            self._runner = WorkerProcess(setup, launch, patience=self.first)
+            self.runner = WorkerProcess(setup, launch, patience=self.first)
             self._ask({"operation": "hello", "doing": "starting the runner"}, {}, [])
-            self._runner.patience = self.silence
+            self.runner.patience = self.silence
 
     def _part(self) -> None:
         """Let go of the runner and of the connection."""
-        if self._runner is not None:
-            self._runner.close()
-            self._runner = None
-        self._line.drop()
+        if self.runner is not None:
+            self.runner.close()
+            self.runner = None
+        self.line.drop()
 
     def _prepare(self) -> str:
         """See that the host has what is needed and the runner; returns the cache folder as it is called there."""
@@ -282,7 +282,7 @@ class Ssh(Target):
         if not found["there"]:
             found = self._look(runner.data)
         if not found["there"]:
-            raise TransientError(f"the runner did not arrive whole in {found['folder']} on {self._line.host}")
+            raise TransientError(f"the runner did not arrive whole in {found['folder']} on {self.line.host}")
         return str(found["folder"])
 
     def _look(self, data: bytes) -> dict[str, Any]:
@@ -294,7 +294,7 @@ class Ssh(Target):
             "modules": ["numpy", *(name for name in self._runtime.requires if name != "numpy")],
         }
         words = [quoted(self.values["python"]), "-c", quoted(bundle.boot_code()), quoted(json.dumps(asked))]
-        done = self._line.run(f"exec {' '.join(words)}", data, self.first)
+        done = self.line.run(f"exec {' '.join(words)}", data, self.first)
         found = self._understood(done)
         self._check_python(found)
         if "problem" in found:
@@ -302,14 +302,14 @@ class Ssh(Target):
             if "there" not in found and "no space" in text.lower():
                 raise TransientError(no_space(found["folder"], len(runner.data), found["free"]))
             raise TargetUnavailable(
-                f"{self.name}: cannot use {found['folder']} on {self._line.host} ({text}, error {number}); "
+                f"{self.name}: cannot use {found['folder']} on {self.line.host} ({text}, error {number}); "
                 "choose another folder with cache=FOLDER"
             )
         return found
 
     def _understood(self, done: CommandResult) -> dict[str, Any]:
         """What ``boot.py`` answered; raises TargetUnavailable where something else came."""
-        host, python = self._line.host, self.values["python"]
+        host, python = self.line.host, self.values["python"]
         if done.status in (126, 127):
             raise TargetUnavailable(
                 f"{self.name}: there is no {python} on {host} ({done.words}); "
@@ -328,7 +328,7 @@ class Ssh(Target):
         return dict(json.loads(said))
 
     def _check_python(self, found: Mapping[str, Any]) -> None:
-        host, python = self._line.host, self.values["python"]
+        host, python = self.line.host, self.values["python"]
         version = ".".join(map(str, found["python"]))
         if tuple(found["python"]) < bundle.OLDEST:
             raise TargetUnavailable(
@@ -344,7 +344,7 @@ class Ssh(Target):
             raise TargetUnavailable(f"{self.name}: numpy cannot be loaded on {host}: {found['broken']}")
 
     def _explain(self, status: int, stage: str, words: str) -> CompressError | None:
-        host = self._line.host
+        host = self.line.host
         if status in (0, FAILED) or status < 0:
             said = f": {words}" if words else ""
             return TransientError(f"lost the connection to {host} while {stage}{said}")

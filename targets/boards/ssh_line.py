@@ -70,7 +70,7 @@ class SshLine:
             raise TargetError(f"target 'ssh': host={host!r} is not allowed; it is HOST or USER@HOST")
         self.host = host
         self._chosen = [*(["-F", config] if config else []), *(["-p", str(port)] if port else [])]
-        self._folder: Path | None = None
+        self.folder: Path | None = None
         self._release: Callable[[], object] = lambda: None
 
     def command(self, words: str) -> tuple[str, ...]:
@@ -107,14 +107,14 @@ class SshLine:
     def drop(self) -> None:
         """End the connection; the next command opens another."""
         self._release()
-        self._folder = None
+        self.folder = None
 
     def _ssh(self) -> list[str]:
-        if self._folder is None:
+        if self.folder is None:
             usual = tempfile.gettempdir()
-            self._folder = Path(tempfile.mkdtemp(prefix="pp-", dir=usual if len(usual) < _LONGEST else "/tmp"))
-            self._release = weakref.finalize(self, _end, self._folder, ["ssh", *self._chosen, "--", self.host])
-        socket = str(self._folder / "s").replace("%", "%%")
+            self.folder = Path(tempfile.mkdtemp(prefix="pp-", dir=usual if len(usual) < _LONGEST else "/tmp"))
+            self._release = weakref.finalize(self, _end, self.folder, ["ssh", *self._chosen, "--", self.host])
+        socket = str(self.folder / "s").replace("%", "%%")
         options = [f"-o{key}={value}" for key, value in {**_OPTIONS, "ControlPath": socket}.items()]
         return ["ssh", *self._chosen, *options]
 

@@ -43,11 +43,11 @@ class ArmEmulated(LocalTarget):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        self._counter: WorkerProcess | None = None
+        self.counter: WorkerProcess | None = None
 
     @staticmethod
     def missing() -> str | None:
-        """What has to be installed first, in words."""
+        """What has to be installed before this target can be used, in words; None where nothing is missing."""
         return arm_installation.missing()
 
     @staticmethod
@@ -103,8 +103,8 @@ class ArmEmulated(LocalTarget):
         check_request(paths, protocol or Protocol())
         arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
         sizes = checked_shapes(shapes or {})
-        with self._lock:
-            answers = [self._count(path, sizes, arrays, self._heard(watch, 1, 1)) for path in paths]
+        with self.lock:
+            answers = [self._count(path, sizes, arrays, self.listener(watch, 1, 1)) for path in paths]
         names = [name for answer in answers for name in answer["inputs"]]
         check_names(names, arrays, "values")
         check_names(names, sizes, "shape", TargetError)
@@ -116,29 +116,29 @@ class ArmEmulated(LocalTarget):
     def _count(
         self, path: Path, shapes: Mapping[str, list[int]], arrays: Mapping[str, np.ndarray], heard: Heard
     ) -> dict[str, Any]:
-        if self._counter is None or not self._counter.alive:
+        if self.counter is None or not self.counter.alive:
             self._end_counter()
-            self._counter = self._worker(afresh=True)
+            self.counter = self.start_worker(afresh=True)
         request = {"operation": "count", "model": str(path.absolute()), "shapes": shapes}
-        answer: dict[str, Any] = self._asked(self._counter, request, arrays, heard).header
+        answer: dict[str, Any] = self.ask_worker(self.counter, request, arrays, heard).header
         return answer
 
     def close(self) -> None:
-        """End both processes."""
-        with self._lock:
+        """End the process that scores and the one that counts."""
+        with self.lock:
             self._end_counter()
             super().close()
 
     def _end_counter(self) -> None:
-        if self._counter is not None:
-            self._counter.close()
-            self._counter = None
+        if self.counter is not None:
+            self.counter.close()
+            self.counter = None
 
     def launch(self) -> Launch:
-        """The worker, in the emulator."""
+        """How a worker is started: in the emulator. Raises TargetUnavailable where that is not installed."""
         self._manifest()
         ran = arm_installation.command(arm_installation.place(), self.values["cpu"], "-m", "targets.workers.worker")
-        return Launch(ran, arm_installation.guest_environment(), _explain)
+        return Launch(ran, arm_installation.guest_environment(), explain_start)
 
     def _manifest(self) -> dict[str, Any]:
         lacking = arm_installation.missing()
@@ -148,7 +148,7 @@ class ArmEmulated(LocalTarget):
         return found
 
 
-def _explain(_: int, __: str, words: str) -> CompressError | None:
+def explain_start(_: int, __: str, words: str) -> CompressError | None:
     """The emulator's refusals to start, which mean that the installation no longer fits it."""
     if "plugin" in words.lower() and "qemu" in words.lower():
         return TargetUnavailable(f"{words}; delete {arm_installation.place()}")

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from targets.documents import file_hash
 from targets.emulated_arm import debian
 from targets.errors import TargetUnavailable
 from targets.machine import environment
@@ -95,7 +96,7 @@ targets.emulated_arm.counting.CountingRuntime({})
 
 
 def place() -> Path:
-    """The installation's folder, there or not."""
+    """The folder of the installation, whether there is one yet or not."""
     named = os.environ.get(VARIABLE)
     if named:
         return Path(named).expanduser().absolute()
@@ -109,7 +110,7 @@ def manifest(folder: Path) -> dict[str, Any] | None:
         found = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError):
         return None
-    serves = isinstance(found, dict) and found.get("format") == FORMAT and found.get("plugin") == _sha256(PLUGIN)
+    serves = isinstance(found, dict) and found.get("format") == FORMAT and found.get("plugin") == file_hash(PLUGIN)
     return found if serves else None
 
 
@@ -132,7 +133,7 @@ def installation_hash(found: Mapping[str, Any]) -> str:
 
 
 def emulator_version() -> str:
-    """As ``7.2.22``; raises TargetUnavailable where there is no emulator."""
+    """The version of qemu, as ``7.2.22``; raises TargetUnavailable where there is no emulator."""
     said = _output([EMULATOR, "--version"], "qemu")
     found = re.search(r"version (\d+(?:\.\d+)*)", said)
     return found.group(1) if found else said[:60]
@@ -207,7 +208,7 @@ def _make(folder: Path, say: Say, fetch: debian.Fetch) -> None:
     root.mkdir(parents=True)
     say("building the counting plugin")
     version = emulator_version()
-    _build_plugin(folder / "counting_plugin.so", version)
+    build_plugin(folder / "counting_plugin.so", version)
     signature, packages = _fetch_packages(root, say, fetch)
     wheels = _fetch_wheels(root / WHEELS.lstrip("/"), say)
     say("describing the CPUs")
@@ -221,7 +222,7 @@ def _make(folder: Path, say: Say, fetch: debian.Fetch) -> None:
         "emulator": version,
         "suite": SUITE,
         "signature": signature,
-        "plugin": _sha256(PLUGIN),
+        "plugin": file_hash(PLUGIN),
         "packages": packages,
         "wheels": wheels,
         "cpus": cpus,
@@ -229,7 +230,8 @@ def _make(folder: Path, say: Say, fetch: debian.Fetch) -> None:
     (folder / "manifest.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _build_plugin(library: Path, version: str) -> None:
+def build_plugin(library: Path, version: str) -> None:
+    """Compile the plugin for a version of qemu; raises TargetUnavailable with the compiler's last words."""
     api = 1 if int(version.split(".")[0]) < 9 else 2
     options = ("-O2", "-shared", "-fPIC", f"-DAPI_VERSION={api}", "-o", str(library), str(PLUGIN))
     _output([str(_compiler()), *options], "the counting plugin")
@@ -259,7 +261,7 @@ def _fetch_wheels(folder: Path, say: Say) -> dict[str, str]:
         for wheel in wheels:
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(folder)
-        return {wheel.name: _sha256(wheel) for wheel in wheels}
+        return {wheel.name: file_hash(wheel) for wheel in wheels}
 
 
 def _make_device(folder: Path, name: str, cpu: Cpu) -> list[str]:
@@ -316,7 +318,3 @@ def _output(words: Sequence[str], what: str, variables: Mapping[str, str] | None
         said = " ".join(lines[-1].split())[:300] if lines else f"status {done.returncode}"
         raise TargetUnavailable(f"{what} cannot be had: {said}")
     return done.stdout
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

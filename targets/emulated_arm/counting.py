@@ -41,11 +41,11 @@ _ENOUGH = 12_000_000
 
 
 class CountedSession(OrtSession):
-    """A loaded model whose calls can be bound."""
+    """A loaded model whose inputs and outputs can be bound before the call that is counted."""
 
     def bind(self, feeds: dict[str, np.ndarray]) -> Call:
         """A call of the session, with its two arguments; what cannot be bound (texts, sequences) is passed as it is."""
-        session = self._session
+        session = self.session
         try:
             binding = session.io_binding()
             for name, array in feeds.items():
@@ -60,7 +60,7 @@ class CountedSession(OrtSession):
 
 
 class CountingRuntime(OrtRuntime):
-    """The worker's side."""
+    """ONNX Runtime in the emulated process, with the plugin's counters; raises MeasurementError where nobody counts."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__({"threads": 1, "opt": "all", "spinning": 0, **settings})
@@ -69,7 +69,7 @@ class CountingRuntime(OrtRuntime):
 
     def load(self, path: Path) -> CountedSession:
         """Load a file; raises ModelError with one line where it cannot be."""
-        return CountedSession(self._session(path, self._options()), path)
+        return CountedSession(self.open_session(path, self.session_options()), path)
 
     def count(
         self,
@@ -77,7 +77,7 @@ class CountingRuntime(OrtRuntime):
         make_feeds: Callable[[Sequence[Input]], dict[str, np.ndarray]],
         report: Callable[[str], None],
     ) -> tuple[int, tuple[Input, ...]]:
-        """Instructions of one inference, and the file's inputs."""
+        """Instructions of one inference of a file, and its inputs; raises ModelError as ``load`` and ``run`` do."""
         session = self.load(path)
         feeds = make_feeds(session.inputs)
         report(f"running {path} for the first time")

@@ -47,7 +47,7 @@ class Package:
 
 
 def fetch(url: str) -> bytes:
-    """The bytes at ``url``, asked for twice at most."""
+    """The bytes at ``url``, asked for twice at most; raises TargetUnavailable where they cannot be fetched."""
     try:
         return _read(url)
     except OSError:
@@ -179,7 +179,7 @@ def _hash_of(release: str, name: str) -> str:
 
 
 def checked(data: bytes, sha256: str, what: str) -> bytes:
-    """``data`` if that is its hash; else raises TargetUnavailable."""
+    """Give ``data`` back if its SHA-256 is that one; raises TargetUnavailable, naming ``what``, if not."""
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
         raise TargetUnavailable(f"{what} has SHA-256 {found[:16]}…, expected {sha256[:16]}…; try again later")

@@ -12,7 +12,7 @@ _LOOK = 0.05
 
 
 def allowed() -> tuple[int, ...]:
-    """CPUs this process may use; empty where the system cannot say."""
+    """The numbers of the CPUs that this process may use; empty where the system cannot say."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
@@ -75,7 +75,7 @@ class SystemClock:
         self._threads = threads
 
     def now(self) -> int:
-        """Wall time."""
+        """Wall time in nanoseconds, from some fixed moment on."""
         return time.perf_counter_ns()
 
     def ran(self) -> int:

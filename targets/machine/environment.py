@@ -23,7 +23,7 @@ RELEVANT = (
 
 
 def cpu_architecture() -> str:
-    """``x86_64``, ``aarch64``, ... ; other spellings are brought to these."""
+    """The CPU's architecture as Linux spells it: ``x86_64``, ``aarch64``, and so on."""
     machine = platform.machine().lower()
     return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
 
@@ -90,7 +90,7 @@ def installed_versions(packages: Sequence[str]) -> dict[str, str]:
 
 
 def describe_environment(packages: Sequence[str] = ("paretopress", "numpy", "onnxruntime", "onnx")) -> dict[str, Any]:
-    """Machine, versions and the moment: what reports carry as ``environment``."""
+    """The machine, installed versions of ``packages``, and the moment: what reports carry as ``environment``."""
     return {**machine(), "packages": installed_versions(packages), "now": moment()}
 
 

@@ -14,7 +14,7 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
 def resident(pid: int | str = "self") -> int | None:
-    """Resident set of a process in bytes."""
+    """The resident set of a process in bytes; None where the system does not say."""
     fields = _statm(pid)
     return None if fields is None else fields[1] * _PAGE
 
@@ -43,7 +43,7 @@ def _statm(pid: int | str) -> list[int] | None:
 
 
 def available_bytes() -> int | None:
-    """Bytes that can be used without swapping (MemAvailable)."""
+    """Bytes that can be used without swapping (the kernel's MemAvailable); None where the system does not say."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -42,7 +42,7 @@ class FileInput:
 
 @dataclass(frozen=True)
 class FileFacts:
-    """What was found in the main graph."""
+    """What the main graph of a file says: its inputs, its operators, and whether its weights are in 16 bits."""
 
     inputs: tuple[FileInput, ...]
     operators: Mapping[str, int]

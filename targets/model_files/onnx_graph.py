@@ -55,7 +55,7 @@ class Scope:
     users: Mapping[str, list[Node]] = field(default_factory=dict)
 
     def inside(self, graph: Graph) -> Scope:
-        """The scope of a graph in this one."""
+        """The scope of a graph that stands inside this one, as a branch or the body of a loop does."""
         makers = {name: node for node in graph.nodes for name in node.outputs if name}
         users: dict[str, list[Node]] = {}
         for node in graph.nodes:
@@ -90,7 +90,7 @@ class Scope:
 
 
 def all_graphs(graph: Graph) -> Iterator[Graph]:
-    """A graph and those inside it."""
+    """A graph and all those inside it: branches and bodies of loops, at any depth."""
     yield graph
     for node in graph.nodes:
         for body in node.bodies:

@@ -81,7 +81,7 @@ class Probe:
 
     @property
     def int8_is_slower(self) -> bool:
-        """Whether int8 costs more than fp32 here."""
+        """Whether int8 costs more than fp32 on this target; False where it was not measured."""
         return self.int8_ratio is not None and self.int8_ratio > 1.0
 
 

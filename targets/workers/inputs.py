@@ -101,7 +101,7 @@ def cast_input(item: Input, array: np.ndarray) -> np.ndarray:
 
 
 def show(shape: Sequence[int | None]) -> str:
-    """A shape for people: ``?x3x32x32``."""
+    """A shape as it stands in messages, as ``?x3x32x32``; ``?`` is an axis of any size."""
     return "x".join("?" if axis is None else str(axis) for axis in shape) or "scalar"
 
 

@@ -25,7 +25,7 @@ from targets.workers import measuring
 from targets.workers.inputs import checked_shapes, join, sample_count
 from targets.workers.process import Heard, Launch, WorkerProcess, local_launch
 
-_PIECE = 32_000_000
+PIECE = 32_000_000
 """Bytes of input sent to a worker at once when scoring."""
 
 
@@ -33,7 +33,7 @@ class LocalTarget(Target):
     """A runtime on this machine.
 
     A subclass says ``base`` (its name without settings), ``runtime`` (``module:class`` of a
-    ``targets.workers.runtime.Runtime``, loaded in the worker), ``settings``, and ``capabilities``.
+    ``Runtime`` in ``runtime.py``, loaded in the worker), ``settings``, and ``capabilities``.
     """
 
     base: ClassVar[str]
@@ -53,8 +53,8 @@ class LocalTarget(Target):
     def __init__(self, **settings: Any) -> None:
         self.values = checked_settings(self.base, self.settings, settings)
         self.name = canonical_name(self.base, self.settings, self.values)
-        self._scorer: WorkerProcess | None = None
-        self._lock = threading.RLock()
+        self.scorer: WorkerProcess | None = None
+        self.lock = threading.RLock()
         self._facts: dict[str, Any] | None = None
 
     def describe(self) -> dict[str, Any]:
@@ -67,12 +67,12 @@ class LocalTarget(Target):
         }
 
     def moment(self) -> dict[str, Any]:
-        """Load, free memory, temperature and frequency, now."""
+        """Load, free memory in bytes, temperature in degrees Celsius and frequency in Hz, as they are now."""
         return environment.moment()
 
     def facts(self) -> dict[str, Any]:
         """What only the loaded runtime can say; asked of a worker once."""
-        with self._lock:
+        with self.lock:
             if self._facts is None:
                 self._facts = dict(self._ask_scorer({"operation": "facts"}).header["facts"])
             return dict(self._facts)
@@ -104,9 +104,9 @@ class LocalTarget(Target):
                 "protocol": asdict(protocol),
                 "seed": number,
             }
-            with self._worker() as worker:
-                heard = self._heard(watch, number + 1, max(protocol.processes, number + 1))
-                answers.append(self._asked(worker, request, arrays, heard).header["models"])
+            with self.start_worker() as worker:
+                heard = self.listener(watch, number + 1, max(protocol.processes, number + 1))
+                answers.append(self.ask_worker(worker, request, arrays, heard).header["models"])
         return [
             _measurement(path, self.name, [answer[index] for answer in answers], protocol)
             for index, path in enumerate(paths)
@@ -115,7 +115,7 @@ class LocalTarget(Target):
     def audit(self, model: Path) -> tuple[Layer, ...] | None:
         """The products of the graph that is really executed; None where the runtime does not show it."""
         header = {"operation": "audit", "model": str(Path(model).absolute())}
-        with self._lock:
+        with self.lock:
             found = self._ask_scorer(header).header["layers"]
         return None if found is None else tuple(Layer(**one) for one in found)
 
@@ -127,7 +127,7 @@ class LocalTarget(Target):
         header = {"operation": "run", "model": str(Path(model).absolute()), "batch": batch}
         parts: list[list[np.ndarray]] = []
         counts: list[int] = []
-        with self._lock:
+        with self.lock:
             for piece in pieces(arrays, batch):
                 reply = self._ask_scorer(header, piece)
                 parts.append([reply.arrays[str(number)] for number in range(reply.header["outputs"])])
@@ -135,13 +135,15 @@ class LocalTarget(Target):
         return join(parts, counts)
 
     def close(self) -> None:
-        """End the scoring process."""
-        with self._lock:
-            if self._scorer is not None:
-                self._scorer.close()
-                self._scorer = None
+        """End the process that is kept for scoring, if there is one."""
+        with self.lock:
+            if self.scorer is not None:
+                self.scorer.close()
+                self.scorer = None
 
-    def _heard(self, watch: Watch | None, process: int, processes: int) -> Heard:
+    def listener(self, watch: Watch | None, process: int, processes: int) -> Heard:
+        """What hands on to ``watch`` what worker ``process`` of ``processes`` says of its work."""
+
         def heard(header: Mapping[str, Any]) -> None:
             # Workers speak before every block; only now and then with something to show.
             if watch is not None and ("ratios" in header or header["stage"] != "timing"):
@@ -151,10 +153,11 @@ class LocalTarget(Target):
         return heard
 
     def launch(self) -> Launch:
-        """How a worker is started."""
+        """How a worker process is started: its command and its environment."""
         return local_launch(int(self.values.get("threads", 1)))
 
-    def _worker(self, *, afresh: bool = False) -> WorkerProcess:
+    def start_worker(self, *, afresh: bool = False) -> WorkerProcess:
+        """Start a worker with this target's runtime; ``afresh``: it answers every request in a process of its own."""
         setup = {
             "runtime": self.runtime, "settings": dict(self.values), "threads": int(self.values.get("threads", 1)),
             "afresh": afresh,
@@ -167,18 +170,19 @@ class LocalTarget(Target):
         arrays: Mapping[str, np.ndarray] | None = None,
         heard: Heard = lambda _: None,
     ) -> Any:
-        if self._scorer is None or not self._scorer.alive:
+        if self.scorer is None or not self.scorer.alive:
             self.close()
-            self._scorer = self._worker()
-        return self._asked(self._scorer, header, arrays, heard)
+            self.scorer = self.start_worker()
+        return self.ask_worker(self.scorer, header, arrays, heard)
 
-    def _asked(
+    def ask_worker(
         self,
         worker: WorkerProcess,
         header: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray] | None = None,
         heard: Heard = lambda _: None,
     ) -> Any:
+        """The worker's reply; errors name the target, and the command that installs a runtime that is missing."""
         try:
             return worker.ask(header, arrays, heard)
         except TargetUnavailable as error:
@@ -209,7 +213,7 @@ def _enough(answers: Sequence[Sequence[dict[str, Any]]], protocol: Protocol, spe
 
 
 def check_request(paths: Sequence[Path], protocol: Protocol) -> None:
-    """Raise an error for what cannot be measured, or not so."""
+    """Raise ModelError where there is no model to measure, TargetError for a protocol that makes no sense."""
     if not paths:
         raise ModelError("no model to measure")
     if protocol.processes < 1 or protocol.rounds < 1 or min(protocol.seconds, protocol.block, protocol.width) <= 0:
@@ -247,7 +251,7 @@ def pieces(arrays: Mapping[str, np.ndarray], batch: int) -> list[dict[str, np.nd
     """The samples in parts of bounded size, a multiple of ``batch`` each."""
     count = sample_count(arrays)
     each = sum(array.nbytes for array in arrays.values()) / max(count, 1)
-    step = batch * max(1, int(_PIECE / max(each * batch, 1)))
+    step = batch * max(1, int(PIECE / max(each * batch, 1)))
     return [
         {name: array[start : start + step] for name, array in arrays.items()} for start in range(0, max(count, 1), step)
     ]

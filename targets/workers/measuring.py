@@ -49,13 +49,13 @@ Call = Callable[[], Optional[float]]
 
 
 class Clock(Interface):
-    """Nanoseconds; a test drives the loop with one of its own."""
+    """What the measuring loop takes times from, in nanoseconds; a test drives the loop with a clock of its own."""
 
     def now(self) -> int:
-        """Wall time."""
+        """Wall time in nanoseconds."""
 
     def ran(self) -> int:
-        """The part of it in which the work was really running."""
+        """Nanoseconds of the wall time in which the work was really running."""
 
 
 @dataclass

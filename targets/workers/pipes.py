@@ -25,7 +25,7 @@ class BrokenFrame(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """``header`` is plain JSON; ``arrays`` travel beside it."""
+    """A request or a reply: ``header`` is plain JSON, ``arrays`` by name travel beside it."""
 
     header: dict[str, Any]
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
@@ -52,24 +52,24 @@ def _npy(array: np.ndarray) -> bytes:
 
 
 class Decoder:
-    """Bytes in, in pieces of any size; messages out."""
+    """Makes messages of bytes that come in pieces of any size."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self.buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that ``data`` completes; raises BrokenFrame if it is not ours."""
-        self._buffer += data
+        self.buffer += data
         found: list[Message] = []
-        while len(self._buffer) >= _PREFIX.size:
-            magic, head, body = _PREFIX.unpack_from(self._buffer)
+        while len(self.buffer) >= _PREFIX.size:
+            magic, head, body = _PREFIX.unpack_from(self.buffer)
             if magic != _MAGIC:
-                raise BrokenFrame(f"expected a frame, found {bytes(self._buffer[:16])!r}")
+                raise BrokenFrame(f"expected a frame, found {bytes(self.buffer[:16])!r}")
             total = _PREFIX.size + head + body
-            if len(self._buffer) < total:
+            if len(self.buffer) < total:
                 break
-            frame = bytes(memoryview(self._buffer)[_PREFIX.size : total])
-            del self._buffer[:total]
+            frame = bytes(memoryview(self.buffer)[_PREFIX.size : total])
+            del self.buffer[:total]
             found.append(_decode(frame[:head], memoryview(frame)[head:]))
         return found
 
@@ -88,7 +88,7 @@ def _decode(head: bytes, body: memoryview) -> Message:
 
 
 def write_message(stream: BinaryIO, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
-    """Send one message, waiting until it is gone."""
+    """Send one message, waiting until it is gone; raises OSError where the other side is."""
     for chunk in encode(header, arrays):
         stream.write(chunk)
     stream.flush()

@@ -51,7 +51,7 @@ class Launch:
 
 
 def local_launch(threads: int) -> Launch:
-    """A worker on this machine, with this interpreter."""
+    """How a worker is started on this machine, with this interpreter and ``threads`` threads for its libraries."""
     environment = {**os.environ, **dict.fromkeys(_THREAD_VARIABLES, str(threads))}
     # Read by numpy alone, which only makes inputs: no idle pool of its own beside the runtime's.
     environment["OPENBLAS_NUM_THREADS"] = "1"
@@ -108,12 +108,12 @@ class WorkerProcess:
 
     @property
     def pid(self) -> int:
-        """Of the worker."""
+        """The process id of the worker."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether it can be asked."""
+        """Whether the worker still runs, so that it can be asked."""
         return self._process.poll() is None
 
     def ask(
@@ -148,7 +148,7 @@ class WorkerProcess:
         spoke = time.monotonic()
         while True:
             readable, writable, _ = select.select([self._stdout], [self._stdin] if pending else [], [], _TICK)
-            self._check_memory()
+            self.check_memory()
             if writable and self._send(pending):
                 spoke = time.monotonic()  # What goes over a slow line is no silence.
             if readable:
@@ -177,7 +177,8 @@ class WorkerProcess:
             pending.clear()
         return False
 
-    def _check_memory(self) -> None:
+    def check_memory(self) -> None:
+        """Raise TransientError where the worker and its children use more resident memory than they may."""
         used = memory.family(self.pid)
         if used is not None and self._limit is not None and used > self._limit:
             raise errors.TransientError(

@@ -28,7 +28,7 @@ class Input:
 
 
 class Session(abc.ABC):
-    """A loaded model."""
+    """A model that a runtime has loaded and can run; ``inputs`` are in the order of the file."""
 
     inputs: tuple[Input, ...]
 

@@ -41,13 +41,13 @@ class ThreadsSeenWorking(Conformance):
         """Threads of the scoring process that run while it scores; a helper that is late gets another chance."""
         assert isinstance(target, LocalTarget)
         target.run(model, {"x": samples(512)}, batch=512)
-        assert target._scorer is not None
-        if not Path(f"/proc/{target._scorer.pid}/task").is_dir():
+        assert target.scorer is not None
+        if not Path(f"/proc/{target.scorer.pid}/task").is_dir():
             return None
-        before, count = working_threads(target._scorer.pid), 0
+        before, count = working_threads(target.scorer.pid), 0
         for _ in range(50):
             target.run(model, {"x": samples(512)}, batch=512)
-            after = working_threads(target._scorer.pid)
+            after = working_threads(target.scorer.pid)
             count = sum(ran > before.get(task, 0) for task, ran in after.items())
             if count >= self.asked_threads() > 1:
                 break

@@ -83,7 +83,7 @@ def test_a_missing_runtime_names_the_command(monkeypatch):
 
 
 def test_a_plug_in_that_cannot_be_imported_names_the_command(monkeypatch):
-    monkeypatch.setitem(registry._BUILT_IN, "other-cpu", "no_such_module_here:Other")
+    monkeypatch.setitem(registry.BUILT_IN, "other-cpu", "no_such_module_here:Other")
     with pytest.raises(TargetUnavailable, match=r"pip install 'paretopress\[other\]'"):
         registry.get("other-cpu")
     rows = {row["name"]: row["available"] for row in registry.available()}

@@ -37,11 +37,11 @@ class FakeClock:
         self._now = self._ran = 0
 
     def now(self) -> int:
-        """Wall time."""
+        """The clock's wall time in nanoseconds."""
         return self._now
 
     def ran(self) -> int:
-        """The part of it in which the work was really running."""
+        """Nanoseconds of the wall time in which the work was really running."""
         return self._ran
 
     def advance(self, seconds: float, ran: float | None = None) -> None:
@@ -84,7 +84,7 @@ class FakeTarget(Target):
         self.counted = instructions
         self.calls: list[tuple[str, tuple[Path, ...]]] = []
         """Every call so far: operation and files."""
-        self._cost = cost
+        self.cost = cost
         self._faults = dict(faults or {})
         self._run = run
         self._step = channel_step
@@ -94,11 +94,11 @@ class FakeTarget(Target):
         self._capabilities = capabilities or Capabilities(channel_step=channel_step, int8_step=channel_step)
 
     def capabilities(self) -> Capabilities:
-        """As given, or the defaults with this target's channel step."""
+        """The capabilities that were given, or the defaults with this target's channel step."""
         return self._capabilities
 
     def describe(self) -> dict[str, Any]:
-        """Its name: the same everywhere, as its costs are."""
+        """The target's name and nothing of the machine: its costs are the same everywhere."""
         return {"target": self.name, "settings": {}, "packages": {}, "machine": {"cpu": "fake"}}
 
     def measure(
@@ -110,7 +110,7 @@ class FakeTarget(Target):
         protocol: Protocol | None = None,
         watch: Watch | None = None,
     ) -> list[Measurement]:
-        """Costs of ``models`` as measurements against the first of them."""
+        """Costs of ``models`` as measurements against the first of them; raises ModelError where there is no cost."""
         paths = [Path(model) for model in models]
         self._called("measure", paths)
         if not paths:
@@ -148,13 +148,13 @@ class FakeTarget(Target):
     def _seconds(self, path: Path, shapes: Mapping[str, tuple[int, ...]]) -> float:
         if not path.is_file():
             raise ModelError(f"{path}: no such file")
-        if self._cost is None:
+        if self.cost is None:
             return costs.inference_seconds(path, step=self._step, shapes=shapes)
-        if isinstance(self._cost, Mapping):
-            if path.name not in self._cost:
+        if isinstance(self.cost, Mapping):
+            if path.name not in self.cost:
                 raise ModelError(f"{path}: FakeTarget was given no cost for {path.name!r}")
-            return float(self._cost[path.name])
-        return float(self._cost(path))
+            return float(self.cost[path.name])
+        return float(self.cost(path))
 
     def _counted(self, path: Path, seconds: float) -> Measurement:
         size = path.stat().st_size

@@ -73,7 +73,7 @@ class Keeper:
             return self._pnnx
 
     def wait(self) -> None:
-        """Until stdin is closed; does not return."""
+        """Wait until stdin is closed, which ends this process: it does not return."""
         self._thread.join()
 
     def _wait(self) -> None:
@@ -87,7 +87,7 @@ class Keeper:
 
 
 def main() -> None:
-    """Convert one file, then wait for the end."""
+    """Convert the file that the first argument asks for, say what came of it on stdout, and wait for stdin to close."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def convert(request: Mapping[str, Any], keeper: Keeper, report: Callable[[str], None]) -> dict[str, Any]:
-    """The answer to a request; raises ModelError, MeasurementError or TransientError."""
+    """Convert the file of a request and check it; raises ModelError, MeasurementError or TransientError."""
     path = Path(request["path"])
     report("reading")
     inputs, outputs = copy_model(path, keeper.folder / "m.onnx")
@@ -192,7 +192,11 @@ def pnnx_program() -> str:
 def run_pnnx(
     keeper: Keeper, inputs: Sequence[Input], shapes: Sequence[Sequence[int]], request: Mapping[str, Any]
 ) -> None:
-    """Convert ``m.onnx`` in the folder."""
+    """Convert ``m.onnx`` in the keeper's folder with the program pnnx, for inputs of ``shapes``.
+
+    Raises ModelError where pnnx fails, MeasurementError where it takes longer than ``seconds`` of the request, and
+    TransientError where it takes too much memory.
+    """
     asked = ",".join(
         f"[{','.join(str(size) for size in shape)}]{_PNNX_TYPES[one.dtype]}" for one, shape in zip(inputs, shapes)
     )
@@ -235,7 +239,7 @@ def explain(text: str, status: int) -> str:
 
 
 def understand(folder: Path, inputs: Sequence[Input], outputs: Sequence[str]) -> Converted:
-    """What pnnx wrote; raises ModelError for what ncnn has not."""
+    """What pnnx wrote into ``folder``; raises ModelError for operators and inputs that ncnn does not support."""
     layers = _lines((folder / "m.ncnn.param").read_text())
     torch_graph = _lines((folder / "m.pnnx.param").read_text())
     _check_layers(layers, torch_graph)

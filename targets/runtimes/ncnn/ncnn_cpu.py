@@ -51,7 +51,10 @@ _LACKS = (
 
 
 class NcnnCpu(LocalTarget):
-    """ncnn on this machine's CPU."""
+    """ncnn on this machine's CPU.
+
+    Files are converted by pnnx and run in worker processes; settings are ``threads`` and ``precision``.
+    """
 
     base = "ncnn-cpu"
     slow_to_load = True
@@ -122,7 +125,7 @@ class Converter:
         raise MeasurementError(f"{self._path}: converting it for ncnn {how} while {stage}")
 
     def close(self) -> None:
-        """End it and remove what it made."""
+        """End the converter process, within ten seconds, and remove the files that it made."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
                 stream.close()
@@ -135,7 +138,7 @@ class Converter:
 
 
 class NcnnRuntime(Runtime):
-    """The worker's side."""
+    """ncnn as a worker process loads it: converts files, and keeps the last conversion."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
@@ -147,11 +150,11 @@ class NcnnRuntime(Runtime):
         return NcnnSession(self, path)
 
     def facts(self) -> dict[str, Any]:
-        """The versions."""
+        """The versions of ncnn and of its converter, pnnx."""
         return {"version": self._ncnn.__version__, "pnnx": metadata.version("pnnx")}
 
     def prepare(self, path: Path) -> None:
-        """Convert a file; loading it then takes what loading takes."""
+        """Convert a file, so that the time of loading it does not contain its conversion."""
         self.convert(path, None)
 
     def convert(self, path: Path, shapes: Shapes | None) -> tuple[tuple[Input, ...], Converted | None]:
@@ -171,11 +174,11 @@ class NcnnRuntime(Runtime):
         return inputs, _converted(answer["converted"])
 
     def network(self, converted: Converted) -> Network:
-        """A converted model, loaded."""
+        """Load a converted model; raises ModelError where ncnn cannot."""
         return Network(converted, self.settings["precision"], int(self.settings["threads"]))
 
     def close(self) -> None:
-        """Let go of what is kept."""
+        """End the converter whose result is kept, and remove its files."""
         if self._kept is not None:
             self._kept[1].close()
             self._kept = None

@@ -45,7 +45,10 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 class OpenvinoCpu(LocalTarget):
-    """OpenVINO on this machine's CPU."""
+    """OpenVINO on this machine's CPU.
+
+    Files are compiled and run in worker processes; settings are ``threads`` and ``precision``.
+    """
 
     base = "openvino-cpu"
     runtime = "targets.runtimes.openvino.openvino_cpu:OpenvinoRuntime"
@@ -77,7 +80,7 @@ class OpenvinoCpu(LocalTarget):
 
 
 class OpenvinoRuntime(Runtime):
-    """The worker's side."""
+    """OpenVINO as a worker process loads it; raises TargetError for bf16 on a CPU without it."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
@@ -100,11 +103,11 @@ class OpenvinoRuntime(Runtime):
         return executed_layers(session.executed(), onnx_graph.read_graph(path.read_bytes()))
 
     def facts(self) -> dict[str, Any]:
-        """The version, with its build."""
+        """The version of OpenVINO, with the number of its build."""
         return {"version": self._version}
 
     def read(self, path: Path) -> Any:
-        """The file as OpenVINO's graph."""
+        """Read a file as a graph of OpenVINO's; raises ModelError with one line where it cannot be."""
         try:
             return self._core.read_model(str(path))
         except MemoryError:
@@ -152,7 +155,7 @@ class OpenvinoSession(Session):
             self._compile(model, shapes)
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """One inference."""
+        """One inference, outputs copied; raises ModelError where OpenVINO refuses the shapes or fails."""
         request = self._request(feeds)
         try:
             # Inputs need no copy; outputs do, the next inference overwrites them.

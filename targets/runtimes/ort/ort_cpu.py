@@ -43,7 +43,10 @@ _DTYPES = {
 
 
 class OrtCpu(LocalTarget):
-    """ONNX Runtime on this machine's CPU."""
+    """ONNX Runtime on this machine's CPU.
+
+    Files are loaded and run in worker processes; settings are ``threads``, ``opt`` and ``spinning``.
+    """
 
     base = "ort-cpu"
     runtime = "targets.runtimes.ort.ort_cpu:OrtRuntime"
@@ -76,7 +79,7 @@ class OrtCpu(LocalTarget):
 
 
 class OrtRuntime(Runtime):
-    """The worker's side."""
+    """ONNX Runtime as a worker process loads it: sessions with this target's settings."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         import onnxruntime
@@ -84,9 +87,10 @@ class OrtRuntime(Runtime):
         super().__init__(settings)
         self._onnxruntime = onnxruntime
         # The library's one-time costs are then not charged to whichever model comes first.
-        onnxruntime.InferenceSession(_identity(), self._options(), providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(_identity(), self.session_options(), providers=["CPUExecutionProvider"])
 
-    def _options(self) -> Any:
+    def session_options(self) -> Any:
+        """The library's options for a session: optimization level, threads, one node after the other."""
         options = self._onnxruntime.SessionOptions()
         threads = int(self.settings["threads"])
         options.intra_op_num_threads = threads
@@ -102,9 +106,10 @@ class OrtRuntime(Runtime):
 
     def load(self, path: Path) -> Session:
         """Load a file; raises ModelError with one line where it cannot be."""
-        return OrtSession(self._session(path, self._options()), path)
+        return OrtSession(self.open_session(path, self.session_options()), path)
 
-    def _session(self, path: Path, options: Any) -> Any:
+    def open_session(self, path: Path, options: Any) -> Any:
+        """The library's session of a file; raises ModelError with one line where it cannot be loaded."""
         try:
             return self._onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except MemoryError:
@@ -116,11 +121,11 @@ class OrtRuntime(Runtime):
         """The products of the graph that a session of ours runs for a file; raises ModelError as ``load`` does."""
         with tempfile.TemporaryDirectory(prefix="paretopress-") as folder:
             written = Path(folder) / "optimized.onnx"
-            options = self._options()
+            options = self.session_options()
             options.optimized_model_filepath = str(written)
             # The weights go to a file of their own: the graph is then small, however large the model.
             options.add_session_config_entry("session.optimized_model_external_initializers_file_name", "weights.bin")
-            self._session(path, options)
+            self.open_session(path, options)
             optimized = onnx_graph.read_graph(written.read_bytes())
         fuses = self.settings["opt"] in ("all", "extended")
         return executed_layers(optimized, onnx_graph.read_graph(path.read_bytes()), fuses=fuses)
@@ -135,7 +140,7 @@ class OrtRuntime(Runtime):
 
     def _limit(self, model: bytes, pattern: str, otherwise: int) -> int:
         try:
-            self._onnxruntime.InferenceSession(model, self._options(), providers=["CPUExecutionProvider"])
+            self._onnxruntime.InferenceSession(model, self.session_options(), providers=["CPUExecutionProvider"])
         except Exception as error:
             found = re.search(pattern, str(error))
             return int(found.group(1)) if found else otherwise
@@ -143,17 +148,17 @@ class OrtRuntime(Runtime):
 
 
 class OrtSession(Session):
-    """A loaded model."""
+    """A model that ONNX Runtime has loaded; ``session`` is the library's own object."""
 
     def __init__(self, session: Any, path: Path) -> None:
-        self._session = session
+        self.session = session
         self._path = path
         self.inputs = tuple(_input(path, item) for item in session.get_inputs())
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """One inference."""
+        """One inference; raises ModelError where ONNX Runtime refuses the inputs or fails."""
         try:
-            outputs: list[np.ndarray] = self._session.run(None, feeds)
+            outputs: list[np.ndarray] = self.session.run(None, feeds)
         except MemoryError:
             raise
         except Exception as error:

@@ -14,7 +14,7 @@ from targets.target import Capabilities
 from targets.workers.local import LocalTarget
 
 Search = Callable[..., Result]
-RUNTIMES = Path(__file__).parents[2] / "targets" / "runtimes"
+RUNTIMES = Path(__file__).parents[2] / "targets" / "faulty_runtimes"
 
 
 class Faulty(LocalTarget):

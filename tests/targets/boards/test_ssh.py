@@ -166,7 +166,7 @@ def test_nothing_stays_when_it_is_forgotten(quiet, boards, model):
     """Without ``close``: what runs there ends, and so does the connection."""
     target = boards(quiet)
     target.run(model, {"x": samples(1)})
-    folder = target._line._folder
+    folder = target.line.folder
     before = quiet.sessions()
     assert (folder / "s").exists()
     boards.made.clear()
@@ -196,7 +196,7 @@ def test_a_runner_ends_with_its_host(quiet, boards, model):
         "from targets.target import Protocol\n"
         "target = targets.get(sys.argv[1])\n"
         "target.measure([sys.argv[2]] * 2, protocol=Protocol(width=1e-9, seconds=60),\n"
-        "               watch=lambda estimate: estimate.ratios and print(target._line._folder, flush=True))\n"
+        "               watch=lambda estimate: estimate.ratios and print(target.line.folder, flush=True))\n"
     )
     name = boards(quiet).name
     with subprocess.Popen([sys.executable, "-c", code, name, str(model)], stdout=subprocess.PIPE) as host:

@@ -74,7 +74,7 @@ def test_an_sshd_that_dies_while_a_result_is_read(sshd, boards, tmp_path, monkey
     feed = pipes.Decoder.feed
 
     def kill(decoder: pipes.Decoder, data: bytes) -> list[pipes.Message]:
-        if len(data) + len(decoder._buffer) > 100_000:
+        if len(data) + len(decoder.buffer) > 100_000:
             sshd.kill()
         return feed(decoder, data)
 
@@ -157,7 +157,7 @@ def test_a_runner_that_is_frozen_and_what_a_killed_one_leaves(sshd, boards, mode
     assert len(list(boards.cache.glob("session-*"))) == 1
     (runner,) = (pid for pid, said in boards.runners().items() if "targets.workers.worker" not in said)
     os.kill(runner, signal.SIGKILL)
-    wait_for(lambda: not target._runner.alive)
+    wait_for(lambda: not target.runner.alive)
     assert len(target.measure([model], protocol=QUICK)) == 1
 
 

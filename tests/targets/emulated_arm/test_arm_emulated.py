@@ -15,7 +15,7 @@ import pytest
 
 from processes import alive, wait_for
 from targets.emulated_arm import arm_installation
-from targets.emulated_arm.arm_emulated import ArmEmulated, _explain
+from targets.emulated_arm.arm_emulated import ArmEmulated, explain_start
 from targets.emulated_arm.arm_installation import COMMAND
 from targets.errors import MeasurementError, ModelError, TargetError, TargetUnavailable, TransientError
 from targets.registry import get
@@ -208,9 +208,9 @@ def test_unknown_inputs_and_shapes_are_refused(kept, model):
 def test_a_hanging_guest_is_given_up_and_leaves_nothing(model):
     target = Crashing(how="hang")
     try:
-        target._counter = target._worker(afresh=True)
-        target._counter.ask({"operation": "facts"})  # it has started
-        target._counter.patience = 0.5
+        target.counter = target.start_worker(afresh=True)
+        target.counter.ask({"operation": "facts"})  # it has started
+        target.counter.patience = 0.5
         with pytest.raises(MeasurementError, match=r"hung: no answer in 0\.5 s while counting instructions"):
             target.measure([model])
     finally:
@@ -255,9 +255,9 @@ def test_an_emulator_that_was_killed_is_started_again(model):
     target = ArmEmulated()
     try:
         before = count(target, model)
-        assert target._counter is not None
-        os.kill(target._counter.pid, signal.SIGKILL)
-        target._counter._process.wait()
+        assert target.counter is not None
+        os.kill(target.counter.pid, signal.SIGKILL)
+        wait_for(lambda: not target.counter.alive)
         assert count(target, model) == pytest.approx(before, rel=REPEATS)
     finally:
         target.close()
@@ -297,5 +297,5 @@ def test_without_an_installation_the_command_is_named(monkeypatch, tmp_path, mod
 
 def test_a_plugin_that_does_not_fit_names_what_to_delete():
     words = "qemu-aarch64: Could not load plugin /x/counting_plugin.so: plugin requires API version 1"
-    assert "delete" in str(_explain(1, "starting", words))
-    assert _explain(1, "starting", "something else") is None
+    assert "delete" in str(explain_start(1, "starting", words))
+    assert explain_start(1, "starting", "something else") is None

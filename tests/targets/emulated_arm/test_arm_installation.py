@@ -232,14 +232,14 @@ def test_half_an_installation_is_none(programs, tmp_path):
 @pytest.mark.parametrize(("version", "api"), [("7.2.22", 1), ("8.2.2", 1), ("9.0.0", 2), ("10.1.2", 2)])
 def test_the_plugin_is_built_for_the_emulators_interface(programs, tmp_path, version, api):
     programs("cc", f'echo "$@" > {tmp_path}/said')
-    arm_installation._build_plugin(tmp_path / "p.so", version)
+    arm_installation.build_plugin(tmp_path / "p.so", version)
     assert f"-DAPI_VERSION={api} " in (tmp_path / "said").read_text()
 
 
 def test_a_compiler_that_fails_is_quoted(programs, tmp_path):
     programs("cc", "echo 'fatal error: stdint.h: No such file' >&2; exit 1")
     with pytest.raises(TargetUnavailable, match=r"counting plugin cannot be had: fatal error: stdint.h"):
-        arm_installation._build_plugin(tmp_path / "p.so", "7.2")
+        arm_installation.build_plugin(tmp_path / "p.so", "7.2")
 
 
 def test_a_place_that_cannot_be_written_is_said(programs, tmp_path, monkeypatch):
@@ -252,7 +252,7 @@ def test_a_place_that_cannot_be_written_is_said(programs, tmp_path, monkeypatch)
 
 
 def test_an_installation_of_another_version_does_not_serve(tmp_path):
-    good = {"format": arm_installation.FORMAT, "plugin": arm_installation._sha256(arm_installation.PLUGIN)}
+    good = {"format": arm_installation.FORMAT, "plugin": arm_installation.file_hash(arm_installation.PLUGIN)}
     for document, serves in (
         (good, True),
         ({**good, "format": 0}, False),

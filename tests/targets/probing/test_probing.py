@@ -162,7 +162,7 @@ def test_a_format_must_win_twice():
         slower = 2.0 if kind(path) == "u8s8" and len(target.calls) == 1 else 1.0
         return slower * costs.inference_seconds(path)
 
-    target._cost = cost
+    target.cost = cost
     found = probe(target)
     assert found is not None
     assert found.formats["s8s8"] < 0.6 * found.formats["u8s8"]

@@ -114,7 +114,7 @@ def test_an_interruption_ends_the_worker(misbehaving, model, monkeypatch):
         if model.with_suffix(".pid").exists():
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("targets.workers.process.WorkerProcess._check_memory", interrupt)
+    monkeypatch.setattr("targets.workers.process.WorkerProcess.check_memory", interrupt)
     with pytest.raises(KeyboardInterrupt):
         target.run(model, {"x": np.zeros((1, 2), np.float32)})
     wait_for(lambda: not alive(int(model.with_suffix(".pid").read_text() or "-1")))

@@ -32,8 +32,8 @@ class _Conformance(local.Conformance):
         for one in (plain, target):
             one.run(model, {"x": samples(1)})
             assert isinstance(one, OrtCpu)
-            assert one._scorer is not None
-            counts.append(len(os.listdir(f"/proc/{one._scorer.pid}/task")))
+            assert one.scorer is not None
+            counts.append(len(os.listdir(f"/proc/{one.scorer.pid}/task")))
         plain.close()
         return 1 + counts[1] - counts[0]
 
@@ -125,7 +125,7 @@ def test_what_is_no_shape_is_refused(target, model, shape):
 
 
 def test_scoring_is_the_same_in_pieces(target, model, monkeypatch):
-    monkeypatch.setattr("targets.workers.local._PIECE", 3000)
+    monkeypatch.setattr("targets.workers.local.PIECE", 3000)
     x = samples(11)
     np.testing.assert_allclose(target.run(model, {"x": x}, batch=2)[0], reference_output(x), atol=1e-4)
 
