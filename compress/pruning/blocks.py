@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.running import as_inputs, few, tensors_in, unfused
-from compress.networks.running import repeatable as evaluating
+from compress.networks.running import as_inputs, first_samples, repeatable, tensors_in, unfused
 from compress.pruning.groups import Group, Groups
 from compress.tracing.residuals import Block, RecordedRun, candidate_blocks, zeroed
 from compress.values.error_lines import one_line
@@ -78,9 +77,9 @@ def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
     inputs = as_inputs(example_inputs)
     try:
         network = copy.deepcopy(module).eval()
-        inputs = few(network, inputs)
+        inputs = first_samples(network, inputs)
         traced = copy.deepcopy(network)
-        with evaluating(traced):
+        with repeatable(traced):
             run = RecordedRun(traced, inputs)
     except Exception as error:
         raise TaskError(
@@ -147,7 +146,7 @@ def _refusal(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Bl
     """Why the network without ``blocks`` is not the network with their branches times zero; None if it is."""
     try:
         smaller = without_blocks(network, blocks)
-        with evaluating(smaller), unfused():
+        with repeatable(smaller), unfused():
             found = tensors_in(smaller(*(t.clone() for t in inputs)))
     except Exception as error:
         return f"the network does not run without it ({one_line(error, kind=True)})"

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.running import repeatable as evaluating
-from compress.networks.running import tensors_in, unfused
+from compress.networks.running import repeatable, tensors_in, unfused
 
 _ADDITIONS = ("aten.add.Tensor", "aten.add_.Tensor")
 _ACTIVATIONS = {
@@ -340,7 +339,7 @@ def _user_module(run: RecordedRun, k: int) -> str | None:
 
 def zeroed(module: nn.Module, inputs: tuple[Tensor, ...], additions: Iterable[tuple[int, int]]) -> list[Tensor]:
     """Outputs with branches multiplied by zero, given as (operator, which argument): what dropping must give."""
-    with evaluating(module), unfused(), _Zeroing(dict(additions)):
+    with repeatable(module), unfused(), _Zeroing(dict(additions)):
         return tensors_in(module(*inputs))
 
 
