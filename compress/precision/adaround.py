@@ -22,8 +22,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import attributes_of
 from compress.precision.activations import inner_values
-from compress.precision.products import Product, attributes, find_products
+from compress.precision.products import Product, find_products
 from targets.target import Capabilities
 
 _COLUMNS = 1 << 14
@@ -119,7 +120,7 @@ def columns(x: np.ndarray, product: Product, kernel: tuple[int, ...], most: int)
     if product.node.op_type != "Conv":
         wide = x.reshape(-1, x.shape[-1]).T[None]
         return wide[:, :, :: -(-wide.shape[2] // most)]
-    found = attributes(product.node)
+    found = attributes_of(product.node)
     places = len(kernel)
     pads = _list(found.get("pads"), [0] * 2 * places)
     strides, dilations = _list(found.get("strides"), [1] * places), _list(found.get("dilations"), [1] * places)
@@ -139,7 +140,7 @@ def columns(x: np.ndarray, product: Product, kernel: tuple[int, ...], most: int)
 
 def _known(product: Product) -> bool:
     """Whether its padding is written in numbers."""
-    return attributes(product.node).get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID", "NOTSET", "VALID")
+    return attributes_of(product.node).get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID", "NOTSET", "VALID")
 
 
 def _list(value: object, default: list[int]) -> list[int]:

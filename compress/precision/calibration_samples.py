@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import inputs_of
 from targets.errors import RequestError
 
 BATCH = 32
@@ -54,8 +55,7 @@ class Batches:
 
 def _inputs(model: onnx.ModelProto) -> dict[str, Any]:
     """Tensor types by name, of the inputs that are no constants."""
-    constants = {t.name for t in model.graph.initializer}
-    return {value.name: value.type.tensor_type for value in model.graph.input if value.name not in constants}
+    return {value.name: value.type.tensor_type for value in inputs_of(model)}
 
 
 def _static_batches(model: onnx.ModelProto) -> list[int]:

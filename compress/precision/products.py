@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import attributes_of, graphs_inside
+
 
 @dataclass(frozen=True)
 class Product:
@@ -118,11 +120,6 @@ def find_products(model: onnx.ModelProto) -> ProductGraph:
     return ProductGraph(model, found, users, tensors)
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, object]:
-    """A node's attributes as Python values."""
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-
-
 def _product(graph: ProductGraph, node: onnx.NodeProto) -> Product | None:
     weight = node.input[1] if len(node.input) > 1 else ""
     tensor = graph.tensors.get(weight)
@@ -131,9 +128,9 @@ def _product(graph: ProductGraph, node: onnx.NodeProto) -> Product | None:
         return None
     if Counter(node.input)[weight] > 1:
         return None
-    found = attributes(node)
+    found = attributes_of(node)
     if node.op_type == "Conv":
-        groups = int(str(found.get("group", 1)))
+        groups = int(found.get("group", 1))
         return Product(node, weight, node, False, groups)
     if len(tensor.dims) != 2:
         return None
@@ -175,9 +172,6 @@ def bias_input(graph: ProductGraph, product: Product) -> int | None:
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, in its inner graphs as well."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            for each in inner.node:
-                yield from _reads(each)
+    """Names of what a node reads, in the graphs inside it as well."""
+    nodes = [node, *(each for graph in graphs_inside(node) for each in graph.node)]
+    return (name for each in nodes for name in each.input if name)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress.networks.running import evaluating, outputs_of
+from compress.onnx_files.contents import attributes_of
 from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.parity import open_session
 from compress.onnx_import import importer, importing
@@ -207,7 +208,7 @@ def _layer(
     name: str, node: onnx.NodeProto, stored: Mapping[str, onnx.NodeProto], constants: Mapping[str, np.ndarray],
     values: Mapping[str, np.ndarray],
 ) -> _Layer:  # fmt: skip
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    attributes = attributes_of(node)
     if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
         raise QuantizeError(f"{node.name} scales its product (alpha, beta): that cannot be trained in int8")
     dequantize = stored[node.input[1]]

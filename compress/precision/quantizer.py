@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import attributes_of, graphs_in, graphs_inside
 from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.parity import open_session
 from compress.precision.calibration_samples import Batches
@@ -65,7 +66,7 @@ def _constants(model: onnx.ModelProto) -> list[str]:
     found = []
     for node in model.graph.node:
         # A random node has no inputs, an If has them inside.
-        inside = any(a.HasField("g") or a.graphs for a in node.attribute)
+        inside = any(True for _ in graphs_inside(node))
         if (node.input or node.op_type == "Constant") and not inside and known.issuperset(node.input):
             known.update(node.output)
             found.append(node.name)
@@ -229,7 +230,7 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes: list[onnx.NodeProto] = []
     replaced: set[str] = set()
     for node in model.graph.node:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        attributes = attributes_of(node)
         plain = (
             attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA")
         )
@@ -253,6 +254,7 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
             )
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    # By hand: onnx_ir's RemoveUnusedNodesPass would also remove what nothing read before.
     unused = replaced - _used(model.graph)
     for values in (model.graph.initializer, model.graph.input):
         kept = [value for value in values if value.name not in unused]
@@ -263,12 +265,10 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _used(graph: onnx.GraphProto) -> set[str]:
     """Names that nodes read, in inner graphs as well, or that are outputs."""
-    found = {value.name for value in graph.output}
-    for node in graph.node:
-        found.update(node.input)
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                found |= _used(inner)
+    found: set[str] = set()
+    for each in graphs_in(graph):
+        found.update(value.name for value in each.output)
+        found.update(name for node in each.node for name in node.input)
     return found
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.onnx_files.contents import opset_of
 from targets.errors import QuantizeError
 
 VERSION = 1
@@ -40,7 +41,7 @@ def stored_model(
     made: dict[str, Callable[[onnx.ModelProto], tuple[str, ...]]] = {
         "fp16": _half, "int8-weights": _eight_bits, "int4-weights": _four_bits,
     }  # fmt: skip
-    version = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
+    version = opset_of(model)
     if scheme == "int8-weights" and version < 13:
         raise QuantizeError(f"{name} is of opset {version}, int8-weights need 13; export it anew")
     before = model.SerializeToString(deterministic=True)
