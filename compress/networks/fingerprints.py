@@ -1,4 +1,7 @@
-"""Fingerprints: carried here."""
+"""Hashes that stand in cache keys for what cannot be written there: a module's weights, a user's functions.
+
+All are the first 16 hex digits of a SHA-256.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from torch import nn
 
 
 def state_hash(module: nn.Module) -> str:
-    """Hash of all weights and buffers."""
+    """A hash of all parameters and buffers of ``module``: names, types, shapes and values."""
     return _tensor_hash(module.state_dict())
 
 
@@ -27,7 +30,11 @@ def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def source_hash(function: Any) -> str | None:
-    """What stands for a user's function in a cache key: its source, and the plain values that it was made with."""
+    """A hash of a user's function: its source, and the plain values that it was made with; None for no function.
+
+    Those values are the arguments of a ``functools.partial``, defaults, the variables that a closure holds, and the
+    state of a callable object or module. Where the source is not at hand, the function's name stands for it.
+    """
     return None if function is None else hashlib.sha256(_text(function).encode()).hexdigest()[:16]
 
 
