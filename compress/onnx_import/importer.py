@@ -52,7 +52,7 @@ class Value:
 
     @property
     def rank(self) -> int:
-        """The number of its axes."""
+        """The number of its axes, which is the same at both probes."""
         return len(self.shape)
 
 

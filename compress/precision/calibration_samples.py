@@ -12,10 +12,15 @@ from compress.onnx_files.contents import inputs_of
 from targets.errors import RequestError
 
 BATCH = 32
+"""Samples in a batch, where the model takes any number and there are as many."""
 
 
 def named(model: onnx.ModelProto, name: str, calibration: Any) -> dict[str, np.ndarray]:
-    """Calibration samples by input name, in the model's types."""
+    """Calibration samples by input name, in the model's types.
+
+    ``calibration``: an array, samples first, for a model of one input; or such arrays by input name. ``name``: of the
+    file, for messages. Raises RequestError for other names, no samples, and samples that are not finite.
+    """
     kinds = _inputs(model)
     given = calibration if isinstance(calibration, Mapping) else {next(iter(kinds)): calibration}
     if set(given) != set(kinds):

@@ -53,7 +53,9 @@ def quantize(
     samples first, or a dict of them by input name; the static schemes need it. ``method``: ``minmax``,
     ``percentile`` or ``search`` (for the percentile with the smallest error). ``adaround``, ``correct_bias``:
     refinements before static int8.
-    Raises RequestError for what cannot be asked, QuantizeError where the quantizer fails.
+
+    Raises ModelError for a file that cannot be read, RequestError for what cannot be asked, QuantizeError where the
+    quantizer fails.
     """
     source, destination = Path(source), Path(destination)
     model = load_model(source)

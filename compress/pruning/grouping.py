@@ -1,9 +1,10 @@
-"""Which channels of a network belong together: found by following them through one run, checked by the gate.
+"""Which channels of a network belong together: found by following them through one run, then put to a check.
 
-``tracing.py`` says what every position of every parameter stands for. Here that becomes groups: for each layer, the
-channels it makes, and for each of those everything that has to go with it. The gate then tries to refute them.
+The tracing of channels says what every position of every parameter stands for. Here that becomes groups: for each
+layer, the channels it makes, and for each of those everything that has to go with it. The permutation check then tries
+to refute them.
 
-A layer whose channels cannot go, that the gate refutes, or that is not supported keeps its width, and the reason is
+A layer whose channels cannot go, that the check refutes, or that is not supported keeps its width, and the reason is
 given: nothing is left alone in silence.
 """
 
@@ -28,7 +29,7 @@ from compress.pruning.narrow_attention import adapt
 from compress.pruning.permutation_check import PermutationCheck
 from compress.pruning.prunable_groups import select_prunable
 from compress.tracing.channels import OUTPUT, trace_channels
-from compress.tracing.labels import FIXED, Axis, Removal, Trace
+from compress.tracing.labels import FIXED, Axis, ChannelTrace, Removal
 from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
 
@@ -51,13 +52,13 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     asked = _check_keep(module, keep)
     found = _found(module, inputs)
     kept = dict(found.kept)
-    candidates = []
+    groups = []
     for group in found.groups:
         if any(_within(owner, name) for owner in group.owners() for name in asked):
             kept[group.name] = "asked to keep"
         else:
-            candidates.append(group)
-    prunable, refused = select_prunable(found.module, PermutationCheck(module, inputs), candidates, found.parts)
+            groups.append(group)
+    prunable, refused = select_prunable(found.module, PermutationCheck(module, inputs), groups, found.parts)
     for name, why in refused.items():
         kept.setdefault(name, why)
     kept = _worth_saying(kept, prunable)
@@ -133,7 +134,7 @@ def _has_width(layer: nn.Module) -> bool:
 class _Builder:
     """From labels to groups."""
 
-    def __init__(self, module: nn.Module, seen: Trace) -> None:
+    def __init__(self, module: nn.Module, seen: ChannelTrace) -> None:
         self.module, self.seen = module, seen
         for axis in seen.axes:
             parent, _, leaf = axis.tensor.rpartition(".")

@@ -38,7 +38,7 @@ IMPORTANCES = ("l2", "l1", "bn", "fpgm", "random")
 
 
 def scores(module: nn.Module, group: Group, importance: Importance) -> list[float]:
-    """Importance of each channel of ``group``; raises SpaceError where a mapping does not fit it."""
+    """The importance of each channel of ``group``, in its order; raises SpaceError where a mapping does not fit it."""
     if isinstance(importance, Mapping):
         given = [float(x) for x in importance.get(group.name, ())]
         if len(given) != group.channels or any(x != x for x in given):

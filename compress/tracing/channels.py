@@ -15,13 +15,14 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from compress.networks.running import tensors_in, unfused
 from compress.tracing.calls import OperatorCall
-from compress.tracing.labels import FIXED, FREE, Axis, Labels, Trace
+from compress.tracing.labels import FIXED, FREE, Axis, ChannelTrace, Labels
 from compress.tracing.rules import output_labels
 
 OUTPUT = "output layer"
+"""Why the channels of a network's outputs cannot go."""
 
 
-def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
+def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelTrace:
     """What a run of ``module`` on ``inputs`` shows of its channels; raises what its forward raises.
 
     ``module`` must be in eval mode; ``inputs``: the arguments of its forward.
@@ -37,9 +38,11 @@ def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
 
 
 class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Labels the dimensions of parameters, buffers and inputs, and then of what each operator makes of them."""
+
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found = Trace()
+        self.found = ChannelTrace()
         self.atoms = self.found.atoms
         self._labels: Any = WeakTensorKeyDictionary()
         self.names: dict[int, list[str]] = {}
@@ -56,12 +59,12 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.names.setdefault(id(tensor), []).append(name)
 
     def labels(self, tensor: Tensor) -> Labels:
-        """Those of ``tensor``; a constant made on the way is free."""
+        """The labels of ``tensor``; a constant made on the way is free."""
         known: Labels | None = self._labels.get(tensor)
         return [np.full(n, FREE) for n in tensor.shape] if known is None else known
 
     def note_unused(self) -> None:
-        """Freeze the parameters that no operator took."""
+        """Freeze the channels of parameters that no operator has taken."""
         names = {name for key in self.names.keys() & self.used for name in self.names[key]}
         for axis in self.found.axes:
             if axis.tensor not in names:

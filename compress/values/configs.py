@@ -56,7 +56,7 @@ class PruneSettings:
     skew: float = 0.0
     deltas: dict[str, float] = field(default_factory=dict)
     importance: str = "l2"
-    """How channels are ranked (``ranking.py``); ``taylor``: by the change of the loss on train batches."""
+    """How channels are ranked (``pruning/importance.py``); ``taylor``: by the change of the loss on train batches."""
     allocation: str = "uniform"
     """Share of each group: the ``ratio`` itself; or such that ``ratio`` of all channels goes: the least important
     wherever they are (``global``), or so that each group's cut by itself costs the same loss (``sensitivity``)."""
