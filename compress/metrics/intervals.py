@@ -24,13 +24,6 @@ _MOST = 10**12
 """More examples than this is as good as no number of them."""
 
 
-def _deviate(confidence: float) -> float:
-    """The two-sided normal deviate z of ``confidence``."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} is not between 0 and 1; 0.95 is usual")
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
-
-
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval (low, high) of the proportion ``successes / n`` (Wilson 1927).
 
@@ -195,3 +188,10 @@ def _least(settled: Callable[[int], bool], start: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if settled(middle) else (middle, high)
     return high
+
+
+def _deviate(confidence: float) -> float:
+    """The two-sided normal deviate z of ``confidence``."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is not between 0 and 1; 0.95 is usual")
+    return NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -21,14 +21,6 @@ def state_hash(module: nn.Module) -> str:
     return _tensor_hash(module.state_dict())
 
 
-def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in tensors.items():
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def source_hash(function: Any) -> str | None:
     """A hash of a user's function: its source, and the plain values that it was made with; None for no function.
 
@@ -69,3 +61,11 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return _tensor_hash({"": value})
     return value if value is None or isinstance(value, (bool, int, float, str)) else type(value).__qualname__
+
+
+def _tensor_hash(tensors: Mapping[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -64,25 +64,6 @@ def has_matmul(path: Path) -> bool:
     return any(n.op_type in ("MatMul", "Gemm") and n.input[1] in constants for n in model.graph.node)
 
 
-def _quantizable(model: onnx.ModelProto) -> list[str]:
-    """As ``quantizable_layers``, of a model that has been read."""
-    constants = {t.name for t in model.graph.initializer}
-    return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
-
-
-def _constants(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that compute from constants alone: a recurrent layer's weights, put in order."""
-    known = {t.name for t in model.graph.initializer} | {""}
-    found = []
-    for node in model.graph.node:
-        # A random node has no inputs, an If has them inside.
-        inside = any(True for _ in graphs_inside(node))
-        if (node.input or node.op_type == "Constant") and not inside and known.issuperset(node.input):
-            known.update(node.output)
-            found.append(node.name)
-    return found
-
-
 def read_named(path: Path) -> onnx.ModelProto:
     """The model in the file, with a name of its own for every node: layers go by them, and ONNX does not ask for any.
 
@@ -320,3 +301,22 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _quantizable(model: onnx.ModelProto) -> list[str]:
+    """As ``quantizable_layers``, of a model that has been read."""
+    constants = {t.name for t in model.graph.initializer}
+    return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
+
+
+def _constants(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that compute from constants alone: a recurrent layer's weights, put in order."""
+    known = {t.name for t in model.graph.initializer} | {""}
+    found = []
+    for node in model.graph.node:
+        # A random node has no inputs, an If has them inside.
+        inside = any(True for _ in graphs_inside(node))
+        if (node.input or node.op_type == "Constant") and not inside and known.issuperset(node.input):
+            known.update(node.output)
+            found.append(node.name)
+    return found

@@ -19,7 +19,6 @@ import onnx
 import targets
 from compress.onnx_files.exporting import check_folder
 from compress.onnx_files.graphs import load_model
-from compress.precision.calibration_samples import BATCH as BATCH
 from compress.precision.calibration_samples import named
 from compress.precision.quantizer import (
     Quantized,

@@ -25,8 +25,6 @@ from compress.tracing.residuals import Block, RecordedRun, possible_blocks, zero
 from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
 
-__all__ = ["Block", "Blocks", "drop_blocks", "find_blocks", "remaining", "without_blocks"]
-
 _TOLERANCE = 1e-4
 """Largest difference from the branch times zero, as a share of the largest output."""
 

@@ -36,7 +36,6 @@ from targets.errors import SpaceError, TaskError
 _MOST_PARTS = 4
 _HEADS = "heads"
 """Ends the name of a group of whole heads."""
-__all__ = ["find_groups"]
 
 
 def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, keep: Iterable[str] = ()) -> Groups:

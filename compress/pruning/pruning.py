@@ -26,8 +26,6 @@ from compress.pruning.widths import check_ratio, check_step, realise
 from compress.values.error_lines import one_line
 from targets.errors import PruneError, SpaceError
 
-__all__ = ["Pruned", "group_named", "prune"]
-
 Plan = list[tuple[Group, tuple[int, ...]]]
 """What to remove of each group, in the order of the groups; an empty tuple leaves it whole."""
 
