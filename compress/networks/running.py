@@ -1,6 +1,6 @@
 """Running a network once, as the stages need it: in eval mode, repeatably, with or without torch's fused kernels.
 
-What is put in (``as_inputs``, ``first_samples``), what comes out (``tensors_in``, ``outputs_of``), and the settings
+What is put in (``as_inputs``, ``few_samples``), what comes out (``tensors_in``, ``outputs_of``), and the settings
 that hold for a while and are then as they were (``evaluating``, ``repeatable``, ``unfused``, ``threads``).
 """
 
@@ -29,7 +29,7 @@ def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
     return inputs
 
 
-def first_samples(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def few_samples(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """The first two samples of ``inputs``, which show as much of a network as more would, in less time.
 
     All of ``inputs`` where the network does not run on two: an input is not batch first, or it was made for one batch

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.running import as_inputs, first_samples, repeatable, tensors_in, unfused
+from compress.networks.running import as_inputs, few_samples, repeatable, tensors_in, unfused
 from compress.pruning.groups import Group, Groups
 from compress.tracing.residuals import Block, RecordedRun, possible_blocks, zeroed
 from compress.values.error_lines import one_line
@@ -75,7 +75,7 @@ def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
     inputs = as_inputs(example_inputs)
     try:
         network = copy.deepcopy(module).eval()
-        inputs = first_samples(network, inputs)
+        inputs = few_samples(network, inputs)
         traced = copy.deepcopy(network)
         with repeatable(traced):
             run = RecordedRun(traced, inputs)

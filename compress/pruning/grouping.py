@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compress.networks.plain_copies import without_computed_weights
-from compress.networks.running import as_inputs, first_samples, forward
+from compress.networks.running import as_inputs, few_samples, forward
 from compress.pruning.cutting import is_depthwise, side_of, why_uncuttable
 from compress.pruning.groups import Group, Groups, Slot, Unsupported, owner_of
 from compress.pruning.narrow_attention import adapt
@@ -119,7 +119,7 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
         ) from error
     adapt(copied)
     try:
-        seen = trace_channels(copied, first_samples(copied, inputs))
+        seen = trace_channels(copied, few_samples(copied, inputs))
     except Exception as error:
         why = f"the network could not be traced ({one_line(error, kind=True)})"
         return _Found(copied, [], {name: why for name, layer in module.named_modules() if _has_width(layer)})

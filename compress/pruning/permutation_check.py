@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from compress.networks.running import first_samples, forward
+from compress.networks.running import few_samples, forward
 from compress.pruning.cutting import cut, duplicate, permute, zero
 from compress.pruning.groups import Group
 from compress.pruning.narrow_attention import adapt
@@ -62,7 +62,7 @@ class PermutationCheck:
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._copies: dict[int, tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]] = {}
-        self._source = (module, first_samples(module, inputs))
+        self._source = (module, few_samples(module, inputs))
         self._exact = True
         """Whether the copies are in float64."""
 
