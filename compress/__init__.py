@@ -61,7 +61,7 @@ _HOMES = {
     "drop_blocks": "compress.pruning.blocks",
     "export": "compress.onnx_files.exporting",
     "find_blocks": "compress.pruning.blocks",
-    "find_groups": "compress.pruning.pruning",
+    "find_groups": "compress.pruning.grouping",
     "open_run": "compress.results",
     "prune": "compress.pruning.pruning",
     "quantize": "compress.precision.quantizing",

@@ -1,4 +1,4 @@
-"""What quality is measured by: ``compress.metrics.METRICS``."""
+"""The metrics that quality is measured by: their table ``METRICS``, and ``Metric`` for one of your own."""
 
 from compress.metrics.metrics import METRICS as METRICS
 from compress.metrics.metrics import Metric as Metric

@@ -48,7 +48,10 @@ def classes(outputs: Arrays) -> np.ndarray:
 
 
 def class_labels(labels: Arrays, shape: tuple[int, ...], least: int = 0) -> np.ndarray:
-    """Labels as integers of ``shape``, that of the decisions; a trailing axis of 1 is forgiven."""
+    """Labels as integers of ``shape``, that of the decisions; a trailing axis of 1 is forgiven.
+
+    ``least``: the smallest number that is a class. Raises TaskError for other shapes and other numbers.
+    """
     if isinstance(labels, tuple):
         raise TaskError(f"labels are {len(labels)} arrays, this metric takes one; bring a Metric of your own")
     if labels.shape != shape and labels.shape == (*shape, 1):
@@ -64,7 +67,7 @@ def class_labels(labels: Arrays, shape: tuple[int, ...], least: int = 0) -> np.n
 
 
 def class_decisions(outputs: Arrays, labels: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """(class decisions, class numbers), of one shape."""
+    """(class decisions, class numbers), integers of one shape; raises TaskError where outputs and labels do not fit."""
     decided = classes(outputs)
     return decided, class_labels(labels, decided.shape)
 
@@ -72,7 +75,8 @@ def class_decisions(outputs: Arrays, labels: Arrays) -> tuple[np.ndarray, np.nda
 def token_decisions(outputs: Arrays, labels: Arrays) -> tuple[np.ndarray, np.ndarray]:
     """(decided tokens, token numbers), (n, tokens) both; labels of -100 stay, to be left out of any count.
 
-    Scores are (n, classes, tokens), or (n, tokens, classes) where only that fits the labels.
+    Scores are (n, classes, tokens), or (n, tokens, classes) where only that fits the labels. Raises TaskError where
+    they do not fit.
     """
     scores = single(outputs)
     if scores.ndim < 3 or isinstance(labels, tuple):
@@ -85,7 +89,10 @@ def token_decisions(outputs: Arrays, labels: Arrays) -> tuple[np.ndarray, np.nda
 
 
 def label_decisions(outputs: Arrays, labels: Arrays) -> tuple[np.ndarray, np.ndarray]:
-    """(decided, wanted) as 0 and 1, (n, labels) both: logits above 0 are a yes, and NaN is wrong either way."""
+    """(decided, wanted) as 0 and 1, (n, labels) both: logits above 0 are a yes, and NaN is wrong either way.
+
+    Raises TaskError where the shapes differ, or labels are not 0 or 1.
+    """
     logits = single(outputs)
     wanted = single(labels)
     logits, wanted = logits.reshape(len(logits), -1), wanted.reshape(len(wanted), -1)
@@ -100,5 +107,6 @@ def label_decisions(outputs: Arrays, labels: Arrays) -> tuple[np.ndarray, np.nda
 
 
 def _largest(scores: np.ndarray, axis: int) -> np.ndarray:
+    """Where the largest score is along ``axis``; WRONG where one of them is NaN."""
     decided: np.ndarray = np.argmax(scores, axis=axis)
     return np.where(np.isnan(scores).any(axis=axis), WRONG, decided)

@@ -24,17 +24,19 @@ _MOST = 10**12
 """More examples than this is as good as no number of them."""
 
 
-def _deviate(confidence: float) -> float:
-    """The two-sided normal deviate z of ``confidence``."""
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence {confidence} is not between 0 and 1; 0.95 is usual")
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
-
-
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of the proportion ``successes / n``.
+    """Wilson's score interval (low, high) of the proportion ``successes / n`` (Wilson 1927).
+
+    It holds every proportion p with |successes - n p| <= z sqrt(n p (1 - p)), z being the two-sided normal deviate of
+    ``confidence``.
 
     Raises ValueError unless 0 <= successes <= n and n > 0.
+
+    >>> low, high = wilson(95, 100)
+    >>> print(f"{low:.3f} to {high:.3f}")
+    0.888 to 0.978
+    >>> print(f"{wilson(300, 300)[0]:.4f}")  # nothing wrong among 300 is no proof that nothing ever is
+    0.9874
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"{successes} successes among {n} examples: n must be positive, successes within 0..n")
@@ -52,7 +54,7 @@ def _wilson(successes: float, n: float, z: float) -> tuple[float, float]:
 
 
 def tango(lost: int, gained: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Tango's score interval of the paired difference ``(lost - gained) / n``.
+    """Tango's score interval (low, high) of the paired difference ``(lost - gained) / n``.
 
     ``lost``: examples that the baseline gets right and the candidate wrong; ``gained``: the other way round;
     ``n``: all examples. The interval holds every true difference D with |T(D)| <= z, where
@@ -63,6 +65,10 @@ def tango(lost: int, gained: int, n: int, confidence: float = 0.95) -> tuple[flo
     ± z² / (n + z²).
 
     Raises ValueError unless the counts are >= 0, their sum is at most n, and n > 0.
+
+    >>> low, high = tango(lost=12, gained=5, n=1000)
+    >>> print(f"{low:.4f} to {high:.4f}")
+    -0.0012 to 0.0165
     """
     _check_pairs(lost, gained, n)
     z = _deviate(confidence)
@@ -101,12 +107,17 @@ def _variance(lost: float, gained: float, n: float, difference: float) -> float:
 def bootstrap(
     statistic: Callable[[np.ndarray], float], n: int, *, seed: int, resamples: int = 2000, confidence: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of ``statistic`` over ``n`` examples.
+    """The percentile bootstrap interval (low, high) of ``statistic`` over ``n`` examples (Efron 1979).
 
     ``statistic`` takes indices (n,) of a resample, drawn with replacement, and gives one number. Resamples on
-    which it gives NaN (a class is missing, say) are left out.
+    which it gives NaN (a class is missing, say) are left out. The same ``seed`` gives the same interval.
 
     Raises ValueError if n < 1, resamples < 1, or fewer than half of the resamples gave a number.
+
+    >>> values = np.arange(100.0)
+    >>> low, high = bootstrap(lambda rows: float(values[rows].mean()), 100, seed=0)
+    >>> bool(low < values.mean() < high)
+    True
     """
     if n < 1 or resamples < 1:
         raise ValueError(f"bootstrap of {n} examples with {resamples} resamples: both must be at least 1")
@@ -128,6 +139,9 @@ def examples_needed(lost: int, gained: int, n: int, limit: float, confidence: fl
     difference is the limit).
 
     Raises ValueError as ``tango`` does.
+
+    >>> examples_needed(lost=12, gained=5, n=1000, limit=0.01)
+    7893
     """
     _check_pairs(lost, gained, n)
     z, value = _deviate(confidence), (lost - gained) / n
@@ -174,3 +188,10 @@ def _least(settled: Callable[[int], bool], start: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if settled(middle) else (middle, high)
     return high
+
+
+def _deviate(confidence: float) -> float:
+    """The two-sided normal deviate z of ``confidence``."""
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence {confidence} is not between 0 and 1; 0.95 is usual")
+    return NormalDist().inv_cdf(0.5 + confidence / 2)

@@ -102,7 +102,13 @@ METRICS: Mapping[str, Metric] = {
 
 
 def get(metric: str | Metric) -> Metric:
-    """The metric of that name, or the metric itself; raises TaskError with the known names."""
+    """The metric of that name, or ``metric`` itself if it is one.
+
+    Raises TaskError, with the names that are known, for a name that is not.
+
+    >>> get("accuracy").higher_is_better
+    True
+    """
     if isinstance(metric, Metric):
         return metric
     if metric not in METRICS:
@@ -111,10 +117,18 @@ def get(metric: str | Metric) -> Metric:
 
 
 def quality_of(metric: Metric, outputs: Arrays, labels: Arrays, seed: int = 0) -> Quality:
-    """The metric's value on these examples, with its 95 % interval.
+    """The metric's value on these examples, with its 95 % interval and the number of examples.
+
+    ``outputs``: (n, ...), or a tuple of such arrays for a model with several outputs; ``labels``: (n, ...). ``seed`` is
+    that of the bootstrap, where the metric has no interval of its own.
 
     Raises TaskError if the metric raises or does not fit the outputs, MeasurementError if outputs or value are not
     finite.
+
+    >>> outputs = np.array([[0.1, 0.9], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
+    >>> quality = quality_of(get("accuracy"), outputs, np.array([1, 0, 0, 0]))
+    >>> print(f"{quality.value} ({quality.low:.2f} to {quality.high:.2f}) of {quality.n}")
+    0.75 (0.30 to 0.95) of 4
     """
     n = _count(metric, outputs, labels)
     value = _value(metric, outputs, labels)
@@ -133,7 +147,8 @@ def quality_drop(metric: Metric, baseline_outputs: Arrays, outputs: Arrays, labe
     Positive is worse, whichever way the metric is oriented. Given the baseline's very outputs (the same object) it is
     0 for certain.
 
-    Raises as ``score`` does.
+    ``baseline_outputs``, ``outputs``: (n, ...) each, or tuples of such arrays; ``labels``: (n, ...). Raises as
+    ``quality_of`` does.
     """
     if outputs is baseline_outputs:
         return Drop(0.0, 0.0, 0.0)
@@ -162,7 +177,7 @@ def disagreements(
 ) -> tuple[int, int, int] | None:
     """(lost, gained, n): how many examples only the baseline, only the candidate gets right, of how many.
 
-    None unless the metric is a proportion. Raises as ``score`` does.
+    None unless the metric is a proportion. Raises as ``quality_of`` does.
     """
     n = _count(metric, outputs, labels)
     _count(metric, baseline_outputs, labels)

@@ -9,30 +9,48 @@ from targets.errors import TaskError
 
 
 def errors(outputs: Arrays, labels: Arrays) -> np.ndarray:
-    """Outputs minus labels, (n, values); several outputs side by side."""
+    """Outputs minus labels, (n, values) in double precision; several outputs stand side by side.
+
+    Raises TaskError where their shapes do not fit.
+
+    >>> errors(np.array([[1.0, 2.0]]), np.array([[0.5, 4.0]])).tolist()
+    [[0.5, -2.0]]
+    """
     found, wanted = _flat(outputs, labels)
     return np.asarray(found - wanted)
 
 
 def absolute(outputs: Arrays, labels: Arrays) -> np.ndarray:
-    """(n,) each example's mean absolute error."""
+    """(n,) the mean absolute error of each example, over all its values; the mean of these is the metric ``mae``.
+
+    >>> absolute(np.array([[1.0, 2.0]]), np.array([[0.5, 4.0]])).tolist()
+    [1.25]
+    """
     return np.asarray(np.abs(errors(outputs, labels)).mean(axis=1))
 
 
 def squared(outputs: Arrays, labels: Arrays) -> np.ndarray:
-    """(n,) each example's mean squared error."""
+    """(n,) the mean squared error of each example, over all its values; the mean of these is the metric ``mse``."""
     return np.asarray(np.square(errors(outputs, labels)).mean(axis=1))
 
 
 def rmse(outputs: Arrays, labels: Arrays) -> float:
-    """The root of the mean squared error, in the labels' own unit."""
+    """The root of the mean squared error over all examples and values, in the labels' own unit.
+
+    >>> rmse(np.array([1.0, 5.0]), np.array([1.0, 2.0])) == (9 / 2) ** 0.5
+    True
+    """
     return float(np.sqrt(squared(outputs, labels).mean()))
 
 
 def r2(outputs: Arrays, labels: Arrays) -> float:
-    """1 - squared errors / squared deviations from the labels' mean, averaged over the values of an example.
+    """R², the coefficient of determination: 1 - squared errors / squared deviations from the labels' mean.
 
-    A value that never varies counts 1 if it is always met, else 0. NaN for fewer than two examples.
+    It is averaged over the values of an example. A value that never varies counts 1 if it is always met, else 0.
+    NaN for fewer than two examples.
+
+    >>> r2(np.array([2.0, 2.0, 2.0]), np.array([1.0, 2.0, 3.0]))
+    0.0
     """
     found, wanted = _flat(outputs, labels)
     if len(wanted) < 2:

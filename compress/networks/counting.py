@@ -1,44 +1,35 @@
-"""Counting: carried here."""
+"""What a network costs in numbers: multiply-accumulates of one sample, and parameters."""
 
 from __future__ import annotations
 
-import warnings
-
-import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.networks.running import as_inputs, forward
-from compress.networks.running import repeatable as evaluating
+from compress.networks.running import as_inputs, forward, repeatable, unfused
 
 
 def macs_and_parameters(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[int, int]:
-    """(multiply-accumulates for one sample, parameters) of ``module``, in eval mode.
+    """(multiply-accumulates for one sample, number of parameters) of ``module`` in eval mode.
 
-    Counted at batch 1 by torch's own counter (convolutions, matrix products, attention; recurrent layers
-    included); from the shapes of convolutions and linear layers alone where that counter fails.
+    ``example_inputs``: a tensor or a tuple of tensors, batch first. Counted at batch 1 by torch's own counter of
+    floating-point operations, two of which are one multiply-accumulate (convolutions, matrix products, attention;
+    recurrent layers included); from the shapes of convolutions and linear layers alone where that counter fails.
+
+    Raises TaskError if ``example_inputs`` are no tensors, and what the module raises where it does not run.
     """
     inputs = as_inputs(example_inputs)
     one = tuple(t[:1] if t.ndim else t for t in inputs)
     parameters = sum(p.numel() for p in module.parameters())
-    # Fused kernels (oneDNN's LSTM, flash attention, the encoder's fast path) are unknown to the counter.
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    counter = FlopCounterMode(display=False)
     try:
-        counter = FlopCounterMode(display=False)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of its own switch
-            with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), evaluating(module), counter:
-                module(*one)
-        return int(counter.get_total_flops()) // 2, parameters
+        with unfused(), repeatable(module), counter:  # fused kernels are unknown to the counter
+            module(*one)
     except Exception:
-        return _count_by_shapes(module, inputs), parameters
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        return _macs_by_shapes(module, inputs), parameters
+    return int(counter.get_total_flops()) // 2, parameters
 
 
-def _count_by_shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+def _macs_by_shapes(module: nn.Module, inputs: tuple[Tensor, ...]) -> int:
     """Multiply-accumulates per sample of convolutions and linear layers, from the shapes that pass through."""
     total = 0
 

@@ -22,14 +22,18 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 def unwrap(module: nn.Module, name: str) -> nn.Module:
-    """The copy, modes and ``requires_grad`` as they were; raises TaskError for weights that cannot be had."""
+    """A plain copy of ``module`` on the CPU, half precision made float32; modes and ``requires_grad`` as they were.
+
+    ``name``: the task's, for messages. Raises TaskError for weights without values (on the meta device) and for more
+    than ``MOST_BYTES`` of them.
+    """
     _check(_held(module), name)
     copied = plain_copy(module).to("cpu")
     return copied.float() if in_half(copied) else copied
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
-    """A copy without wrappers and computed weights, device and types as they are."""
+    """A copy of ``module`` without wrappers and computed weights; devices and types stay. Raises what deepcopy does."""
     module = _held(module)
     # Weights that a hook computes are no leaves, which deepcopy refuses.
     computed = [x for m in module.modules() for x in vars(m).values() if isinstance(x, Tensor) and not x.is_leaf]
@@ -44,7 +48,10 @@ def plain_copy(module: nn.Module) -> nn.Module:
 
 
 def without_computed_weights(module: nn.Module) -> nn.Module:
-    """``module`` itself, or a plain copy where some of its weights are computed. Raises what deepcopy does."""
+    """``module`` itself, or a plain copy where some of its weights are computed at each call.
+
+    Raises what deepcopy does.
+    """
     return plain_copy(module) if any(_is_computed(layer) for layer in module.modules()) else module
 
 
@@ -54,12 +61,12 @@ def in_half(module: nn.Module) -> bool:
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Half precision as float32, anything else as it is."""
+    """``tensor`` as float32 where it is in half precision (float16 or bfloat16), else ``tensor`` itself."""
     return tensor.float() if tensor.dtype in HALF else tensor
 
 
 def _held(module: nn.Module) -> nn.Module:
-    """What a wrapper holds."""
+    """The module inside ``module`` where that is a wrapper (data parallel, compiled), else ``module`` itself."""
     while True:
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             module = module.module
@@ -70,7 +77,7 @@ def _held(module: nn.Module) -> nn.Module:
 
 
 def _check(module: nn.Module, name: str) -> None:
-    """Before anything is copied."""
+    """Raise TaskError for weights without values, or too many of them, before anything is copied."""
     tensors = dict(module.named_parameters()) | dict(module.named_buffers())
     for key, tensor in tensors.items():
         if tensor.is_meta:

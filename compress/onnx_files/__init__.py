@@ -1,1 +1,1 @@
-"""onnx_files"""
+"""ONNX files: exported from torch, read and checked, made fit for old runtimes, compared with the network."""

@@ -1,6 +1,6 @@
 """Torch to ONNX: traced once per pruned graph, then only the weights change.
 
-`trace` runs the exporter (seconds) and keeps the raw graph, whose initializers still bear the names of the
+`trace_graph` runs the exporter (seconds) and keeps the raw graph, whose initializers still bear the names of the
 module's parameters. `bind` puts trained weights into it, folds and simplifies (tens of milliseconds), and strips
 what the exporter writes about the local machine. `check_parity` compares the file with the network; it is what
 makes the swap safe: on a mismatch the caller traces anew.
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor, nn
 
 from compress.networks.plain_copies import plain_copy
-from compress.networks.running import as_tuple
+from compress.networks.running import as_inputs
+from compress.onnx_files.contents import graphs_in
 from compress.onnx_files.limits import VersionLimits, fit_to_limits
 from compress.onnx_files.parity import check_parity, with_batch
 from compress.values.candidates import Parity
@@ -43,9 +44,11 @@ def export(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path:
     """Write ``module`` as ONNX with a dynamic batch, checked against it at two batch sizes.
 
     ``example_inputs``: a tensor or a tuple of tensors, batch first. The module is left as it was.
-    Raises ExportError if the exporter fails, ParityError if the file computes something else.
+
+    Raises TaskError if ``example_inputs`` are no tensors, RequestError if the folder of ``path`` does not exist,
+    ExportError if the exporter fails, ParityError if the file computes something else.
     """
-    inputs, path = as_tuple(example_inputs), Path(path)
+    inputs, path = as_inputs(example_inputs), Path(path)
     check_folder(path)
     model = bind(trace_graph(module, inputs), module.state_dict())
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
@@ -63,7 +66,11 @@ def check_folder(path: Path) -> None:
 
 
 def trace_graph(module: nn.Module, inputs: tuple[Tensor, ...], limits: VersionLimits | None = None) -> onnx.ModelProto:
-    """The raw exported graph of ``module`` in eval mode, batch dynamic, weights under their own names."""
+    """The raw exported graph of ``module`` in eval mode, batch dynamic, weights under their own names.
+
+    ``inputs``: samples, batch first; ``limits``: what the target's runtime knows. The module is left as it was. Raises
+    ExportError where the exporter fails, or where the graph would hold for some batch sizes only.
+    """
     opset = max(_OLDEST_OPSET, (limits or VersionLimits()).opset)
     batch = torch.export.Dim("batch")
     # A network that was imported keeps the names of its file.
@@ -120,7 +127,11 @@ def _check_batch(program: Any, name: str) -> None:
 def bind(
     template: onnx.ModelProto, state: Mapping[str, Tensor], limits: VersionLimits | None = None
 ) -> onnx.ModelProto:
-    """``template`` with the weights of ``state``, folded, simplified, within limits and stripped of local paths."""
+    """A copy of ``template`` with the weights of ``state``: folded, simplified, within limits, stripped of local paths.
+
+    ``template``: what ``trace_graph`` gave; ``state``: tensors by the names of its weights, as a state dict. A weight
+    without a tensor of its name and shape stays as it is. Raises TargetError where the limits cannot be kept.
+    """
     from onnxscript import optimizer
 
     model = copy.deepcopy(template)
@@ -135,15 +146,17 @@ def bind(
 
 
 def clean(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove metadata that names local files (in place), everywhere in the model."""
+    """``model`` itself, after metadata and comments, which name local files, are removed everywhere in it."""
     del model.metadata_props[:]
     model.doc_string = ""
-    for graph in (model.graph, *model.functions):
+    # onnx_ir's ClearMetadataAndDocStringPass leaves what the model itself, its values and its weights say.
+    for graph in (inner for outer in (model.graph, *model.functions) for inner in graphs_in(outer)):
         _clean_graph(graph)
     return model
 
 
 def _clean_graph(graph: Any) -> None:
+    """One graph or function, without those inside its nodes."""
     graph.doc_string = ""
     del graph.metadata_props[:]
     values = [*getattr(graph, "value_info", ()), *getattr(graph, "initializer", ())]
@@ -155,9 +168,6 @@ def _clean_graph(graph: Any) -> None:
     for node in graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                _clean_graph(inner)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Facts about an ONNX graph that do not depend on its weights."""
+"""ONNX files read and checked, and facts about a graph that do not depend on its weights: structure, size, work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ _SMALL = 64
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Read and check an ``.onnx`` file; external data may not leave its folder. Raises ModelError in one line."""
+    """The model in an ``.onnx`` file, which ONNX's own checker has found valid, with its external data.
+
+    Raises ModelError, in one line, for a file that is missing, damaged or invalid, holds no operators or more than
+    ``MOST_BYTES`` of weights, or whose external data are missing or lie outside its folder.
+    """
     model = read_unchecked(path)
     try:
         onnx.checker.check_model(str(path))
@@ -31,7 +35,7 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def read_unchecked(path: Path) -> onnx.ModelProto:
-    """Read an ``.onnx`` file, unchecked. Raises ModelError in one line."""
+    """As ``load_model``, without ONNX's checker: for files that this package has written or checked before."""
     if not path.is_file():
         raise ModelError(f"{str(path)!r} does not exist")
     try:
@@ -50,7 +54,7 @@ def read_unchecked(path: Path) -> onnx.ModelProto:
 
 
 def _check_size(model: onnx.ModelProto, path: Path) -> None:
-    """Before any weight is read: one file holds up to 2 GB."""
+    """Raise ModelError, before any weight is read, for more weights than one file holds."""
     size = sum(_bytes(tensor) for tensor in model.graph.initializer)
     if size > MOST_BYTES:
         raise ModelError(
@@ -60,6 +64,7 @@ def _check_size(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _bytes(tensor: onnx.TensorProto) -> int:
+    """The size of a tensor's values; of types that numpy does not know, one byte each."""
     try:
         each = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
     except KeyError:
@@ -68,7 +73,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 
 
 def _check_external(model: onnx.ModelProto, path: Path) -> None:
-    """External data lies beside the model or below; no link leads out."""
+    """Raise ModelError for external data that is missing or, links followed, outside the model's folder."""
     folder = path.resolve().parent
     for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -92,7 +97,11 @@ def _unreadable(path: Path, reason: str) -> ModelError:
 
 
 def structure_hash(path: Path) -> str:
-    """Hash of the graph with weights, scales and zero points left out: what latency depends on."""
+    """A hash of the graph without the values of weights, scales and zero points: all that latency depends on.
+
+    The first 16 hex digits of a SHA-256 over operators, attributes, shapes, types and small constants; names of values
+    and nodes do not count. Raises ModelError where the file cannot be read.
+    """
     model = read_unchecked(path)
     digest = hashlib.sha256(repr([(o.domain, o.version) for o in model.opset_import]).encode())
     numbers: dict[str, int] = {}
@@ -127,7 +136,10 @@ def _shape_and_constants(tensor: onnx.TensorProto) -> str:
 
 
 def count_parameters(path: Path) -> int:
-    """Number of elements in weights and biases of a float or QDQ file; scales, zero points and shapes are none."""
+    """The number of values in the weights and biases of a float or QDQ file; scales, zero points and shapes are none.
+
+    Raises ModelError where the file cannot be read.
+    """
     graph = read_unchecked(path).graph
     scales = {name for n in graph.node if n.op_type in _CONVERSIONS for name in n.input[1:]}
     weights = (t for t in graph.initializer if t.dims and t.data_type not in _INDICES and t.name not in scales)
@@ -135,7 +147,10 @@ def count_parameters(path: Path) -> int:
 
 
 def count_macs(path: Path) -> int:
-    """Multiply-accumulates at batch 1 of convolutions and matrix products, from inferred shapes."""
+    """The multiply-accumulates of convolutions and matrix products for one sample, from the shapes ONNX infers.
+
+    Raises ModelError where the file cannot be read.
+    """
     model = read_unchecked(path)
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim
@@ -151,6 +166,7 @@ def count_macs(path: Path) -> int:
 
 
 def _macs(node: onnx.NodeProto, shapes: dict[str, list[int]]) -> int:
+    """Those of one node; 0 where it is no such product, or its shapes are not known."""
     position = 3 if node.op_type.startswith("QLinear") else 1
     weight = shapes.get(node.input[position]) if len(node.input) > position else None
     source, out = shapes.get(node.input[0]) if node.input else None, shapes.get(node.output[0])

@@ -1,4 +1,4 @@
-"""Limits: carried here."""
+"""What old runtimes know: the highest opset and IR version of a file, and a file brought within them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from compress.onnx_files.contents import opset_of
 from compress.values.error_lines import one_line, root_cause
 from targets.errors import TargetError
 from targets.target import Capabilities
@@ -21,7 +22,7 @@ class VersionLimits:
 
 
 def limits_of(capabilities: Iterable[Capabilities]) -> VersionLimits:
-    """What all of these targets accept."""
+    """The limits that a file must keep so that all targets with these capabilities load it."""
     limits = VersionLimits()
     for one in capabilities:
         limits = VersionLimits(min(limits.opset, one.opset), min(limits.ir_version, one.ir_version))
@@ -29,12 +30,12 @@ def limits_of(capabilities: Iterable[Capabilities]) -> VersionLimits:
 
 
 def fit_to_limits(model: onnx.ModelProto, limits: VersionLimits) -> onnx.ModelProto:
-    """The model within the limits of a runtime, in place where nothing but the IR version is above them.
+    """``model`` within ``limits``: itself, changed in place, unless its opset is too high; then a converted copy.
 
     Raises TargetError where it needs operators that came later.
     """
     model.ir_version = min(model.ir_version, limits.ir_version)
-    version = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 0)
+    version = opset_of(model)
     if version <= limits.opset:
         return model
     from onnx import version_converter

@@ -1,6 +1,7 @@
 """An ``.onnx`` file as it came, made fit to work with: checked, half precision to float, its batch size set free.
 
-What was changed is told, one sentence each; the file itself is never touched.
+A network may be brought as a file from anywhere. What had to be changed to work with it is told, one sentence each;
+the file itself is never touched.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import graphs_in, inputs_of
 from compress.onnx_files.graphs import load_model
 from compress.values.error_lines import one_line
 from targets.errors import ModelError
@@ -25,14 +27,18 @@ _TOLERANCE = 1e-3
 
 @dataclass(frozen=True)
 class NormalizedModel:
-    """The graph to work with, and what was changed of the file."""
+    """The model to work with, and what was changed of what the file holds, a sentence each."""
 
     model: onnx.ModelProto
     notes: tuple[str, ...] = ()
 
 
 def read_normalized(path: Path) -> NormalizedModel:
-    """Read, check, and turn half precision into float. Raises ModelError in one line."""
+    """The model in the file, checked, half precision turned into float.
+
+    Raises ModelError, in one line, for what ``load_model`` refuses, for outputs that are no tensors of numbers, and for
+    weights that hold NaN.
+    """
     model = load_model(path)
     _check_outputs(model, path)
     _check_weights(model, path)
@@ -43,9 +49,11 @@ def read_normalized(path: Path) -> NormalizedModel:
 
 
 def with_free_batch(source: NormalizedModel, path: Path, samples: Mapping[str, np.ndarray]) -> NormalizedModel:
-    """With a batch size that is baked in set free, where that gives the same; ``samples``: by input name.
+    """``source`` for any batch size: where one is baked in, it is set free if the outputs then stay the same.
 
-    Raises ModelError for a model that runs on one sample only though its input says otherwise.
+    ``path``: the file, for messages; ``samples``: arrays by input name, samples first. ``source`` itself where nothing
+    had to be done or nothing could be. Raises ModelError for a model that runs on one sample only though its input says
+    otherwise.
     """
     found = _freed(source.model, path, samples)
     if found is None:
@@ -55,19 +63,17 @@ def with_free_batch(source: NormalizedModel, path: Path, samples: Mapping[str, n
 
 
 def input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
-    """Input's name -> the type of its samples; weights that are listed among the inputs are none."""
-    constants = {tensor.name for tensor in model.graph.initializer}
+    """{name of an input: the type of its samples}; weights that are listed among the inputs are none."""
     return {
         value.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-        for value in model.graph.input
-        if value.name not in constants
+        for value in inputs_of(model)
     }
 
 
 def to_float(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every half-precision tensor is float32."""
+    """A copy of ``model`` in which every half-precision weight, value and cast is float32."""
     changed = copy.deepcopy(model)
-    for graph in _graphs(changed.graph):
+    for graph in graphs_in(changed.graph):
         for tensor in _own_tensors(graph):
             if tensor.data_type in _HALF:
                 array = onnx.numpy_helper.to_array(tensor).astype(np.float32)
@@ -97,7 +103,7 @@ def session_of(model: onnx.ModelProto, name: str) -> Any:
 
 
 def _check_outputs(model: onnx.ModelProto, path: Path) -> None:
-    """Outputs are tensors of numbers, one row a sample."""
+    """Raise ModelError for outputs that are no tensors of numbers."""
     for value in model.graph.output:
         if not value.type.HasField("tensor_type"):
             raise ModelError(
@@ -111,7 +117,7 @@ def _check_outputs(model: onnx.ModelProto, path: Path) -> None:
 
 
 def _check_weights(model: onnx.ModelProto, path: Path) -> None:
-    """Infinite constants are masks; one that is not a number is a broken weight."""
+    """Raise ModelError for weights that hold NaN; infinite constants are masks, and right."""
     for tensor in _tensors(model.graph):
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, *_HALF):
             array = onnx.numpy_helper.to_array(tensor)
@@ -121,7 +127,7 @@ def _check_weights(model: onnx.ModelProto, path: Path) -> None:
 
 def _freed(model: onnx.ModelProto, path: Path, samples: Mapping[str, np.ndarray]) -> tuple[onnx.ModelProto, int] | None:
     """The graph for any batch, and the size it had; None where there is none to free or where it does not work."""
-    sizes = {_first(value) for value in model.graph.input if value.name in input_types(model)}
+    sizes = {_first(value) for value in inputs_of(model)}
     size = sizes.pop() if len(sizes) == 1 else 0
     if size > 0:
         free = _without_batch(model, size)
@@ -141,6 +147,7 @@ def _freed(model: onnx.ModelProto, path: Path, samples: Mapping[str, np.ndarray]
 
 
 def _first(value: onnx.ValueInfoProto) -> int:
+    """The size of an input's or output's first axis; 0 where it is open."""
     dims = value.type.tensor_type.shape.dim
     return int(dims[0].dim_value) if dims else 0
 
@@ -192,20 +199,13 @@ def _run(session: Any, samples: Mapping[str, np.ndarray], size: int) -> list[np.
     return outputs
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and all that are inside its nodes."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _graphs(inner)
-
-
 def _own_tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """The constants of one graph, without those of the graphs inside its nodes."""
     constants = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
     return [*graph.initializer, *constants]
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    for one in _graphs(graph):
+    """All constants, at any depth."""
+    for one in graphs_in(graph):
         yield from _own_tensors(one)

@@ -1,4 +1,4 @@
-"""Parity: carried here."""
+"""The parity check: does an ONNX file compute what the network does that it was made of?"""
 
 from __future__ import annotations
 
@@ -19,10 +19,14 @@ TOLERANCE = 1e-4
 
 
 def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, enforce: bool = True) -> Parity:
-    """Compare the file with ``module`` (in eval mode) on ``inputs`` at two batch sizes.
+    """Compare the outputs of the file with those of ``module`` (in eval mode) on ``inputs``, at two batch sizes.
 
-    ``enforce``: raise ParityError when they differ by more than TOLERANCE; False for quantized files, whose
-    difference is a property and no error.
+    ``inputs``: samples, batch first, in the order of the file's inputs. ``enforce``: raise ParityError when they differ
+    by more than TOLERANCE; False for quantized files, whose difference is a property and no error.
+
+    Returns the largest difference and the share of samples on which both decide for the same class. Raises ParityError
+    for a file that does not load, does not run or gives other shapes, ExportError for a module that does not run at
+    both batch sizes.
     """
     try:
         session = open_session(path)
@@ -81,16 +85,17 @@ def open_session(path: Path) -> Any:
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest one; equal infinities do not differ."""
+    """The largest difference of two values in the same place; equal infinities do not differ."""
     a, b = a.astype(np.float64), b.astype(np.float64)
     with np.errstate(invalid="ignore"):
         return float(np.where(a == b, 0.0, np.abs(a - b)).max(initial=0.0))
 
 
 def _decision(output: np.ndarray) -> np.ndarray:
+    """The class of each sample; all the same where the output is no scores of classes."""
     return output.argmax(axis=1) if output.ndim >= 2 and output.shape[1] > 1 else np.zeros(len(output))
 
 
 def with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
-    """``inputs`` repeated or cut to ``size`` samples."""
+    """``inputs`` repeated or cut to ``size`` samples, detached and on the CPU."""
     return tuple(torch.cat([x] * (-(-size // len(x))))[:size].detach().cpu().contiguous() for x in inputs)

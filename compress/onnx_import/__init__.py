@@ -1,1 +1,1 @@
-"""ONNX graphs as torch networks, operator by operator."""
+"""An ONNX graph as a torch network that can be pruned, trained and exported again, operator by operator."""

@@ -1,4 +1,8 @@
-"""Importer: carried here."""
+"""What the import of an ONNX graph is built with: its values, its operators, and the network as it grows.
+
+The functions that build one operator each (``layers.py``, ``operators.py``, ``pooling.py``) are given an ``Importer``
+and an ``Operator`` and return the node, or nodes, that compute it in torch.
+"""
 
 from __future__ import annotations
 
@@ -37,24 +41,24 @@ class Value:
 
     @property
     def constant(self) -> bool:
-        """Known, and the same for every batch."""
+        """Whether it is known, and the same for every batch size."""
         first, second = self.probes
         return self.known and (first is second or (first.shape == second.shape and bool(np.array_equal(first, second))))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """At the first probe."""
+        """Its shape at the first probe, a batch of PROBES[0] samples."""
         return tuple(self.probes[0].shape)
 
     @property
     def rank(self) -> int:
-        """Number of axes."""
+        """The number of its axes, which is the same at both probes."""
         return len(self.shape)
 
 
 @dataclass(frozen=True)
 class Operator:
-    """An ONNX node with its inputs looked up."""
+    """An ONNX node with its inputs looked up: what one of the building functions works from."""
 
     kind: str
     name: str
@@ -64,15 +68,15 @@ class Operator:
     opset: int
 
     def fail(self, why: str) -> NotImportable:
-        """The error to raise: operator, its name and the reason."""
+        """The error to raise where it is not covered: its kind, its name and ``why``."""
         return NotImportable(f"{self.kind}{f' ({self.name})' if self.name else ''}: {why}")
 
     def has(self, position: int) -> bool:
-        """Whether the optional input is given."""
+        """Whether input ``position``, which is optional, is given."""
         return len(self.inputs) > position and self.inputs[position] is not None
 
     def value(self, position: int) -> Value:
-        """Input ``position``; raises NotImportable where it is absent."""
+        """The value that is input ``position``; raises NotImportable where it is absent."""
         found = self.inputs[position] if len(self.inputs) > position else None
         if found is None:
             raise self.fail(f"input {position} is absent")
@@ -86,7 +90,7 @@ class Operator:
         return np.asarray(value.probes[0])
 
     def get(self, name: str, default: Any = None) -> Any:
-        """An attribute."""
+        """The attribute of that name, or ``default`` where the node has none."""
         return self.attributes.get(name, default)
 
     def ints(self, name: str, position: int) -> list[int] | None:
@@ -98,7 +102,7 @@ class Operator:
 
 
 class Importer:
-    """Builds the network; what the functions in ``onnx_layers.py`` and ``onnx_operators.py`` work with."""
+    """A network while it is built: each node that is added is run at once on the probes, so that shapes are known."""
 
     def __init__(self, opset: int, uses: Mapping[str, int]) -> None:
         self.opset = opset
@@ -114,23 +118,26 @@ class Importer:
         """An input whose first axis is the batch."""
 
     def call(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> fx.Node:
-        """A plain function (one with a name) of nodes and numbers, run on the probes."""
+        """A new node that calls a plain function (one with a name) with nodes and numbers, run on the probes."""
         return self.ran(self.graph.call_function(function, arguments, options))
 
     def layer(self, layer: nn.Module, name: str, *arguments: Any) -> fx.Node:
-        """A submodule of that name (made unique), run on the probes."""
+        """A new node that calls ``layer``, a submodule of that name (made unique), run on the probes."""
         name = self.unique_name(name)
         self.root.add_module(name, layer.eval())
         return self.ran(self.graph.call_module(name, arguments))
 
     def module(self, node: fx.Node | None) -> nn.Module | None:
-        """The submodule that ``node`` calls."""
+        """The submodule that ``node`` calls; None where it calls none."""
         if node is None or node.op != "call_module":
             return None
         return self.root.get_submodule(str(node.target))
 
     def tensor(self, value: Value) -> fx.Node:
-        """``value`` as a tensor of the network: constants become parameters (float) or buffers."""
+        """The node that gives ``value`` as a tensor; constants become parameters (float) or buffers.
+
+        Raises NotImportable for a known value that changes with the batch size in a way that is not covered.
+        """
         if value.node is not None:
             return value.node
         if value.name not in self.made:
@@ -150,7 +157,7 @@ class Importer:
         return self.ran(self.graph.get_attr(name))
 
     def operand(self, value: Value) -> Any:
-        """As ``tensor``, but a single number stays one."""
+        """As ``tensor``, but a constant of one value is given as that number."""
         if value.constant and value.probes[0].size == 1 and value.rank <= 1:
             return value.probes[0].reshape(()).item()
         return self.tensor(value)
@@ -164,7 +171,7 @@ class Importer:
         return self.call(shapes.of_batch, self.batch, slope, first - slope * PROBES[0])
 
     def sizes(self, value: Value) -> list[Any]:
-        """A known vector of whole numbers, each as ``size`` gives it."""
+        """A known vector of whole numbers, each as ``size`` gives it; raises NotImportable for one that is computed."""
         rows = [np.asarray(x).reshape(-1) for x in value.probes]
         if not value.known or len(rows[0]) != len(rows[1]):
             raise NotImportable(f"{value.name} is computed from the samples' values")
@@ -184,7 +191,7 @@ class Importer:
         raise NotImportable(f"{value.name} depends on the batch size in a way that is not covered")
 
     def ran(self, node: fx.Node) -> fx.Node:
-        """``node``, run on the probes (again, after a change of its layer)."""
+        """``node`` itself, run on the probes; to be called again after a change of its layer."""
         with torch.no_grad():
             self.results[node] = tuple(self._result(node, i) for i in range(len(PROBES)))
         return node
@@ -199,7 +206,7 @@ class Importer:
         return function(*arguments, **options)
 
     def unique_name(self, name: str) -> str:
-        """As a name that torch takes: letters, digits and ``_``."""
+        """A name like ``name`` that torch takes (letters, digits and ``_``) and that nothing has been given yet."""
         base = re.sub(r"\W+", "_", name.rpartition(":")[0] if re.search(r":\d+$", name) else name).strip("_") or "value"
         found, number = base, 1
         while found in self.names or hasattr(self.root, found):

@@ -4,7 +4,7 @@ The network is a ``torch.fx.GraphModule``: layers with weights are real submodul
 ``nn.LSTM``, ...), the rest are plain functions. The graph is built while it is run on examples of two batch sizes:
 what does not depend on the samples' values (constants, everything computed from shapes) is evaluated at both, and
 becomes a constant or a multiple of the batch size; shapes that were written for one width are kept relative
-(``onnx_shapes.py``), so that a network whose channels are cut still runs.
+(``shapes.py``), so that a network whose channels are cut still runs.
 
 ``import_network`` raises NotImportable with the operator and why; ``import_file`` checks the result against the file in
 ONNX Runtime.
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from compress.onnx_files import parity
+from compress.onnx_files.contents import inputs_of, opset_of
 from compress.onnx_import import patterns
 from compress.onnx_import.importer import PROBES, Importer, NotImportable, Operator, Value
 from compress.onnx_import.operators import Builders, check_covered, find
@@ -37,7 +38,7 @@ class ImportedNetwork(fx.GraphModule):
     """A graph module that raises what goes wrong in it, and does not print it first."""
 
     def recompile(self) -> Any:
-        """Torch wraps the call anew each time."""
+        """Write the code of the graph anew; torch then wraps the call so that errors are printed, which is undone."""
         code = super().recompile()
         type(self).__call__ = nn.Module.__call__  # type: ignore[method-assign]
         return code
@@ -48,12 +49,12 @@ def import_network(
 ) -> ImportedNetwork:
     """The graph as a network in eval mode; ``example``: arrays by input name, samples first.
 
-    ``meta["input_names"]`` and ``meta["output_names"]`` hold the file's. Raises NotImportable.
+    ``own``: what builds operators that are not ONNX's. ``meta["input_names"]`` and ``meta["output_names"]`` of the
+    network hold the file's names. Raises NotImportable, with the operator and why, for what is not covered.
     """
-
     check_covered(model, own)
     model = patterns.assembled(model)
-    opset = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
+    opset = opset_of(model)
     graph = model.graph
     uses = Counter(name for node in graph.node for name in node.input) + Counter(o.name for o in graph.output)
     importer = Importer(opset, uses)
@@ -95,8 +96,7 @@ def import_file(path: Path, inputs: tuple[Tensor, ...]) -> ImportedNetwork:
     ``inputs``: samples in the order of the file's inputs. Raises NotImportable, saying why.
     """
     model = onnx.load(path)
-    constants = {tensor.name for tensor in model.graph.initializer}
-    names = [value.name for value in model.graph.input if value.name not in constants]
+    names = [value.name for value in inputs_of(model)]
     try:
         example = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
         module = import_network(model, example)
@@ -111,10 +111,12 @@ def import_file(path: Path, inputs: tuple[Tensor, ...]) -> ImportedNetwork:
 
 
 def _constant(name: str, array: np.ndarray) -> Value:
+    """A value that is ``array`` for every batch."""
     return Value(name, (array, array))
 
 
 def _input(importer: Importer, given: onnx.ValueInfoProto, example: Mapping[str, np.ndarray]) -> Value:
+    """The value of an input: its example, cut or repeated to the sizes of the probes."""
     array = torch.from_numpy(np.ascontiguousarray(example[given.name]))
     node = importer.graph.placeholder(importer.unique_name(given.name))
     importer.results[node] = tuple(torch.cat([array] * (-(-n // len(array))))[:n] for n in PROBES)
@@ -125,8 +127,7 @@ def _input(importer: Importer, given: onnx.ValueInfoProto, example: Mapping[str,
 def _imported(
     importer: Importer, node: onnx.NodeProto, values: Mapping[str, Value], own: Builders | None = None
 ) -> list[Value]:
-    """The outputs of one ONNX node."""
-
+    """The outputs of one ONNX node: evaluated where its inputs are known, else built. Raises NotImportable."""
     inputs = tuple(values[name] if name else None for name in node.input)
     if node.op_type in ("Shape", "Size") or (
         node.op_type not in _RANDOM and all(value is None or value.known for value in inputs)

@@ -84,7 +84,7 @@ def _deconv(to: Importer, op: Operator) -> fx.Node:
 
 
 def cropped(x: Tensor, before: tuple[int, ...], after: tuple[int, ...]) -> Tensor:
-    """The last axes without their ends."""
+    """``x`` without the first ``before`` and the last ``after`` positions of each of its last axes."""
     index = [slice(a, -b if b else None) for a, b in zip(before, after, strict=True)]
     return x[(..., *index)]
 
@@ -180,7 +180,10 @@ def _matmul(to: Importer, op: Operator) -> fx.Node:
 
 
 def merged_bias(to: Importer, op: Operator) -> fx.Node | None:
-    """``Add`` of a constant right behind a layer without bias is that layer's bias."""
+    """Take the constant of an ``Add`` right behind a layer without bias as that layer's bias.
+
+    Returns the layer's node, which then computes the sum; None where the ``Add`` is no such bias.
+    """
     for i in (0, 1):
         value, other = op.value(i), op.value(1 - i)
         layer = to.module(value.node)
@@ -200,7 +203,7 @@ def merged_bias(to: Importer, op: Operator) -> fx.Node | None:
 
 
 def embedding(to: Importer, op: Operator) -> fx.Node | None:
-    """``Gather`` of computed indices from a table of constants."""
+    """The ``Gather`` of computed indices from a float table (numbers, width) as an embedding layer; None for others."""
     table, index = op.value(0), op.value(1)
     if not table.constant or table.rank != 2 or index.known or not np.issubdtype(op.array(0).dtype, np.floating):
         return None
@@ -221,7 +224,7 @@ def _prelu(to: Importer, op: Operator) -> fx.Node:
 
 
 def leaky(x: Tensor, slope: Tensor) -> Tensor:
-    """PRelu with a slope of any shape that broadcasts."""
+    """PRelu with a slope of any shape that broadcasts: x where it is not below 0, else x times the slope."""
     return torch.where(x < 0, x * slope, x)
 
 

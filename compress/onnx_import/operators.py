@@ -15,8 +15,8 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from compress.onnx_import import functions, layers, pooling
-from compress.onnx_import import shapes as onnx_import_shapes
 from compress.onnx_import.importer import Importer, NotImportable, Operator, Value
+from compress.onnx_import.shapes import blocks_of, expand_by, reshape_by
 
 _CONTROL = ("If", "Loop", "Scan", "SequenceMap")
 _FOLDED = ("Constant", "ConstantOfShape", "Shape", "Size", "Range", "NonZero", "EyeLike")
@@ -75,7 +75,7 @@ def _variadic(function: Callable[..., Any], to: Importer, op: Operator) -> fx.No
 
 
 def _activation(to: Importer, op: Operator) -> fx.Node:
-    """Activations with numbers of their own."""
+    """Activations that have parameters of their own."""
     x = to.tensor(op.value(0))
     alpha, beta = op.get("alpha"), op.get("beta")
     if op.kind == "HardSigmoid":
@@ -140,14 +140,14 @@ def _reshape(to: Importer, op: Operator) -> fx.Node:
     if len(shapes[0]) != len(shapes[1]):
         raise op.fail("the number of axes depends on the batch size")
     after = list(zip(*shapes, strict=True))
-    blocks = onnx_import_shapes.blocks_of(before, after)
+    blocks = blocks_of(before, after)
     if blocks is None:
         raise op.fail(f"{x.shape} to {shapes[0]} mixes batch and other axes")
-    return to.call(onnx_import_shapes.reshape_by, to.tensor(x), tuple(blocks))
+    return to.call(reshape_by, to.tensor(x), tuple(blocks))
 
 
 def _new_shape(op: Operator, shape: tuple[int, ...], probe: int) -> tuple[int, ...]:
-    """What comes out at a probe."""
+    """The shape that comes out at a probe, for an input of ``shape``. Raises NotImportable where it is not known."""
     rank = len(shape)
     if op.kind == "Flatten":
         axis = op.get("axis", 1)
@@ -195,7 +195,7 @@ def _expand(to: Importer, op: Operator) -> fx.Node:
     for axis, pair in enumerate(zip(*shapes, strict=True)):
         own = tuple(p.shape[axis - extra] for p in x.probes) if axis >= extra else None
         sizes.append(-1 if own == pair else to.size(pair))
-    return to.call(onnx_import_shapes.expand_by, to.tensor(x), tuple(sizes))
+    return to.call(expand_by, to.tensor(x), tuple(sizes))
 
 
 def _tile(to: Importer, op: Operator) -> fx.Node:

@@ -1,6 +1,8 @@
 """Layers that exporters take apart, put together again: GroupNorm and LayerNorm, of older opsets.
 
-Found by the operators they are made of; whether the result computes the same is for the parity check to say.
+Found by the operators they are made of; whether the result computes the same is for the parity check to say. By hand,
+since onnxscript's LayerNormFusion knows the form of opset 18 alone (axes as an input of the mean), and its group norm
+is an operator of ONNX Runtime's on images whose channels come last.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ class _Graph:
         )
 
     def constant(self, name: str) -> np.ndarray | None:
-        """A constant's values."""
+        """The values of the constant of that name, a weight or what a ``Constant`` node gives; None for others."""
         node = self.maker(name, "Constant")
         tensor = self.constants.get(name) or (node.attribute[0].t if node and node.attribute[0].HasField("t") else None)
         return None if tensor is None else np.asarray(numpy_helper.to_array(tensor))
@@ -66,7 +68,7 @@ class _Graph:
 
 
 def assembled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with what is recognised as one node each."""
+    """A copy of ``model`` in which each layer that is recognised is one node; also of opsets that have no such node."""
     model = copy.deepcopy(model)
     graph = _Graph(model.graph)
     replaced: dict[int, NodeProto] = {}

@@ -19,7 +19,7 @@ _MEAN = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
 def paddings(
     op: Operator, shape: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> tuple[list[int], list[int]]:
-    """Padding before and after each axis, ``auto_pad`` resolved for inputs of this shape."""
+    """Padding (before, after) of each spatial axis, ``auto_pad`` resolved for inputs of this spatial ``shape``."""
     dims, auto = len(kernel), op.get("auto_pad", "NOTSET")
     if auto == "NOTSET":
         pads = op.get("pads", [0] * 2 * dims)
@@ -41,7 +41,7 @@ def _around(before: Sequence[int], after: Sequence[int]) -> list[int]:
 
 
 def mean_of_inside(x: Tensor, pad: list[int], kernel: Any, strides: Any, ceil: bool) -> Tensor:
-    """Average pooling with uneven padding that does not count."""
+    """Average pooling of ``x`` with uneven padding, ``pad`` as ``F.pad`` takes it, that does not count in the mean."""
     pool = _MEAN[len(kernel)]
     ones = torch.ones_like(x[:1, :1])
     total = pool(F.pad(x, pad), kernel, strides, 0, ceil)

@@ -19,12 +19,12 @@ Dims = Sequence[tuple[int, ...]]
 
 
 def of_batch(x: Tensor, slope: int, offset: int) -> Any:
-    """``slope * batch + offset``."""
+    """A size that depends on the batch: ``slope * batch + offset``, the batch being the first axis of ``x``."""
     return x.shape[0] * slope + offset if offset else x.shape[0] * slope if slope != 1 else x.shape[0]
 
 
 def reshape_by(x: Tensor, blocks: Sequence[AxisBlock]) -> Tensor:
-    """Reshape block by block."""
+    """``x`` reshaped block by block; in each, what is None takes what the others leave."""
     sizes: list[Any] = []
     for start, stop, parts in blocks:
         whole = math.prod(x.shape[start:stop])
@@ -34,7 +34,7 @@ def reshape_by(x: Tensor, blocks: Sequence[AxisBlock]) -> Tensor:
 
 
 def expand_by(x: Tensor, sizes: Sequence[Any]) -> Tensor:
-    """Expand; -1 keeps an axis. Axes may be added in front."""
+    """``x`` expanded to ``sizes``, where -1 keeps an axis; axes may be added in front."""
     return x.expand(*sizes)
 
 

@@ -1,1 +1,1 @@
-"""Lower precision: what makes a quantized network good, before, in and after training."""
+"""Lower precision: int8 and its refinements, training in int8, and weights stored in fewer bits."""

@@ -1,4 +1,4 @@
-"""Values inside an ONNX model for given samples: any tensor is made an output of a copy."""
+"""The values of tensors inside an ONNX model for given samples: each is made an output of a copy of the model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from compress.precision.calibration_samples import Batches
 def inner_values(
     model: onnx.ModelProto, names: Sequence[str], samples: Mapping[str, np.ndarray]
 ) -> Iterator[list[np.ndarray]]:
-    """The named tensors, in their order, one list a batch of ``samples``."""
+    """For each batch of ``samples``, the values of the tensors called ``names``, in their order.
+
+    ``samples``: arrays by input name, samples first. Computed on the CPU, quantized layers in floats.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

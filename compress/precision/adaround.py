@@ -22,8 +22,9 @@ from collections.abc import Mapping
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import attributes_of
 from compress.precision.activations import inner_values
-from compress.precision.products import Product, attributes, find_products
+from compress.precision.products import Product, find_products
 from targets.target import Capabilities
 
 _COLUMNS = 1 << 14
@@ -58,7 +59,10 @@ def round_weights(
 
 
 def scaled_rows(rows: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (n, length) over their scales (n,), unrounded, and the scales; a row of zeros has scale 1."""
+    """(rows / scales, scales): rows (n, length), each divided by its scale so that its largest size becomes ``most``.
+
+    Nothing is rounded. Scales are (n,); a row of zeros has scale 1.
+    """
     largest = np.abs(rows).max(axis=1)
     scale = np.where(largest > 0, largest / most, 1.0)
     return rows / scale[:, None], scale
@@ -115,11 +119,15 @@ def _moments(
 
 
 def columns(x: np.ndarray, product: Product, kernel: tuple[int, ...], most: int) -> np.ndarray:
-    """What a product's rows are multiplied with (groups, length, at most ``most``): an even choice of all places."""
+    """The columns that a product's rows are multiplied with, (groups, length, n), for its inputs ``x``.
+
+    ``kernel``: of a convolution, whose columns are the patches of its input. At most ``most`` columns are taken, evenly
+    from all places.
+    """
     if product.node.op_type != "Conv":
         wide = x.reshape(-1, x.shape[-1]).T[None]
         return wide[:, :, :: -(-wide.shape[2] // most)]
-    found = attributes(product.node)
+    found = attributes_of(product.node)
     places = len(kernel)
     pads = _list(found.get("pads"), [0] * 2 * places)
     strides, dilations = _list(found.get("strides"), [1] * places), _list(found.get("dilations"), [1] * places)
@@ -139,8 +147,9 @@ def columns(x: np.ndarray, product: Product, kernel: tuple[int, ...], most: int)
 
 def _known(product: Product) -> bool:
     """Whether its padding is written in numbers."""
-    return attributes(product.node).get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID", "NOTSET", "VALID")
+    return attributes_of(product.node).get("auto_pad", b"NOTSET") in (b"NOTSET", b"VALID", "NOTSET", "VALID")
 
 
 def _list(value: object, default: list[int]) -> list[int]:
+    """An attribute's whole numbers; ``default`` where it is not given."""
     return [int(v) for v in value] if isinstance(value, (list, tuple)) else default

@@ -81,6 +81,7 @@ def _quantized(
     method: str,
     keep_float: tuple[str, ...],
 ) -> onnx.ModelProto:
+    """``model`` in static int8, calibrated on ``samples``."""
     with tempfile.TemporaryDirectory() as name:
         source, ranges, made = (Path(name) / file for file in ("model.onnx", "ranges.json", "int8.onnx"))
         onnx.save(model, source)

@@ -8,13 +8,19 @@ from typing import Any
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import inputs_of
 from targets.errors import RequestError
 
 BATCH = 32
+"""Samples in a batch, where the model takes any number and there are as many."""
 
 
 def named(model: onnx.ModelProto, name: str, calibration: Any) -> dict[str, np.ndarray]:
-    """Calibration samples by input name, in the model's types."""
+    """Calibration samples by input name, in the model's types.
+
+    ``calibration``: an array, samples first, for a model of one input; or such arrays by input name. ``name``: of the
+    file, for messages. Raises RequestError for other names, no samples, and samples that are not finite.
+    """
     kinds = _inputs(model)
     given = calibration if isinstance(calibration, Mapping) else {next(iter(kinds)): calibration}
     if set(given) != set(kinds):
@@ -54,8 +60,7 @@ class Batches:
 
 def _inputs(model: onnx.ModelProto) -> dict[str, Any]:
     """Tensor types by name, of the inputs that are no constants."""
-    constants = {t.name for t in model.graph.initializer}
-    return {value.name: value.type.tensor_type for value in model.graph.input if value.name not in constants}
+    return {value.name: value.type.tensor_type for value in inputs_of(model)}
 
 
 def _static_batches(model: onnx.ModelProto) -> list[int]:

@@ -47,7 +47,7 @@ class ActivationQuantizer(nn.Module):
         return self.low_start * low, self.high_start * high
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same shape, in float32."""
+        """``x`` as it is after quantizing and dequantizing it: of the same shape, in float32."""
         low, high = self.limits()
         scale = ((high - low) / (self.most - self.least)).clamp_min(_SMALLEST)
         zero = _rounded(self.least - low / scale)
@@ -64,18 +64,18 @@ class WeightQuantizer(nn.Module):
         self.axis, self.most = axis, most
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The same shape."""
+        """``weight`` as it is after quantizing and dequantizing it: of the same shape and type."""
         others = [i for i in range(weight.dim()) if i != self.axis]
         scale = (weight.detach().abs().amax(others, keepdim=True) / self.most).clamp_min(_SMALLEST)
         return _rounded(weight / scale) * scale
 
 
 def build(to: Importer, op: Operator) -> fx.Node:
-    """The importer's function for ``KIND``."""
+    """What the importer builds for a ``FakeQuantize`` node: a quantizer as a submodule, called on the node's input."""
     quantizer = ActivationQuantizer(op.get("tensor"), op.get("low"), op.get("high"), op.get("least"), op.get("most"))
     return to.layer(quantizer, "range", to.tensor(op.value(0)))
 
 
 def _rounded(x: Tensor) -> Tensor:
-    """To the nearest, halves to even as ONNX does; the gradient passes."""
+    """``x`` rounded to the nearest integers, halves to even as ONNX does; gradients pass as if it were not."""
     return x + (x.round() - x).detach()

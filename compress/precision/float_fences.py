@@ -18,9 +18,9 @@ _FENCED = ("Conv", "ConvTranspose", "Gemm")
 
 
 def fence(model: onnx.ModelProto, names: Collection[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """A copy in which the nodes of these ``names`` are fenced, and the names of the fences: not to be quantized either.
+    """A copy of ``model`` in which the nodes of these ``names`` are fenced, and the names of the fences.
 
-    The tensor behind a fence keeps its name, since ranges are known by it.
+    Fences are not to be quantized either. The tensor behind a fence keeps its name, since ranges are known by it.
     """
     if not names:
         return model, []

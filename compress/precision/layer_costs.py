@@ -25,7 +25,10 @@ _LEAST = 0.002
 
 @dataclass(frozen=True)
 class Saving:
-    """Share of the int8 network's time that a layer's int8 saves (below 0: float is faster), and its uncertainty."""
+    """The share of the int8 network's time that int8 saves in one layer (below 0: float is faster), and its error.
+
+    ``noise``: half the width of the 95 % interval of ``value``.
+    """
 
     value: float
     noise: float
@@ -34,7 +37,11 @@ class Saving:
 def layer_errors(
     source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
 ) -> list[float]:
-    """What int8 costs each layer alone, in the order of ``layers``: squared output error over squared output."""
+    """What int8 costs each layer alone, in the order of ``quantizable_layers``: squared output error / squared output.
+
+    ``ranges``: what ``collect_ranges`` wrote for ``source`` by ``method``; ``folder``: for the files made on the way.
+    Raises QuantizeError where a layer cannot be quantized.
+    """
     model = quantizer.read_named(source)
     reference = quantizer.outputs(source, model, samples)
     scale = float(np.mean(np.square(reference))) or 1.0
@@ -57,7 +64,7 @@ def layer_savings(
     target: Target,
     folder: Path,
 ) -> list[Saving]:
-    """What int8 saves of the time (or of the instructions) by each layer, in the order of ``layers``.
+    """What int8 saves of the time (or of the instructions) by each layer, in the order of ``quantizable_layers``.
 
     Raises MeasurementError as the target does.
     """

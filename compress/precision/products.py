@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import attributes_of, graphs_inside
+
 
 @dataclass(frozen=True)
 class Product:
@@ -28,12 +30,12 @@ class Product:
 
     @property
     def name(self) -> str:
-        """The product's node name."""
+        """The name of the product's node."""
         return self.node.name
 
     @property
     def output(self) -> str:
-        """The tensor that leaves it, bias included."""
+        """The name of the tensor that leaves the product, bias included."""
         return str((self.bias or self.node).output[0])
 
     @property
@@ -42,7 +44,7 @@ class Product:
         return 1 if self.node.op_type == "Conv" else -1
 
     def rows(self, weight: np.ndarray) -> np.ndarray:
-        """(out, in of one group, *kernel)."""
+        """A stored weight as rows (out, in of one group, *kernel), or such rows as the weight is stored."""
         return weight.T if self.turned else weight
 
 
@@ -56,11 +58,11 @@ class ProductGraph:
     tensors: dict[str, onnx.TensorProto] = field(repr=False)
 
     def array(self, name: str) -> np.ndarray:
-        """A constant's values (a copy that may be changed)."""
+        """The values of the constant of that name, a copy that may be changed."""
         return onnx.numpy_helper.to_array(self.tensors[name]).copy()
 
     def write(self, name: str, values: np.ndarray) -> None:
-        """Put ``values`` in place of a constant's."""
+        """Replace the values of the constant of that name, in its type."""
         old = self.tensors[name]
         kind = onnx.helper.tensor_dtype_to_np_dtype(old.data_type)
         old.CopyFrom(onnx.numpy_helper.from_array(np.ascontiguousarray(values, dtype=kind), name))
@@ -72,7 +74,7 @@ class ProductGraph:
         return users[0] if len(users) == 1 and not leaves else None
 
     def bias(self, product: Product) -> np.ndarray | None:
-        """One value a channel; None where it has none as yet."""
+        """The product's bias, (channels,); None where it has none as yet."""
         at = bias_input(self, product)
         if at is None or product.bias is None:
             return None
@@ -107,7 +109,7 @@ class ProductGraph:
 
 
 def find_products(model: onnx.ModelProto) -> ProductGraph:
-    """The products of ``model``, whose nodes must have names."""
+    """``model``, whose nodes must have names, with its products looked up; what is written goes into ``model``."""
     tensors = {t.name: t for t in model.graph.initializer}
     users: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
@@ -118,12 +120,8 @@ def find_products(model: onnx.ModelProto) -> ProductGraph:
     return ProductGraph(model, found, users, tensors)
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, object]:
-    """A node's attributes as Python values."""
-    return {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-
-
 def _product(graph: ProductGraph, node: onnx.NodeProto) -> Product | None:
+    """``node`` as a product; None where it is none, or its weight is not constant or not its own."""
     weight = node.input[1] if len(node.input) > 1 else ""
     tensor = graph.tensors.get(weight)
     leaves = any(value.name == weight for value in graph.model.graph.output)
@@ -131,9 +129,9 @@ def _product(graph: ProductGraph, node: onnx.NodeProto) -> Product | None:
         return None
     if Counter(node.input)[weight] > 1:
         return None
-    found = attributes(node)
+    found = attributes_of(node)
     if node.op_type == "Conv":
-        groups = int(str(found.get("group", 1)))
+        groups = int(found.get("group", 1))
         return Product(node, weight, node, False, groups)
     if len(tensor.dims) != 2:
         return None
@@ -175,9 +173,6 @@ def bias_input(graph: ProductGraph, product: Product) -> int | None:
 
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, in its inner graphs as well."""
-    yield from (name for name in node.input if name)
-    for attribute in node.attribute:
-        for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-            for each in inner.node:
-                yield from _reads(each)
+    """Names of what a node reads, in the graphs inside it as well."""
+    nodes = [node, *(each for graph in graphs_inside(node) for each in graph.node)]
+    return (name for each in nodes for name in each.input if name)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from compress.networks.running import evaluating, outputs_of
+from compress.onnx_files.contents import attributes_of
 from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.parity import open_session
 from compress.onnx_import import importer, importing
@@ -66,11 +67,11 @@ class QatNetwork(nn.Module):
         self.network, self.layers = network, layers
 
     def forward(self, *inputs: Tensor) -> Any:
-        """What the integer file computes."""
+        """The outputs for ``inputs`` that the integer file computes."""
         return self.network(*inputs)
 
     def train(self, mode: bool = True) -> QatNetwork:
-        """BatchNorm always works on its running statistics."""
+        """Set training mode, or eval mode, but for BatchNorm, which always works on its running statistics."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -78,7 +79,7 @@ class QatNetwork(nn.Module):
         return self
 
     def quantizers(self) -> dict[str, ActivationQuantizer]:
-        """By the name of the tensor whose range they hold."""
+        """The quantizers of activations, by the name of the tensor whose range they hold."""
         return {m.tensor: m for m in self.modules() if isinstance(m, ActivationQuantizer)}
 
 
@@ -119,7 +120,7 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
 
 
 def write_floats(network: QatNetwork, floats: Path, destination: Path) -> None:
-    """``floats`` with the trained weights."""
+    """Write the float file ``floats``, with the weights of ``network`` in place of its own, to ``destination``."""
     model = read_unchecked(floats)
     found = {t.name: t for t in model.graph.initializer}
     for layer in network.layers:
@@ -134,7 +135,7 @@ def write_floats(network: QatNetwork, floats: Path, destination: Path) -> None:
 
 
 def write_ranges(network: QatNetwork, ranges: Path, destination: Path) -> None:
-    """Calibrated ``ranges`` (JSON, minmax) with the learned ones in their place."""
+    """Write the calibrated ``ranges`` (JSON, minmax), with the learned ones in their place, to ``destination``."""
     document = json.loads(ranges.read_text())
     for name, quantizer in network.quantizers().items():
         for end, value in zip(("lowest", "highest"), quantizer.limits(), strict=True):
@@ -209,7 +210,8 @@ def _layer(
     name: str, node: onnx.NodeProto, stored: Mapping[str, onnx.NodeProto], constants: Mapping[str, np.ndarray],
     values: Mapping[str, np.ndarray],
 ) -> _Layer:  # fmt: skip
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    """What is to be known of the layer that ``node`` is; raises QuantizeError where it cannot be trained."""
+    attributes = attributes_of(node)
     if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
         raise QuantizeError(f"{node.name} scales its product (alpha, beta): that cannot be trained in int8")
     dequantize = stored[node.input[1]]

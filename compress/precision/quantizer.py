@@ -1,4 +1,7 @@
-"""Quantizer: carried here."""
+"""ONNX Runtime's quantizer, as the stages need it: calibration, static and dynamic int8 of an ONNX file.
+
+What is left in float and why is decided here; the rewriting of the graph is ONNX Runtime's.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import attributes_of, graphs_in, graphs_inside
 from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.parity import open_session
 from compress.precision.calibration_samples import Batches
@@ -43,37 +47,28 @@ class Quantized:
 
 
 def quantizable_layers(path: Path) -> list[str]:
-    """Names of the nodes that int8 can speed up, in graph order: products with a constant weight."""
+    """The names of the nodes that int8 can speed up, in graph order: products with a constant weight.
+
+    Names as ``read_named`` gives them. Raises ModelError where the file cannot be read.
+    """
     return _quantizable(read_named(path))
 
 
 def has_matmul(path: Path) -> bool:
-    """Whether there is a matrix product with a constant weight: what dynamic int8 can work on."""
+    """Whether the file holds a matrix product with a constant weight, which is what dynamic int8 works on.
+
+    Raises ModelError where the file cannot be read.
+    """
     model = read_unchecked(path)
     constants = {t.name for t in model.graph.initializer}
     return any(n.op_type in ("MatMul", "Gemm") and n.input[1] in constants for n in model.graph.node)
 
 
-def _quantizable(model: onnx.ModelProto) -> list[str]:
-    constants = {t.name for t in model.graph.initializer}
-    return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
-
-
-def _constants(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that compute from constants alone: a recurrent layer's weights, put in order."""
-    known = {t.name for t in model.graph.initializer} | {""}
-    found = []
-    for node in model.graph.node:
-        # A random node has no inputs, an If has them inside.
-        inside = any(a.HasField("g") or a.graphs for a in node.attribute)
-        if (node.input or node.op_type == "Constant") and not inside and known.issuperset(node.input):
-            known.update(node.output)
-            found.append(node.name)
-    return found
-
-
 def read_named(path: Path) -> onnx.ModelProto:
-    """The model with a name for every node: layers are told apart by them, and ONNX does not ask for any."""
+    """The model in the file, with a name of its own for every node: layers go by them, and ONNX does not ask for any.
+
+    Raises ModelError where the file cannot be read.
+    """
     model = read_unchecked(path)
     seen: set[str] = set()
     for i, node in enumerate(model.graph.node):
@@ -92,7 +87,9 @@ def collect_ranges(
 ) -> None:
     """Run ``samples`` through the float model and write every tensor's range to ``path`` (JSON).
 
-    ``search`` tries percentiles in the format of ``capabilities`` and takes the one that leaves the smallest error.
+    ``samples``: arrays by input name, samples first. ``method``: ``minmax``, ``percentile`` (99.99 % of the values), or
+    ``search``, which tries those of PERCENTILES in the format of ``capabilities`` and takes the one that leaves the
+    smallest error. Raises QuantizeError where the model does not run.
     """
     from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
     from onnxruntime.quantization.quantize import save_tensors_data
@@ -143,17 +140,17 @@ def quantize_static(
     keep_float: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
 ) -> Quantized:
-    """Static int8 in QDQ form with the given ranges. ``only``: nothing but these nodes is quantized."""
+    """Write ``source`` in static int8, in QDQ form, to ``destination``.
+
+    ``ranges``: what ``collect_ranges`` wrote for ``source`` by ``method``. ``keep_float``: names of nodes that stay in
+    float; ``only``: if given, nothing but these nodes is quantized. Raises RequestError for a name that is no
+    quantizable layer, QuantizeError where there is none or the quantizer fails.
+    """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as rewrite
 
     model = read_named(source)
-    names = _quantizable(model)
-    unknown = [name for name in keep_float if name not in names]
-    if unknown:
-        raise RequestError(f"keep_float names {unknown}, which {source.name} lacks; it has {', '.join(names)}")
-    if not names:
-        raise QuantizeError(f"{source.name} has no convolution or matrix product to quantize")
+    names = _checked_layers(model, source.name, keep_float)
     activation = QuantType.QUInt8 if capabilities.int8_format == "u8s8" else QuantType.QInt8
     model, fences = fence(model, keep_float)
     # Recurrent layers have no static int8 kernel, and their weights must be constants (OpenVINO), not converted ones.
@@ -184,6 +181,17 @@ def quantize_static(
     return Quantized(destination, destination.stat().st_size, tuple(n for n in names if n not in kept), kept)
 
 
+def _checked_layers(model: onnx.ModelProto, name: str, keep_float: tuple[str, ...]) -> list[str]:
+    """The names of the layers that can be quantized; raises as ``quantize_static`` does."""
+    names = _quantizable(model)
+    unknown = [one for one in keep_float if one not in names]
+    if unknown:
+        raise RequestError(f"keep_float names {unknown}, which {name} lacks; it has {', '.join(names)}")
+    if not names:
+        raise QuantizeError(f"{name} has no convolution or matrix product to quantize")
+    return names
+
+
 def _is_wide_norm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     """Whether a LayerNorm has weights of several dimensions: ONNX Runtime's quantizer (1.31) fails at them."""
     if node.op_type != "LayerNormalization":
@@ -192,9 +200,11 @@ def _is_wide_norm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
 
 
 def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities) -> Quantized:
-    """Int8 weights, activations quantized at run time; matrix products only (dynamic convolutions are slow).
+    """Write ``source`` with int8 weights, and activations that are quantized at run time, to ``destination``.
 
-    A 2-D linear layer exports as Gemm, which the quantizer passes over in silence: it is rewritten first.
+    Matrix products only, since dynamic convolutions are slow. A 2-D linear layer exports as Gemm, which the quantizer
+    passes over in silence: it is rewritten first. Raises QuantizeError where there is no matrix product or the
+    quantizer fails.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as rewrite
@@ -223,13 +233,13 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
 
 
 def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every plain Gemm with a constant weight is MatMul + Add."""
+    """A copy of ``model`` in which every plain Gemm with a constant weight is a MatMul and, for a bias, an Add."""
     model = copy.deepcopy(model)
     tensors = {t.name: t for t in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     replaced: set[str] = set()
     for node in model.graph.node:
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        attributes = attributes_of(node)
         plain = (
             attributes.get("alpha", 1.0) == 1.0 and attributes.get("beta", 1.0) == 1.0 and not attributes.get("transA")
         )
@@ -253,6 +263,7 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
             )
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+    # By hand: onnx_ir's RemoveUnusedNodesPass would also remove what nothing read before.
     unused = replaced - _used(model.graph)
     for values in (model.graph.initializer, model.graph.input):
         kept = [value for value in values if value.name not in unused]
@@ -263,24 +274,25 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _used(graph: onnx.GraphProto) -> set[str]:
     """Names that nodes read, in inner graphs as well, or that are outputs."""
-    found = {value.name for value in graph.output}
-    for node in graph.node:
-        found.update(node.input)
-        for attribute in node.attribute:
-            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                found |= _used(inner)
+    found: set[str] = set()
+    for each in graphs_in(graph):
+        found.update(value.name for value in each.output)
+        found.update(name for node in each.node for name in node.input)
     return found
 
 
 def outputs(path: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The first output for ``samples``, in the batches that ``model`` takes."""
+    """The first output of the file for ``samples``, samples first, run in the batches that ``model`` takes."""
     session = open_session(path)
     return np.concatenate([session.run(None, batch)[0] for batch in Batches(model, samples)])
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The quantizer logs advice at warning level for every call, and the calibrators print what they do."""
+    """Nothing is logged below errors, and nothing printed, inside.
+
+    The quantizer logs advice at warning level for every call, and the calibrators print what they do.
+    """
     logger = logging.getLogger()
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -289,3 +301,22 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+def _quantizable(model: onnx.ModelProto) -> list[str]:
+    """As ``quantizable_layers``, of a model that has been read."""
+    constants = {t.name for t in model.graph.initializer}
+    return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
+
+
+def _constants(model: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that compute from constants alone: a recurrent layer's weights, put in order."""
+    known = {t.name for t in model.graph.initializer} | {""}
+    found = []
+    for node in model.graph.node:
+        # A random node has no inputs, an If has them inside.
+        inside = any(True for _ in graphs_inside(node))
+        if (node.input or node.op_type == "Constant") and not inside and known.issuperset(node.input):
+            known.update(node.output)
+            found.append(node.name)
+    return found

@@ -19,7 +19,6 @@ import onnx
 import targets
 from compress.onnx_files.exporting import check_folder
 from compress.onnx_files.graphs import load_model
-from compress.precision.calibration_samples import BATCH as BATCH
 from compress.precision.calibration_samples import named
 from compress.precision.quantizer import (
     Quantized,
@@ -53,7 +52,9 @@ def quantize(
     samples first, or a dict of them by input name; the static schemes need it. ``method``: ``minmax``,
     ``percentile`` or ``search`` (for the percentile with the smallest error). ``adaround``, ``correct_bias``:
     refinements before static int8.
-    Raises RequestError for what cannot be asked, QuantizeError where the quantizer fails.
+
+    Raises ModelError for a file that cannot be read, RequestError for what cannot be asked, QuantizeError where the
+    quantizer fails.
     """
     source, destination = Path(source), Path(destination)
     model = load_model(source)

@@ -129,6 +129,7 @@ def channel_step(schemes: Sequence[str], abilities: Abilities) -> int:
 
 
 def _step(schemes: Sequence[str], one: Capabilities) -> int:
+    """A step of widths that is good on one target."""
     steps = [one.channel_step] if {"fp32", "int8-dynamic", *STORED} & set(schemes) else []
     # A precision that is not searched there does not narrow the widths.
     if {"int8", "mixed", QAT} & {scheme for scheme in schemes if offers(scheme, one)}:

@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.onnx_files.contents import opset_of
 from targets.errors import QuantizeError
 
 VERSION = 1
@@ -32,15 +33,16 @@ _OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 def stored_model(
     model: onnx.ModelProto, scheme: str, name: str = "the model"
 ) -> tuple[onnx.ModelProto, tuple[str, ...]]:
-    """A copy with its weights stored as ``scheme`` says, and the names of the layers whose weights are integers now.
+    """(a copy of ``model`` with its weights stored as ``scheme`` says, names of the layers whose weights are integers).
 
-    ``name``: of the file, for errors. Raises QuantizeError where nothing would change.
+    ``scheme``: ``fp16``, ``int8-weights`` or ``int4-weights``; ``name``: of the file, for messages.
+    Raises QuantizeError where nothing would change.
     """
     model = copy.deepcopy(model)
     made: dict[str, Callable[[onnx.ModelProto], tuple[str, ...]]] = {
         "fp16": _half, "int8-weights": _eight_bits, "int4-weights": _four_bits,
     }  # fmt: skip
-    version = next((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), 1)
+    version = opset_of(model)
     if scheme == "int8-weights" and version < 13:
         raise QuantizeError(f"{name} is of opset {version}, int8-weights need 13; export it anew")
     before = model.SerializeToString(deterministic=True)
@@ -52,7 +54,10 @@ def stored_model(
 
 
 def write_stored(source: onnx.ModelProto, scheme: str, destination: Path, name: str = "the model") -> tuple[str, ...]:
-    """``store``, written to ``destination``; gives the layers."""
+    """Write what ``stored_model`` makes to ``destination``; returns the names of the layers that are integers now.
+
+    Raises as ``stored_model`` does.
+    """
     model, layers = stored_model(source, scheme, name)
     onnx.save(model, destination)
     return layers
@@ -145,9 +150,10 @@ def _four_bits(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def pack_four_bits(weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(inputs, outputs) -> what MatMulNBits reads: (outputs, blocks, 16) bytes of two values each, and scales.
+    """A weight (inputs, outputs) as MatMulNBits reads it: (outputs, blocks, 16) bytes of two values each, and scales.
 
-    w = scale * (level - 8) with levels from 0 to 15; the value of largest size in a block is hit exactly.
+    Scales are (outputs * blocks,). w = scale * (level - 8) with levels from 0 to 15; the value of largest size in a
+    block is hit exactly.
     """
     inputs, outputs = weight.shape
     count = -(-inputs // BLOCK)
@@ -167,6 +173,7 @@ def _weights(model: onnx.ModelProto) -> list[TensorProto]:
 
 
 def _put_first(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    """Put ``nodes`` before all others, in place."""
     rest = [copy.deepcopy(node) for node in graph.node]
     del graph.node[:]
     graph.node.extend([*nodes, *rest])

@@ -1,1 +1,1 @@
-"""Which channels of a network belong together, which matter least, and the surgery that takes them out."""
+"""What may be cut out of a network (groups of channels, residual blocks), what matters least, and the cut itself."""

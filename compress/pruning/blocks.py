@@ -1,9 +1,9 @@
 """Depth: residual blocks are dropped, so that their input passes alone and nothing of them is computed.
 
 ``find_blocks`` lists what can be dropped: a block must compute, without it, what the network does with the block's
-branch multiplied by zero, alone and all of them together. ``drop`` puts modules in their places that export to nothing:
-a block that is a module becomes its shortcut, the module that ends a branch a constant zero (added to the shortcut,
-which the exporter folds away). Names of the weights that stay do not change.
+branch multiplied by zero, alone and all of them together. ``drop_blocks`` puts modules in their places that export to
+nothing: a block that is a module becomes its shortcut, the module that ends a branch a constant zero (added to the
+shortcut, which the exporter folds away). Names of the weights that stay do not change.
 """
 
 from __future__ import annotations
@@ -19,14 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.running import as_inputs, few, tensors_in, unfused
-from compress.networks.running import repeatable as evaluating
+from compress.networks.running import as_inputs, few_samples, repeatable, tensors_in, unfused
 from compress.pruning.groups import Group, Groups
-from compress.tracing.residuals import Block, RecordedRun, candidate_blocks, zeroed
+from compress.tracing.residuals import Block, RecordedRun, possible_blocks, zeroed
 from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
-
-__all__ = ["Block", "Blocks", "drop_blocks", "find_blocks", "remaining", "without_blocks"]
 
 _TOLERANCE = 1e-4
 """Largest difference from the branch times zero, as a share of the largest output."""
@@ -34,7 +31,7 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Blocks:
-    """What residual blocks a network has."""
+    """The residual blocks of a network: those that can be dropped, and where others are."""
 
     removable: tuple[Block, ...]
     kept: tuple[tuple[str, str], ...]
@@ -78,15 +75,15 @@ def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
     inputs = as_inputs(example_inputs)
     try:
         network = copy.deepcopy(module).eval()
-        inputs = few(network, inputs)
+        inputs = few_samples(network, inputs)
         traced = copy.deepcopy(network)
-        with evaluating(traced):
+        with repeatable(traced):
             run = RecordedRun(traced, inputs)
     except Exception as error:
         raise TaskError(
             f"the model cannot be copied or does not run on example_inputs ({one_line(error, kind=True)})"
         ) from error
-    found, kept = candidate_blocks(run)
+    found, kept = possible_blocks(run)
     passed: list[Block] = []
     for block in found:
         why = _refusal(network, inputs, [block])
@@ -107,7 +104,7 @@ def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
 
 
 def without_blocks(module: nn.Module, blocks: Iterable[Block]) -> nn.Module:
-    """A copy of ``module`` without ``blocks``, modes kept."""
+    """A copy of ``module`` without ``blocks``, which were found for this network; modes and names of weights stay."""
     smaller = copy.deepcopy(module)
     for block in blocks:
         old = _present(smaller, block.name)
@@ -121,7 +118,7 @@ def without_blocks(module: nn.Module, blocks: Iterable[Block]) -> nn.Module:
 
 
 def remaining(groups: Groups, module: nn.Module) -> Groups:
-    """``groups`` of a network, as far as they are left in ``module``, which has lost blocks; names stay."""
+    """``groups`` of a network, as far as they are left in ``module``, which is it without some blocks; names stay."""
     held = {n for n, _ in module.named_parameters(remove_duplicate=False)}
     held |= {n for n, _ in module.named_buffers(remove_duplicate=False)}
     modules = {n for n, _ in module.named_modules()}
@@ -147,7 +144,7 @@ def _refusal(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Bl
     """Why the network without ``blocks`` is not the network with their branches times zero; None if it is."""
     try:
         smaller = without_blocks(network, blocks)
-        with evaluating(smaller), unfused():
+        with repeatable(smaller), unfused():
             found = tensors_in(smaller(*(t.clone() for t in inputs)))
     except Exception as error:
         return f"the network does not run without it ({one_line(error, kind=True)})"
@@ -195,7 +192,7 @@ def _remembered(old: nn.Module, to: Any) -> None:
 
 
 class _Gone(nn.Module):
-    """What stands where something was dropped."""
+    """Stands where something was dropped, and gives what code around it expects."""
 
     outputs: int
 
@@ -223,7 +220,7 @@ class _Shortcut(_Gone):
         self.train(old.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """The input of the same place."""
+        """The argument that is the shortcut, after what else the block does to it."""
         x = self._given(args, kwargs)[self.place]
         for name in self.tail:
             x = self.get_submodule(name)(x)
@@ -259,5 +256,5 @@ class _Pass(_Gone):
         self.train(old.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Its first input: nothing reads it."""
+        """Its first input, unchanged, since nothing reads it."""
         return self._given(args, kwargs)[0]

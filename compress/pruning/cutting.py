@@ -30,7 +30,7 @@ _COMPUTED = "its weight is computed from others"
 
 
 def side_of(layer: nn.Module, leaf: str, dim: int) -> Side:
-    """Whether the dimension of a layer's tensor of that name reads channels or makes them."""
+    """Whether dimension ``dim`` of the tensor ``leaf`` of ``layer`` reads channels or makes them."""
     if isinstance(layer, _ConvNd) and leaf == "weight" and not is_depthwise(layer):
         return "in" if dim == (0 if isinstance(layer, _ConvTransposeNd) else 1) else "out"
     if isinstance(layer, nn.Bilinear):
@@ -45,7 +45,7 @@ def is_depthwise(layer: nn.Module) -> bool:
 
 
 def why_uncuttable(layer: nn.Module, leaf: str) -> str | None:
-    """Why a tensor of that name in ``layer`` cannot be cut, as far as the layer's kind tells."""
+    """Why the tensor ``leaf`` of ``layer`` cannot be cut, as far as the layer's kind tells; None if it can."""
     if isinstance(layer, _ConvNd | nn.Linear | _NormBase | nn.Embedding) and leaf not in (
         "weight", "bias", "running_mean", "running_var",
     ):  # fmt: skip
@@ -54,7 +54,7 @@ def why_uncuttable(layer: nn.Module, leaf: str) -> str | None:
 
 
 def tensor_named(module: nn.Module, name: str) -> Tensor:
-    """The parameter or buffer of that qualified name. Raises Unsupported."""
+    """The parameter or buffer of that qualified name; raises Unsupported where it is neither."""
     parent, _, leaf = name.rpartition(".")
     found = getattr(module.get_submodule(parent), leaf)
     if not isinstance(found, Tensor):
@@ -63,7 +63,7 @@ def tensor_named(module: nn.Module, name: str) -> Tensor:
 
 
 def channels_at(module: nn.Module, place: Place) -> int:
-    """Number of channels along ``place``."""
+    """The number of channels along ``place``; raises Unsupported for a place that cannot be cut."""
     name, dim, grouped = place
     if grouped:
         layer = module.get_submodule(name.rpartition(".")[0])
@@ -74,7 +74,7 @@ def channels_at(module: nn.Module, place: Place) -> int:
 
 
 def positions(removed: Iterable[tuple[Group, Sequence[int]]]) -> dict[Place, set[int]]:
-    """Where the given channels of the groups sit."""
+    """{place: the positions along it} that the given channels of the groups sit at, in original indices."""
     gone: dict[Place, set[int]] = defaultdict(set)
     for group, channels in removed:
         chosen = set(channels)
@@ -86,7 +86,10 @@ def positions(removed: Iterable[tuple[Group, Sequence[int]]]) -> dict[Place, set
 
 
 def cut(module: nn.Module, removed: Iterable[tuple[Group, Sequence[int]]]) -> None:
-    """Remove channels (of each group, in the network's original indices) from ``module``, in place."""
+    """Remove the given channels of each group (in the network's original indices) from ``module``, in place.
+
+    Raises Unsupported for what is not known how to be cut.
+    """
     removed = list(removed)
     gone = positions(removed)
     take(module, {place: [i for i in range(channels_at(module, place)) if i not in out] for place, out in gone.items()})
@@ -138,7 +141,7 @@ def duplicate(module: nn.Module, twins: Iterable[tuple[Group, Mapping[int, int]]
 def permute(module: nn.Module, orders: Iterable[tuple[Group, Sequence[int]]], *, root_only: bool = False) -> None:
     """Reorder each group's channels in ``module``, in place: channel k becomes the old channel ``order[k]``.
 
-    ``root_only`` does it in the root layer alone, which breaks the network: a control for the gate.
+    ``root_only`` does it in the root layer alone, which breaks the network: a control for the permutation check.
     Raises Unsupported if some channels sit in more places than others.
     """
     moves: dict[Place, list[int]] = {}
@@ -203,6 +206,7 @@ def turn(module: nn.Module, knob: Knob, left: int, channels: int) -> None:
 
 
 def _turned(knob: Knob, old: Any, left: int, channels: int) -> int:
+    """The new value of the number ``old``. Raises Unsupported where that is not whole."""
     if old is None or (not knob.each and old * left % channels):
         raise Unsupported(f"{knob.attribute} of {knob.module!r} does not stay a whole number")
     return int(old - (channels - left) * knob.each if knob.each else old * left // channels)
@@ -211,6 +215,7 @@ def _turned(knob: Knob, old: Any, left: int, channels: int) -> int:
 def _selected(
     old: Tensor, dim: int, order: Sequence[int], done: dict[tuple[int, int, tuple[int, ...]], tuple[Tensor, Tensor]]
 ) -> Tensor:
+    """The positions ``order`` of ``old`` along ``dim``, made once for all layers that share it."""
     key = (id(old), dim, tuple(order))
     if key not in done:
         picked = old.detach().index_select(dim, torch.tensor(order, dtype=torch.long, device=old.device))
@@ -233,6 +238,7 @@ def _selected_by_group(weight: Tensor, groups: int, channels: int, order: Sequen
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
+    """``new`` as a parameter where ``old`` is one."""
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 

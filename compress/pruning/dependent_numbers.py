@@ -2,7 +2,7 @@
 
 Found, not asked for: whole numbers in the modules around a group's layers, or in the source of their methods, that
 equal one of its sizes, or the width of a tensor of which its channels are a part. Which of them really belong to it,
-the gate decides: a wrong one breaks the network or changes its output.
+the permutation check decides: a wrong one breaks the network or changes its output.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _MOST = 8
 """More candidates than these are not tried in pairs: a number that common says nothing."""
 
 
-def candidate_knobs(module: nn.Module, group: Group) -> Iterator[tuple[Knob, ...]]:
+def possible_knobs(module: nn.Module, group: Group) -> Iterator[tuple[Knob, ...]]:
     """Sets of knobs worth trying for ``group``: each alone, all together, in twos; attributes before source."""
     found = _matching(module, group)
     held = [knob for knob in found if not knob.written]

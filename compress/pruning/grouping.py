@@ -1,9 +1,10 @@
-"""Which channels of a network belong together: found by following them through one run, checked by the gate.
+"""Which channels of a network belong together: found by following them through one run, then put to a check.
 
-``tracing.py`` says what every position of every parameter stands for. Here that becomes groups: for each layer, the
-channels it makes, and for each of those everything that has to go with it. The gate then tries to refute them.
+The tracing of channels says what every position of every parameter stands for. Here that becomes groups: for each
+layer, the channels it makes, and for each of those everything that has to go with it. The permutation check then tries
+to refute them.
 
-A layer whose channels cannot go, that the gate refutes, or that is not supported keeps its width, and the reason is
+A layer whose channels cannot go, that the check refutes, or that is not supported keeps its width, and the reason is
 given: nothing is left alone in silence.
 """
 
@@ -21,21 +22,20 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from compress.networks.plain_copies import without_computed_weights
-from compress.networks.running import as_inputs, few, forward
+from compress.networks.running import as_inputs, few_samples, forward
 from compress.pruning.cutting import is_depthwise, side_of, why_uncuttable
 from compress.pruning.groups import Group, Groups, Slot, Unsupported, owner_of
 from compress.pruning.narrow_attention import adapt
 from compress.pruning.permutation_check import PermutationCheck
 from compress.pruning.prunable_groups import select_prunable
 from compress.tracing.channels import OUTPUT, trace_channels
-from compress.tracing.labels import FIXED, Axis, Removal, Trace
+from compress.tracing.labels import FIXED, Axis, ChannelTrace, Removal
 from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
 
 _MOST_PARTS = 4
 _HEADS = "heads"
 """Ends the name of a group of whole heads."""
-__all__ = ["find_groups"]
 
 
 def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, keep: Iterable[str] = ()) -> Groups:
@@ -51,13 +51,13 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     asked = _check_keep(module, keep)
     found = _found(module, inputs)
     kept = dict(found.kept)
-    candidates = []
+    groups = []
     for group in found.groups:
         if any(_within(owner, name) for owner in group.owners() for name in asked):
             kept[group.name] = "asked to keep"
         else:
-            candidates.append(group)
-    prunable, refused = select_prunable(found.module, PermutationCheck(module, inputs), candidates, found.parts)
+            groups.append(group)
+    prunable, refused = select_prunable(found.module, PermutationCheck(module, inputs), groups, found.parts)
     for name, why in refused.items():
         kept.setdefault(name, why)
     kept = _worth_saying(kept, prunable)
@@ -119,7 +119,7 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
         ) from error
     adapt(copied)
     try:
-        seen = trace_channels(copied, few(copied, inputs))
+        seen = trace_channels(copied, few_samples(copied, inputs))
     except Exception as error:
         why = f"the network could not be traced ({one_line(error, kind=True)})"
         return _Found(copied, [], {name: why for name, layer in module.named_modules() if _has_width(layer)})
@@ -133,7 +133,7 @@ def _has_width(layer: nn.Module) -> bool:
 class _Builder:
     """From labels to groups."""
 
-    def __init__(self, module: nn.Module, seen: Trace) -> None:
+    def __init__(self, module: nn.Module, seen: ChannelTrace) -> None:
         self.module, self.seen = module, seen
         for axis in seen.axes:
             parent, _, leaf = axis.tensor.rpartition(".")

@@ -1,4 +1,4 @@
-"""Groups: carried here."""
+"""Dependency groups as plain data: which channels can only be cut together, and where they sit in a network."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal
 
 Side = Literal["out", "in"]
 """Whether a tensor makes (or carries) the channels, or reads them."""
+Place = tuple[str, int, bool]
+"""Tensor, dimension, whether grouped: a channel axis of the network."""
 
 
 class Unsupported(Exception):
@@ -42,7 +44,7 @@ class Knob:
     place: int | None = None
     """Its place in the attribute, where that is a tuple; in the source, where it is written there."""
     written: bool = False
-    """Whether ``attribute`` is a method that has the number in its source (``literals.py``)."""
+    """Whether ``attribute`` is a method that has the number in its source (``source_numbers.py``)."""
     each: int = 0
     """What each channel takes from it; 0 where it is scaled: it counts nothing but the group's channels."""
 
@@ -83,18 +85,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Groups:
-    """What of a network may be cut, and what not, and why."""
+    """The groups of a network that may be cut, and the layers whose widths stay."""
 
     prunable: tuple[Group, ...]
     kept: tuple[tuple[str, str], ...]
     """(name of a layer, why its width stays), in module order."""
 
 
-Place = tuple[str, int, bool]
-"""Tensor, dimension, whether grouped: a channel axis of the network."""
-
-
 def owner_of(slot: Slot) -> str:
-    """The layer the slot's tensor belongs to; the tensor itself where it is a bare one."""
+    """The name of the layer that the slot's tensor belongs to; the tensor's own where it belongs to no layer."""
     leaf = slot.tensor.rpartition(".")[2]
     return slot.layer if slot.layer and leaf.startswith(("weight", "bias", "in_proj_", "running_")) else slot.tensor

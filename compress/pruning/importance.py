@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from compress.networks.running import evaluating
 from compress.pruning.cutting import tensor_named
 from compress.pruning.groups import Group, Groups, Slot, owner_of
 from targets.errors import SpaceError
@@ -37,7 +38,7 @@ IMPORTANCES = ("l2", "l1", "bn", "fpgm", "random")
 
 
 def scores(module: nn.Module, group: Group, importance: Importance) -> list[float]:
-    """Importance of each channel of ``group``; raises SpaceError where a mapping does not fit it."""
+    """The importance of each channel of ``group``, in its order; raises SpaceError where a mapping does not fit it."""
     if isinstance(importance, Mapping):
         given = [float(x) for x in importance.get(group.name, ())]
         if len(given) != group.channels or any(x != x for x in given):
@@ -94,13 +95,12 @@ def taylor(
     """
     held = {name: p for name, p in module.named_parameters(remove_duplicate=False) if p.is_floating_point()}
     wanted = {p: p.requires_grad for p in held.values()}
-    modes = {m: m.training for m in module.modules()}
     total = {group.name: torch.zeros(group.channels, dtype=torch.float64) for group in groups.prunable}
-    module.eval()
     try:
         for parameter in wanted:
             parameter.requires_grad_(True)
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):  # its RNNs have no gradients in eval mode
+        # cuDNN's recurrent layers have no gradients in eval mode.
+        with evaluating(module), torch.enable_grad(), torch.backends.cudnn.flags(enabled=False):
             for inputs, labels in batches:
                 outputs = module(*(inputs if isinstance(inputs, tuple | list) else (inputs,)))
                 found = torch.autograd.grad(loss(outputs, labels), list(wanted), allow_unused=True)
@@ -110,8 +110,6 @@ def taylor(
     finally:
         for parameter, before in wanted.items():
             parameter.requires_grad_(before)
-        for m, mode in modes.items():
-            m.training = mode
     return {name: values.tolist() for name, values in total.items()}
 
 

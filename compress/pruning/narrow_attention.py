@@ -79,7 +79,7 @@ class NarrowAttention(nn.Module):
         return tuple(F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
 
     def _mask(self, scores: Tensor, attn_mask: Tensor | None, key_padding_mask: Tensor | None) -> Tensor | None:
-        """Both masks as one summand of the scores (batch, heads, queries, keys)."""
+        """Both masks as one summand of the scores (batch, heads, queries, keys); None where neither is given."""
         masks = []
         for mask in (attn_mask, key_padding_mask):
             if mask is None:

@@ -1,12 +1,13 @@
-"""The gate: is a group of channels really one, and does cutting it do what is meant? Wrong ones export cleanly.
+"""The permutation check: is a group of channels really one, and does cutting it do what is meant?
 
-Three tests, each of which a wrong index fails. The order of channels inside a network means nothing: permute a group
-consistently in every tensor that it claims to be in, and the output must not change. The group is really cut, and the
-network must still run and give outputs of the same shape: a group that changes the output's shape is the output
-layer. And what is cut must compute what the whole network does when these channels are neither made nor read; where
-something normalises over them (zeros would count), when they are copies of channels that stay, which nothing reads.
+Without it wrong groups would go unnoticed: their networks run and export cleanly. There are three tests, each of which
+a wrong index fails. The order of channels inside a network means nothing: permute a group consistently in every tensor
+that it claims to be in, and the output must not change. The group is really cut, and the network must still run and
+give outputs of the same shape: a group that changes the output's shape is the output layer. And what is cut must
+compute what the whole network does when these channels are neither made nor read; where something normalises over them
+(zeros would count), when they are copies of channels that stay, which nothing reads.
 
-The gate must be able to see. So it runs on a copy in float64, with norms (weight 1, bias 0 in a fresh network, which
+The check must be able to see. So it runs on a copy in float64, with norms (weight 1, bias 0 in a fresh network, which
 hides mix-ups) and constant weights made random; and it compares with a control: the same permutation of the root
 layer alone, which breaks the network. Right groups differ by rounding, about 1e-13 of what the control does; wrong
 ones by about as much as the control.
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from compress.networks.running import few, forward
+from compress.networks.running import few_samples, forward
 from compress.pruning.cutting import cut, duplicate, permute, zero
 from compress.pruning.groups import Group
 from compress.pruning.narrow_attention import adapt
@@ -41,28 +42,32 @@ from compress.values.error_lines import one_line
 BLOCKS = 16
 """Finest division into blocks that is tried: beyond it a group is not worth cutting."""
 UNEQUAL = "removing channels is not the same as their not being there"
+"""Begins the reason of a group whose cut runs but computes something else."""
 _SEEDS = (0, 1, 2)
 
 
 @dataclass(frozen=True)
 class CheckedGroup:
-    """``reason`` is None where the group may be cut, with blocks as in ``group.multiple``."""
+    """A group after its check: ``reason`` is why it may not be cut; None if it may be, in ``group.multiple`` blocks."""
 
     group: Group
     reason: str | None
 
 
 class PermutationCheck:
-    """Judges the dependency groups of one network, on randomised copies of it; the network is untouched."""
+    """Checks the dependency groups of one network, on randomised copies of it; the network is untouched.
+
+    ``module`` must be in eval mode; ``inputs``: the arguments of its forward.
+    """
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self._copies: dict[int, tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]] = {}
-        self._source = (module, few(module, inputs))
+        self._source = (module, few_samples(module, inputs))
         self._exact = True
         """Whether the copies are in float64."""
 
     def checked(self, group: Group) -> CheckedGroup:
-        """The first division into blocks that ``group`` passes with, or why it passes with none."""
+        """``group`` in the fewest blocks that it passes with; as it is, with the reason, if it passes with none."""
         first = None
         for multiple in _divisions(group):
             divided = replace(group, multiple=multiple)
@@ -185,7 +190,10 @@ class PermutationCheck:
 
 
 def randomise(module: nn.Module, seed: int, *, everything: bool = False) -> None:
-    """Make norms and constant weights (or ``everything``) random, in place, so that no two channels are alike."""
+    """Make norms and constant weights random, in place, so that no two channels are alike.
+
+    ``everything``: all weights of two dimensions or more as well.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def uniform(tensor: Tensor, low: float, high: float) -> None:

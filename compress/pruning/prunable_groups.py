@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import nn
 
-from compress.pruning.dependent_numbers import candidate_knobs
+from compress.pruning.dependent_numbers import possible_knobs
 from compress.pruning.groups import Group, Slot, owner_of
 from compress.pruning.permutation_check import UNEQUAL, CheckedGroup, PermutationCheck
 from compress.tracing.channels import OUTPUT
@@ -23,10 +23,10 @@ _MOST_PARTS = 4
 def select_prunable(
     module: nn.Module,
     check: PermutationCheck,
-    candidates: Sequence[Group],
+    groups: Sequence[Group],
     parts: Mapping[str, Sequence[Sequence[int]]],
 ) -> tuple[list[Group], dict[str, str]]:
-    """Those of ``candidates`` that may be cut, all of them together, and {name: why not} of the others.
+    """Those of ``groups`` that may be cut, all of them together, and {name: why not} of the others.
 
     ``parts``: {group's name: its channels, part by part} where the network divides them in unequal parts; such a group
     is tried part by part first. If groups pass alone but not together, as many are taken, in order, as go together.
@@ -34,7 +34,7 @@ def select_prunable(
     passed: list[Group] = []
     kept: dict[str, str] = {}
     failed: list[Group] = []
-    for group in candidates:
+    for group in groups:
         tried = [_checked(module, check, part) for part in _divided(group, parts.get(group.name, ()))]
         if tried and all(found.reason is None for found in tried):
             passed += [found.group for found in tried]
@@ -71,7 +71,7 @@ def _checked(module: nn.Module, check: PermutationCheck, group: Group) -> Checke
     first = best = check.checked(group)
     if first.reason is None or first.reason == OUTPUT:
         return first
-    for knobs in candidate_knobs(module, group):
+    for knobs in possible_knobs(module, group):
         found = check.checked(replace(group, knobs=knobs))
         if found.reason is None:
             return found

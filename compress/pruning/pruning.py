@@ -1,9 +1,8 @@
 """Structured pruning in one shot: remove the least important channels, get a smaller network that computes the rest.
 
-``prune`` plans a width for every group (``widths.py``), ranks its channels, cuts all groups at once in a copy
-(``cutting.py``), and checks what came out: narrower as planned, fewer parameters, finite outputs of the same shape.
-
-How channels are ranked stands in ``ranking.py``.
+``prune`` plans a width for every group (``widths.py``), ranks its channels (``importance.py``), cuts all groups at once
+in a copy (``cutting.py``), and checks what came out: narrower as planned, fewer parameters, finite outputs of the same
+shape.
 """
 
 from __future__ import annotations
@@ -27,7 +26,8 @@ from compress.pruning.widths import check_ratio, check_step, realise
 from compress.values.error_lines import one_line
 from targets.errors import PruneError, SpaceError
 
-__all__ = ["Pruned", "group_named", "prune"]
+Plan = list[tuple[Group, tuple[int, ...]]]
+"""What to remove of each group, in the order of the groups; an empty tuple leaves it whole."""
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,18 @@ def prune(
     allocation: Allocation = "uniform",
     groups: Groups | None = None,
 ) -> Pruned:
-    """Remove channels of ``module``; it is untouched, and its modes, device, dtype and ``requires_grad`` are kept.
-    Weights that it computes (weight norm, spectral norm, masks) become ordinary ones, as they are now.
+    """Remove channels from a copy of ``module``, which is itself untouched.
+
+    Modes, device, dtype and ``requires_grad`` are kept. Weights that it computes (weight norm, spectral norm, masks)
+    become ordinary ones, as they are now.
 
     ``example_inputs``: a tensor or a tuple of tensors, batch first, on the module's device.
     ``ratio``: share of channels to remove, in [0, 1): of every prunable group, or {layer: ratio}, the others then
     staying whole; a group goes by the name of any layer whose width it is. ``step``: round widths to multiples of it.
     ``keep``: layers, or modules with all their layers, whose widths stay.
     ``widths``: instead of ``ratio``, {layer: channels to leave}. ``removed``: instead of both, {layer: channels to
-    remove}, as in ``Pruned.removed``. ``importance``: how channels are ranked, see ``ranking.py``; or {group: score of
-    each channel}. ``allocation``: "global" takes ``ratio`` of all channels, the least important wherever they are.
+    remove}, as in ``Pruned.removed``. ``importance``: how channels are ranked, see ``importance.py``; or {group: score
+    of each channel}. ``allocation``: "global" takes ``ratio`` of all channels, the least important wherever they are.
     ``groups``: what ``find_groups`` found for this module, to save finding it again.
 
     Raises SpaceError for a ratio, width, step or name that does not fit, PruneError if the result is not as planned,
@@ -77,14 +79,11 @@ def prune(
     """
     inputs, module = as_inputs(example_inputs), with_ordinary_weights(module)
     check_step(step)
-    if isinstance(importance, str) and importance not in IMPORTANCES:
-        raise SpaceError(f"importance {importance!r} is not known: use {', '.join(map(repr, IMPORTANCES))}")
-    if allocation not in ALLOCATIONS:
-        raise SpaceError(f"allocation {allocation!r} is not known: use {' or '.join(map(repr, ALLOCATIONS))}")
-    if widths is not None and removed is not None:
-        raise SpaceError("widths and removed are both given: give one of them")
     if not isinstance(ratio, Mapping):
         check_ratio(ratio)
+    _check_choices(importance, allocation)
+    if widths is not None and removed is not None:
+        raise SpaceError("widths and removed are both given: give one of them")
     groups = find_groups(module, inputs, keep=keep) if groups is None else _without(groups, keep)
     _check_groups(module, groups)
     if allocation == "global" and not isinstance(ratio, Mapping) and widths is None and removed is None:
@@ -129,8 +128,12 @@ def group_named(groups: Groups, name: str) -> Group:
     raise SpaceError(f"{name!r} is no layer that can be pruned; {'close ones' if close else 'those are'}: {hint}")
 
 
-Plan = list[tuple[Group, tuple[int, ...]]]
-"""What to remove of each group, in the order of the groups; an empty tuple leaves it whole."""
+def _check_choices(importance: Importance, allocation: Allocation) -> None:
+    """Raise SpaceError for a way of ranking or of allocating that is not known."""
+    if isinstance(importance, str) and importance not in IMPORTANCES:
+        raise SpaceError(f"importance {importance!r} is not known: use {', '.join(map(repr, IMPORTANCES))}")
+    if allocation not in ALLOCATIONS:
+        raise SpaceError(f"allocation {allocation!r} is not known: use {' or '.join(map(repr, ALLOCATIONS))}")
 
 
 def _plan_ratios(
@@ -175,7 +178,7 @@ def _plan_removed(groups: Groups, removed: Mapping[str, Sequence[int]]) -> Plan:
 
 
 def _by_group(groups: Groups, asked: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """Values by the group's name; raises SpaceError for unknown names and for two values for one group."""
+    """What is ``asked``, by the group's name; raises SpaceError for unknown names and for two values for one group."""
     found: dict[str, Any] = {}
     for name, value in asked.items():
         group = group_named(groups, name)
@@ -230,7 +233,7 @@ def _cut_and_checked(module: nn.Module, inputs: tuple[Tensor, ...], plan: Plan) 
 
 
 def _without(groups: Groups, keep: Iterable[str]) -> Groups:
-    """``groups`` with those left out that ``keep`` names."""
+    """``groups`` without those that ``keep`` names, which are kept with that reason."""
     names = (keep,) if isinstance(keep, str) else tuple(keep)
     if not names:
         return groups

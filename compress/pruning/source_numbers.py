@@ -38,7 +38,10 @@ def numbers(kind: type) -> list[tuple[str, int, int]]:
 
 
 def put(module: Any, method: str, which: int, value: int) -> None:
-    """Make a number of one of the methods of ``module`` another, in place, for this module alone."""
+    """Replace a number in the source of one of the methods of ``module`` by ``value``, for this module alone.
+
+    ``method``, ``which``: as ``numbers`` gives them. Raises RuntimeError where the source is not there any more.
+    """
     base, edits = vars(type(module)).get(_EDITED, (type(module), ()))
     new = {(m, w): v for m, w, v in edits} | {(method, which): value}
     module.__class__ = _edited(base, tuple(sorted((m, w, v) for (m, w), v in new.items())))

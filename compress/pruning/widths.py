@@ -13,9 +13,19 @@ from collections.abc import Mapping, Sequence
 
 from targets.errors import SpaceError
 
+MOST_RATIO = 0.95
+"""The largest share of its channels that ``evened`` gives a group to lose."""
+_TILT = 0.01
+"""Damage that is added for each share, so that curves which are flat rise as well."""
+_NOTHING = 1e-12
+"""Damage up to this is taken for none."""
+
 
 def check_ratio(ratio: float, name: str = "") -> float:
-    """The ratio itself if it is in [0, 1); raises SpaceError otherwise (NaN and non-numbers included)."""
+    """The pruning ratio itself if it is in [0, 1); raises SpaceError otherwise (NaN and non-numbers included).
+
+    ``name``: whose ratio it is, for the message.
+    """
     if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
         of = f" of {name!r}" if name else ""
         raise SpaceError(f"pruning ratio{of} is {ratio!r}: it must be in [0, 1), the share of channels to remove")
@@ -35,6 +45,11 @@ def ladder(channels: int, step: int = 1, multiple: int = 1) -> range:
     They are the multiples of both ``step`` (a wish: latency falls there) and ``multiple`` (a must: grouped
     convolutions, GroupNorm, heads). Where no multiple of both fits, the wish gives way.
     A step greater than ``channels`` leaves nothing but ``channels``.
+
+    >>> list(ladder(64, step=16))
+    [16, 32, 48]
+    >>> list(ladder(40, step=16, multiple=10))  # no multiple of both is below 40: the wish gives way
+    [10, 20, 30]
     """
     unit = math.lcm(step, multiple)
     if unit > channels >= step:
@@ -50,6 +65,13 @@ def realise(channels: int, ratio: float, step: int = 1, multiple: int = 1) -> in
 
     Raises SpaceError if ``ratio`` is not in [0, 1), ``step`` is below 1, or ``channels`` is not a positive multiple
     of ``multiple``.
+
+    >>> realise(64, 0.3)
+    45
+    >>> realise(64, 0.3, step=16)
+    48
+    >>> realise(32, 0.7, step=16)
+    16
     """
     check_ratio(ratio)
     check_step(step)
@@ -66,13 +88,6 @@ def realise(channels: int, ratio: float, step: int = 1, multiple: int = 1) -> in
     return above if above - wanted <= wanted - below + 1e-9 * channels else below
 
 
-MOST_RATIO = 0.95
-"""No group is given a larger share to lose."""
-_TILT = 0.01
-_NOTHING = 1e-12
-"""Damage that is none."""
-
-
 def evened(
     curves: Mapping[str, Sequence[tuple[float, float]]], channels: Mapping[str, int], ratio: float
 ) -> dict[str, float]:
@@ -80,6 +95,11 @@ def evened(
 
     ``curves``: group -> measured (share removed, damage), in ascending order of the share; in between and beyond, the
     damage is taken to go on in straight lines, and never to fall. What costs nothing goes first.
+
+    >>> curves = {"first": [(0.5, 0.1)], "second": [(0.5, 0.3)]}
+    >>> shares = evened(curves, {"first": 32, "second": 32}, ratio=0.4)
+    >>> {name: round(share, 2) for name, share in shares.items()}
+    {'first': 0.6, 'second': 0.2}
     """
     whole = {name: _rising(points) for name, points in curves.items()}
     worst = max((points[-1][1] for points in whole.values()), default=0.0)
@@ -100,7 +120,7 @@ def evened(
 
 
 def _rising(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The curve from (0, 0) to the largest share, monotone."""
+    """The curve from (0, 0) to the share MOST_RATIO, which never falls."""
     found = [(0.0, 0.0)]
     for share, damage in points:
         found.append((share, max(damage, found[-1][1])))

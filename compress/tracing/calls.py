@@ -1,4 +1,4 @@
-"""One operator of a run, as the rules see it: its arguments by name, their labels, and what it gave."""
+"""One call of an operator in a run that is followed: what the rules for labels are given to work with."""
 
 from __future__ import annotations
 
@@ -8,23 +8,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from compress.tracing.labels import FIXED, Atoms, Labels, Trace
+from compress.tracing.labels import FIXED, Atoms, ChannelTrace, Labels
 
 
 class Followed(Protocol):
-    """What the rules need of the run that they are part of."""
+    """What the rules need of the run that the call is part of."""
 
-    found: Trace
+    found: ChannelTrace
+    """What has been seen so far."""
     atoms: Atoms
     names: dict[int, list[str]]
-    """Of parameters and buffers, by their id."""
+    """Qualified names of parameters and buffers, by the id of the tensor."""
 
     def labels(self, tensor: Tensor) -> Labels:
-        """Those of ``tensor``."""
+        """The labels of each dimension of ``tensor``."""
 
 
 class OperatorCall:
-    """One operator with its arguments by name, and what it gave."""
+    """One call of an operator: its arguments by name, and the tensors that it gave."""
 
     def __init__(
         self, mode: Followed, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]
@@ -40,17 +41,17 @@ class OperatorCall:
         self.pointwise = torch.Tag.pointwise in func.tags
 
     def tensors(self) -> list[Tensor]:
-        """All tensor arguments, lists included."""
+        """All arguments that are tensors, those in lists included, in the order of the operator's schema."""
         values = [self.args.get(name) for name in self.order]
         flat = [v for value in values for v in (value if isinstance(value, tuple | list) else (value,))]
         return [v for v in flat if isinstance(v, Tensor)]
 
     def of(self, name: str) -> Labels:
-        """Labels of the tensor argument ``name``."""
+        """The labels of the argument ``name``, which must be a tensor."""
         return self.mode.labels(self.args[name])
 
     def unknown(self) -> list[Labels]:
-        """Freeze whatever reaches this operator."""
+        """Labels of the outputs of an operator that cannot be followed: fixed, and all that reaches it is frozen."""
         for tensor in self.tensors():
             for label in self.mode.labels(tensor):
                 self.atoms.freeze(
@@ -59,9 +60,9 @@ class OperatorCall:
         return [[np.full(n, FIXED) for n in t.shape] for t in self.outputs]
 
     def fixed(self, output: int = 0) -> Labels:
-        """Labels of an output none of whose dimensions hold channels."""
+        """Labels for the output of that number if none of its dimensions holds channels."""
         return [np.full(n, FIXED) for n in self.outputs[output].shape]
 
     def mix(self, label: np.ndarray) -> None:
-        """Note that a dimension was normalised or averaged over."""
+        """Note that the dimension with the labels ``label`` was normalised or averaged over."""
         self.mode.found.mixed.append(label)

@@ -1,42 +1,35 @@
 """Runs a network once and follows the channels of its parameters through every operator.
 
 A dispatch mode sees each operator that torch really executes, below modules, functional calls and the fused forms of
-recurrent and attention layers. The rules (``channel_rules.py``) label its results (``channel_labels.py``).
+recurrent and attention layers. The rules (``rules.py``) label its results (``labels.py``).
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from compress.networks.running import tensors_in
+from compress.networks.running import tensors_in, unfused
 from compress.tracing.calls import OperatorCall
-from compress.tracing.labels import FIXED, FREE, Axis, Labels, Trace
+from compress.tracing.labels import FIXED, FREE, Axis, ChannelTrace, Labels
 from compress.tracing.rules import output_labels
 
 OUTPUT = "output layer"
+"""Why the channels of a network's outputs cannot go."""
 
 
-def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
-    """Follow the channels of ``module`` (in eval mode) for ``inputs``; raises what its forward raises."""
+def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelTrace:
+    """What a run of ``module`` on ``inputs`` shows of its channels; raises what its forward raises.
+
+    ``module`` must be in eval mode; ``inputs``: the arguments of its forward.
+    """
     mode = _Mode(module, inputs)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own switches
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            # No fused kernels: their parts are what is to be seen.
-            with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), mode:
-                outputs = module(*inputs)
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
+    with unfused(), mode:
+        outputs = module(*inputs)
     mode.note_unused()
     for tensor in tensors_in(outputs):
         for label in mode.labels(tensor):
@@ -45,9 +38,11 @@ def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> Trace:
 
 
 class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Labels the dimensions of parameters, buffers and inputs, and then of what each operator makes of them."""
+
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found = Trace()
+        self.found = ChannelTrace()
         self.atoms = self.found.atoms
         self._labels: Any = WeakTensorKeyDictionary()
         self.names: dict[int, list[str]] = {}
@@ -64,12 +59,12 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.names.setdefault(id(tensor), []).append(name)
 
     def labels(self, tensor: Tensor) -> Labels:
-        """Those of ``tensor``; a constant made on the way is free."""
+        """The labels of ``tensor``; a constant made on the way is free."""
         known: Labels | None = self._labels.get(tensor)
         return [np.full(n, FREE) for n in tensor.shape] if known is None else known
 
     def note_unused(self) -> None:
-        """Freeze the parameters that no operator took."""
+        """Freeze the channels of parameters that no operator has taken."""
         names = {name for key in self.names.keys() & self.used for name in self.names[key]}
         for axis in self.found.axes:
             if axis.tensor not in names:

@@ -44,7 +44,7 @@ class Atoms:
         """Atom -> why it cannot go. Not every atom of its class is a key; see ``reasons``."""
 
     def fresh(self, n: int) -> np.ndarray:
-        """``n`` atoms that nothing is known of."""
+        """(n,) new atoms, of which nothing is known yet."""
         while self._count + n > len(self._parent):
             self._parent = np.concatenate([self._parent, np.zeros_like(self._parent)])
         found = np.arange(self._count, self._count + n)
@@ -53,7 +53,7 @@ class Atoms:
         return found
 
     def find(self, atoms: np.ndarray) -> np.ndarray:
-        """The representative of each; FREE stays FREE."""
+        """For each atom the representative of those it is united with; FREE stays FREE."""
         root = np.where(atoms < 0, FIXED, atoms)
         while True:
             above = self._parent[root]
@@ -63,7 +63,10 @@ class Atoms:
             root = self._parent[root]
 
     def unite(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-        """Make position k of both one, for every k; returns their common labels. Both of one length."""
+        """Unite position k of ``first`` with position k of ``second``, for every k; returns their common labels.
+
+        Both are of one length.
+        """
         a, b = self.find(first), self.find(second)
         differ = (a != b) & (a >= 0) & (b >= 0)
         for x, y in sorted(set(zip(a[differ].tolist(), b[differ].tolist(), strict=True))):
@@ -72,12 +75,15 @@ class Atoms:
         return np.where(first < 0, second, first)
 
     def freeze(self, atoms: np.ndarray, reason: str, *, first: bool = False) -> None:
-        """None of these can go; the first reason given for an atom stays, unless this one comes ``first``."""
+        """Note that none of these atoms can go, and why.
+
+        The reason that was given first for an atom stays, unless this one is to come ``first``.
+        """
         for atom in np.unique(atoms[atoms > FIXED]).tolist():
             self.frozen[atom] = reason if first else self.frozen.get(atom, reason)
 
     def fix(self, atoms: np.ndarray) -> None:
-        """None of these are channels at all (a filter's taps)."""
+        """Note that these atoms are no channels at all: the taps of a filter, for example."""
         self.unite(atoms, np.full_like(atoms, FIXED))
 
     def _root(self, atom: int) -> int:
@@ -170,7 +176,7 @@ class Atoms:
                     changed = True
 
     def pairs(self) -> list[tuple[int, int, int]]:
-        """(row's, column's, pair's representative), each once."""
+        """The representatives of (row, column, their pair) for all pairs, each once."""
         found: dict[tuple[int, int, int], None] = {}
         for division in self.divisions:
             rows, columns = self.find(division.rows), self.find(division.columns)
@@ -181,7 +187,7 @@ class Atoms:
         return list(found)
 
     def reasons(self) -> dict[int, str]:
-        """Representative -> why its class cannot go."""
+        """{representative of a class of united atoms: why the class cannot go}."""
         found = {FIXED: "its width is tied to the network's input"}
         for atom, reason in self.frozen.items():
             found.setdefault(self._root(atom), reason)
@@ -200,8 +206,8 @@ class Axis:
 
 
 @dataclass
-class Trace:
-    """What one run of a network showed."""
+class ChannelTrace:
+    """What one run of a network has shown of its channels."""
 
     atoms: Atoms = field(default_factory=Atoms)
     axes: list[Axis] = field(default_factory=list)
@@ -248,7 +254,7 @@ class Removal:
         return list(found)
 
     def closure(self, seed: int) -> frozenset[int]:
-        """All atoms that go when ``seed`` goes."""
+        """All atoms that go when ``seed`` goes; FIXED among them if it cannot."""
         gone: set[int] = set()
         todo = [seed]
         while todo:
@@ -261,7 +267,10 @@ class Removal:
         return frozenset(gone)
 
     def _completed(self, gone: set[int]) -> list[int]:
-        """A row or column that must go because a pair did and neither of its parts: the one with less left in it."""
+        """What must go next: of the row and column of a pair that is gone, the one with less left in it.
+
+        A list of one atom; an empty one where each pair that is gone has lost its row or column already.
+        """
         for pair in sorted(gone):
             for x, y in self._by_pair.get(pair, ()):
                 if x not in gone and y not in gone:

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.running import repeatable as evaluating
-from compress.networks.running import tensors_in, unfused
+from compress.networks.running import repeatable, tensors_in, unfused
 
 _ADDITIONS = ("aten.add.Tensor", "aten.add_.Tensor")
 _ACTIVATIONS = {
@@ -57,7 +56,7 @@ class Block:
 
 @dataclass(frozen=True)
 class ExecutedOperator:
-    """One operator that was executed."""
+    """One operator that was executed, with the numbers of the values that it took and gave."""
 
     name: str
     """As ``aten.relu``: overload and in-place mark left out."""
@@ -67,20 +66,23 @@ class ExecutedOperator:
 
 @dataclass
 class ModuleCall:
-    """One call of a module: a range of operators."""
+    """One call of a module: the operators that were executed in it, from ``start`` up to ``end``."""
 
     name: str
     start: int
     inputs: tuple[int, ...]
+    """Numbers of the values that it takes."""
     end: int = -1
     result: int = -1
-    """The first tensor that it gives."""
+    """The number of the first tensor that it gives."""
     outputs: int = 0
+    """Length of the tuple that it gives; 0: a tensor."""
     rank: int = 0
+    """Number of dimensions of its result."""
 
 
 class RecordedRun:
-    """Values, operators and module calls of one run of ``module`` (in eval mode)."""
+    """The values, operators and module calls of one run of ``module``, which must be in eval mode, on ``inputs``."""
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         self.module = module
@@ -107,7 +109,7 @@ class RecordedRun:
         self.names = {call.name: [c for c in self.calls if c.name == call.name] for call in self.calls}
 
     def value(self, tensor: Tensor) -> int:
-        """The number of what ``tensor`` holds now."""
+        """The number of the value that ``tensor`` holds now; a new one for a tensor that has not been seen."""
         found = self._values.get(id(tensor))
         return self.fresh(tensor) if found is None else found
 
@@ -153,7 +155,7 @@ class RecordedRun:
         return found
 
     def positive(self, value: int) -> bool:
-        """Whether nothing in it is negative, as far as the operators tell."""
+        """Whether nothing in a value is negative, as far as the operators that made it tell."""
         k = self.made.get(value)
         if k is None:
             return False
@@ -161,12 +163,12 @@ class RecordedRun:
         return name in _POSITIVE or (name in _MONOTONE and self.positive(self.operators[k].inputs[0]))
 
     def users(self, value: int, start: int = 0, end: int | None = None) -> list[int]:
-        """Operators, of a range of them, that take a value."""
+        """The operators from ``start`` up to ``end`` (None: the last) that take a value."""
         last = len(self.operators) if end is None else end
         return [k for k in range(start, last) if value in self.operators[k].inputs]
 
     def residual(self) -> dict[int, tuple[int, int]]:
-        """Residual additions: operator -> (shortcut, branch)."""
+        """The residual additions: {operator: (its summand that is the shortcut, the one that is the branch)}."""
         found = {}
         for k, (first, second) in self.sums.items():
             if first != second and first in self.before([second]):
@@ -176,16 +178,18 @@ class RecordedRun:
         return found
 
     def held(self, name: str) -> int:
-        """Number of parameters of the module of that name."""
+        """The number of parameters that the module of that name holds, its submodules included."""
         return sum(p.numel() for p in self.module.get_submodule(name).parameters())
 
     def once(self, name: str) -> ModuleCall | None:
-        """The only call of a module."""
+        """The only call of the module of that name; None where it is called several times or never."""
         calls = self.names.get(name, [])
         return calls[0] if len(calls) == 1 else None
 
 
 class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes every operator in ``run``."""
+
     def __init__(self, run: RecordedRun) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.run = run
@@ -206,10 +210,12 @@ class _Recording(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def candidate_blocks(run: RecordedRun) -> tuple[list[Block], list[tuple[str, str]]]:
-    """Removable blocks as the run shows them, unchecked, in its order; and where else there are residual additions.
+def possible_blocks(run: RecordedRun) -> tuple[list[Block], list[tuple[str, str]]]:
+    """Blocks that may be removable, unchecked, in the order of the run; and where other residual additions stay.
 
-    As fine as can be: a module for a single addition, else the end of the branch, else a module for several.
+    The blocks are as small as the modules allow: for each addition the innermost module that computes this addition
+    alone; where there is none, the module that ends its branch; where there is none either, the module around several
+    additions.
     """
     additions = run.residual()
     whole = [block for name in run.names for block in _shortcuts(run, name, additions)]
@@ -325,6 +331,7 @@ def _served(run: RecordedRun, block: Block) -> tuple[str, ...]:
 
 
 def _idle(run: RecordedRun, call: ModuleCall, live: set[int]) -> bool:
+    """Whether a call makes values, and none of them is needed."""
     made = [value for op in run.operators[call.start : call.end] for value in op.outputs]
     return bool(made) and live.isdisjoint(made)
 
@@ -339,12 +346,17 @@ def _user_module(run: RecordedRun, k: int) -> str | None:
 
 
 def zeroed(module: nn.Module, inputs: tuple[Tensor, ...], additions: Iterable[tuple[int, int]]) -> list[Tensor]:
-    """Outputs with branches multiplied by zero, given as (operator, which argument): what dropping must give."""
-    with evaluating(module), unfused(), _Zeroing(dict(additions)):
+    """The outputs of ``module`` when branches are multiplied by zero: what the network without them must give.
+
+    ``additions``: the branches, as (number of the addition, which of its summands) as in ``Block.additions``.
+    """
+    with repeatable(module), unfused(), _Zeroing(dict(additions)):
         return tensors_in(module(*inputs))
 
 
 class _Zeroing(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Multiplies the given summands of the given additions by zero."""
+
     def __init__(self, additions: dict[int, int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.additions, self.count = additions, 0

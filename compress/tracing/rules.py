@@ -2,8 +2,8 @@
 
 What an operator ties together is united on the way: a sum its terms, a product of matrices the contracted dimensions,
 a convolution its input and its filters. The rules are few and may be generous: an operator that keeps the shape keeps
-the labels. What is claimed here is put to the test by the permutation gate. An operator that is not known and changes
-the shape freezes what reaches it.
+the labels. What is claimed here is put to the test by the permutation check (``pruning/permutation_check.py``). An
+operator that is not known and changes the shape freezes what reaches it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from compress.tracing.labels import FIXED, FREE, Axis, Labels
 
 _CONSTANTS = ("new_", "zeros", "ones", "full", "empty", "rand", "arange")
 Rule = Callable[[OperatorCall], list[Labels]]
+"""Gives the labels of each output of an operator, and unites or freezes those of its inputs."""
 
 
 def output_labels(call: OperatorCall) -> list[Labels]:
-    """Labels of each output of an operator."""
+    """The labels of each output of an operator: by the rule for its name, else by what kind of operator it is."""
     rule = RULES.get(call.name)
     if rule is not None:
         return rule(call)

@@ -1,4 +1,4 @@
-"""What can be pruned and what not, and that the gate sees through wrong claims."""
+"""What can be pruned and what not, and that the permutation check sees through wrong claims."""
 
 from __future__ import annotations
 
@@ -128,15 +128,17 @@ def wrong(group: Group, layer: str) -> Group:
     ],
 )
 @pytest.mark.parametrize("zeros", [False, True])
-def test_the_gate_refuses_wrong_claims(name: str, root: str, layer: str, zeros: bool, found: dict[str, Groups]) -> None:
+def test_the_check_refuses_wrong_claims(
+    name: str, root: str, layer: str, zeros: bool, found: dict[str, Groups]
+) -> None:
     make, _ = ZOO[name]
     module, inputs = made(name)
     if zeros:  # fresh norms and constant inputs must not blind it
         module, inputs = make(), tuple(torch.zeros_like(t) for t in inputs)
     group = group_named(found[name], root)
-    gate = PermutationCheck(module, inputs)
-    assert gate.why_not([group]) is None
-    assert gate.why_not([wrong(group, layer)]) is not None
+    check = PermutationCheck(module, inputs)
+    assert check.why_not([group]) is None
+    assert check.why_not([wrong(group, layer)]) is not None
 
 
 def test_a_layer_that_is_never_used_is_kept() -> None:
@@ -145,7 +147,7 @@ def test_a_layer_that_is_never_used_is_kept() -> None:
     assert ("0.spare", "it takes no part in computing the output") in find_groups(module, torch.randn(2, 6)).kept
 
 
-def test_a_network_that_only_runs_in_float32_is_gated_in_it() -> None:
+def test_a_network_that_only_runs_in_float32_is_checked_in_it() -> None:
     class Float(nn.Module):
         """Makes a float32 tensor as it goes, so that a float64 copy does not run."""
 
