@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Time models on one or several targets.
 
-    With several models, each gets its paired ratio to the first; below 1 is faster. Models are run in turns in several fresh processes, at batch 1. Differences below 3 %
-    are called ties.
+    With several models, each gets its paired ratio to the first; below 1 is faster. Models are run in turns in several
+    fresh processes, at batch 1. Differences below 3 % are called ties.
 
     With --compare, ratios to the same first model are compared; a regression is significant where the intervals are
     disjoint and the ratios more than 3 % apart. Exit status: 0 no regression, 3 a significant regression, 2 the

@@ -15,7 +15,8 @@ from targets.errors import RequestError
 def front_command(run: str, target: str | None, as_json: bool) -> None:
     """Print the front of a finished or running search.
 
-    RUN is the folder of the search. The front is the candidates that meet the limits and that no other one beats in every objective.
+    RUN is the folder of the search. The front is the candidates that meet the limits and that no other one beats in
+    every objective.
     """
     from compress.reports.reporting import make_report
     from compress.run_folder.runs import open_for_reading

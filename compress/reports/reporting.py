@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from compress.run_folder.runs import Run
-from compress.selection import picks
-from compress.selection.picks import Question
-from compress.selection.questions import picks_of, question_of, satisfied, targets_of
+from compress.selection.fronts import front, front_hypervolume, with_feasibility
+from compress.selection.nearest_misses import nearest_miss
+from compress.selection.picks import picks_of, satisfied
+from compress.selection.questions import Question, question_of, targets_of
 from compress.values.candidates import Candidate
 from compress.values.serialization import to_json, write_json
 from targets.documents import file_hash, finite
@@ -36,14 +37,14 @@ def make_report(run: Run) -> dict[str, Any]:
         "constraints": list(request.constraints),
         "satisfied": satisfied(run),
         "targets": {
-            target: {**described.get(target, {}), "hypervolume": picks.hypervolume(there, question, target)}
+            target: {**described.get(target, {}), "hypervolume": front_hypervolume(there, question, target)}
             for target in names
         },
         "baseline": question.baseline.id,
         "candidates": [candidate_json(run, candidate, question) for candidate in state.candidates.values()],
-        "front": {target: [c.id for c in picks.front(there, question, target)] for target in names},
+        "front": {target: [c.id for c in front(there, question, target)] for target in names},
         "picks": {t: {which: to_json(pick) for which, pick in picks_of(run, t).items()} for t in names},
-        "nearest_miss": {t: to_json(picks.nearest_miss(there, question, t)) for t in names},
+        "nearest_miss": {t: to_json(nearest_miss(there, question, t)) for t in names},
         "trials": {
             "asked": len(state.trials), "finished": state.count("finished"),
             "gated": state.count("gated"), "failed": state.count("failed"),
@@ -83,7 +84,7 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
     """One candidate with today's feasibility on every target it was measured on."""
     names = targets_of(run)
     for target in names:
-        candidate = next(iter(picks.judged([candidate], question, target)), candidate)
+        candidate = next(iter(with_feasibility([candidate], question, target)), candidate)
     path = run.folder / (candidate.path or "")
     data = to_json(candidate)
     data["path"] = candidate.path if candidate.path and path.exists() else None

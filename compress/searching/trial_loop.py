@@ -20,7 +20,7 @@ from compress.sampling.problems import problem_of
 from compress.sampling.samplers import grid_params
 from compress.sampling.studies import GP_MOST, GP_SHARE, propose
 from compress.searching.progress import Progress
-from compress.selection import picks, rankings
+from compress.selection import fronts, rankings
 from compress.selection.feasibility import excesses
 from compress.selection.questions import question_of
 from compress.stages import trials as stages_trials
@@ -276,7 +276,7 @@ class Loop:
         recent = sorted(t.number for t in self.state.trials.values() if t.state == "finished")[-_FLAT:]
         earlier = [c for c in everything if c.trial is None or c.trial < recent[0]]
         target = self.problem.targets[0]
-        now, then = (picks.hypervolume(some, question, target) for some in (everything, earlier))
+        now, then = (fronts.front_hypervolume(some, question, target) for some in (everything, earlier))
         return now - then <= _GAIN * max(then, 1e-12)
 
 
@@ -294,7 +294,7 @@ def _best(run: Run) -> str:
     """The fastest candidate so far that meets the constraints, in words."""
     target = run.request.targets[0]
     question = question_of(run)
-    members = picks.front(list(run.state.candidates.values()), question, target)
+    members = fronts.front(list(run.state.candidates.values()), question, target)
     if not members:
         return ""
     first = rankings.ranked("fastest", members, target, higher_is_better=question.higher_is_better)[0]

@@ -16,7 +16,7 @@ from compress.measurement import latencies, scoring
 from compress.metrics import metrics
 from compress.metrics.classification import per_class
 from compress.selection import picks, rankings
-from compress.selection.picks import Question
+from compress.selection.questions import Question, known_disagreements
 from compress.stages import measuring
 from compress.values.candidates import Candidate, ClassQuality, DropSplits, QualitySplits
 from targets.errors import StageError
@@ -48,7 +48,7 @@ def confirm(context: Context, question: Question, protocol: Protocol, say: Say) 
 def _remeasure(context: Context, question: Question, target: Target, protocol: Protocol) -> None:
     """Several fresh processes for everything that could be picked; ratios there replace those of the search."""
     known = context.run.available()
-    lines = {which: picks.line(which, known, question, target.name) for which in rankings.PICKS}
+    lines = {which: picks.reading_order(which, known, question, target.name) for which in rankings.PICKS}
     order: list[Candidate] = []
     for place in range(picks.MOST_READ):
         for which in rankings.PICKS:
@@ -82,7 +82,7 @@ def _timed(
 def _read_picks(context: Context, question: Question, target: Target, which: str) -> None:
     """Read the line of one pick on test until its verdict stands."""
     while True:
-        known = picks.known_disagreements(context.run.state.facts)
+        known = known_disagreements(context.run.state.facts)
         asked = replace(question, disagreements=known)
         _, unread = picks.choose(which, context.run.available(), asked, target.name)
         if unread is None:
