@@ -11,7 +11,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from compress.reports import formatting, reading
+from compress.reports import reading
+from compress.reports.formatting import (
+    format_count,
+    format_ratio,
+    format_seconds,
+    format_significant,
+    format_size,
+    is_known,
+)
 from compress.reports.reading import PickRow, Report
 from compress.selection.rankings import SAME_LATENCY
 from compress.values.constraints import parse_constraint
@@ -50,7 +58,7 @@ def _gain(report: Report, row: PickRow, target: str) -> str:
     cost = reading.main_cost(report, target)
     ratio = reading.cost_ratio(report, candidate, target, cost)
     if ratio is None:
-        return f"has {formatting.size(candidate['size'])}, its {cost} not being measured"
+        return f"has {format_size(candidate['size'])}, its {cost} not being measured"
     told = f"{ratio.text} of the baseline's"
     if cost == "size":
         return f"has {told} size"
@@ -88,7 +96,7 @@ def weak_baseline(report: Report, target: str) -> str:
         return ""
     split = "test" if here["quality_drop"].get("test") else "val"
     drop = here["quality_drop"][split]
-    if not formatting.known(drop["high"]) or drop["high"] >= 0:
+    if not is_known(drop["high"]) or drop["high"] >= 0:
         return ""
     better = reading.quality_format(report, target).difference(-drop["value"])
     return (
@@ -113,22 +121,22 @@ def _nothing(report: Report, target: str) -> str:
 
 def excess(report: Report, target: str, text: str, by: float | None) -> str:
     """``quality_drop<=0.01 by 0.8 points``: how far beyond one constraint, in its own unit."""
-    if by is None or not formatting.known(by):
+    if by is None or not is_known(by):
         return f"{text} (not measured)"
     try:
         constraint = parse_constraint(text)
     except ConstraintError:
-        return f"{text} by {formatting.significant(by)}"
+        return f"{text} by {format_significant(by)}"
     if constraint.relative:
-        return f"{text} by {formatting.ratio(by)}"
+        return f"{text} by {format_ratio(by)}"
     written = reading.quality_format(report, target)
     shown = {
         "quality": written.difference,
         "quality_drop": written.difference,
-        "latency": formatting.seconds,
-        "size": formatting.size,
-        "memory": formatting.size,
-    }.get(constraint.quantity, formatting.count)
+        "latency": format_seconds,
+        "size": format_size,
+        "memory": format_size,
+    }.get(constraint.quantity, format_count)
     return f"{text} by {shown(by)}"
 
 

@@ -1,4 +1,4 @@
-"""Plans: carried here."""
+"""What ``paretopress search --dry-run`` prints: the plan of a search, in sentences."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 _COUNTED = {"heads": "heads", "blocks": "blocks", "width": "channels in each head"}
-"""What a group counts, by the end of its name."""
+"""What the number of a group counts where it is not channels, by the end of the group's name (``attn:heads``)."""
 
 
 def print_plan(found: dict[str, Any], console: Console) -> None:
-    """The same for people."""
+    """Print a plan, the JSON document that ``searching.dry_runs.plan`` makes, for people to read."""
 
     def say(text: str) -> None:
         console.print(text, markup=False)

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.metrics.metrics import METRICS
-from compress.reports import formatting
-from compress.reports.formatting import QualityFormat
+from compress.reports.formatting import MISSING, QualityFormat, format_ratio, format_ratio_interval, is_known
 from compress.selection.rankings import PICKS
 from compress.values.constraints import Constraint, parse_constraint
 from targets.errors import ConstraintError
@@ -23,7 +22,7 @@ Candidate = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Ratio:
+class CostRatio:
     """A cost relative to the baseline's; the ends are None where it was counted and has no interval."""
 
     value: float
@@ -33,12 +32,12 @@ class Ratio:
     @property
     def text(self) -> str:
         """``0.37x``."""
-        return formatting.ratio(self.value)
+        return format_ratio(self.value)
 
     @property
     def interval(self) -> str:
         """``0.36-0.38``, or nothing where there is no interval."""
-        return "" if self.low is None else formatting.ratio_interval(self.low, self.high)
+        return "" if self.low is None else format_ratio_interval(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -106,17 +105,17 @@ def main_cost(report: Report, target: str) -> str:
     return next((name for name in ("latency", "instructions") if zero.get(name)), "size")
 
 
-def cost_ratio(report: Report, candidate: Candidate, target: str, cost: str) -> Ratio | None:
+def cost_ratio(report: Report, candidate: Candidate, target: str, cost: str) -> CostRatio | None:
     """``candidate``'s cost relative to the baseline's; latency is the paired ratio with its interval."""
     here = on(candidate, target) or {}
     if cost == "latency":
         timed = here.get("latency")
-        return Ratio(timed["ratio"], timed["low"], timed["high"]) if timed else None
+        return CostRatio(timed["ratio"], timed["low"], timed["high"]) if timed else None
     zero = baseline(report)
     value, unit = (
         (candidate["size"], zero["size"]) if cost == "size" else (here.get(cost), (on(zero, target) or {}).get(cost))
     )
-    return None if value is None or not unit else Ratio(value / unit)
+    return None if value is None or not unit else CostRatio(value / unit)
 
 
 def quality_format(report: Report, target: str) -> QualityFormat:
@@ -145,7 +144,7 @@ def higher_is_better(report: Report, target: str) -> bool:
                 here["quality"]["val"]["value"],
                 here["quality_drop"]["val"]["value"],
             )
-            agreement += (values[0] - values[1]) * values[2] if all(map(formatting.known, values)) else 0.0
+            agreement += (values[0] - values[1]) * values[2] if all(map(is_known, values)) else 0.0
     return agreement >= 0
 
 
@@ -212,5 +211,5 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, list | tuple):
             pairs.append((f"{prefix}{key}", ", ".join(str(item) for item in value)))
         else:
-            pairs.append((f"{prefix}{key}", formatting.MISSING if value is None else str(value)))
+            pairs.append((f"{prefix}{key}", MISSING if value is None else str(value)))
     return pairs

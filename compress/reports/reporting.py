@@ -106,7 +106,7 @@ def write_html(run: Run, path: Path | None = None, report: dict[str, Any] | None
 
     report = make_report(run) if report is None else report
     path = run.folder / "report.html" if path is None else path
-    pages.write(path, report, importances=importances(run), notes=list(run.state.facts.get("warnings", [])))
+    pages.write_page(path, report, importances=importances(run), notes=list(run.state.facts.get("warnings", [])))
     return path
 
 
