@@ -77,7 +77,7 @@ def table(report: Mapping[str, Any], target: str) -> str:
     if fastest is not None:
         siblings = [c for c in reading.measured_on(report, target) if reading.trial(c) == reading.trial(fastest)]
         worst = max(siblings, key=lambda one: _cost(report, target, one).value)
-        shown.append((f"a loss: `{fastest['id']}` as {reading.precision(worst)}", worst, "not a pick"))
+        shown.append((f"for comparison: `{fastest['id']}` as {reading.precision(worst)}", worst, "not a pick"))
     metric, cost = reading.quality_format(report, target).metric, reading.main_cost(report, target)
     lines = [f"| | {metric} on val | drop on test, points | verdict | {cost} | size |", "|---|--:|--:|---|--:|--:|"]
     return "\n".join([*lines, *(_row(report, target, *one) for one in shown)])

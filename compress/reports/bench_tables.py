@@ -56,7 +56,7 @@ class _Column:
 
 
 def verdict(entry: Entry, first: Entry) -> str:
-    """``first``, ``tied``, ``faster`` or ``slower``."""
+    """How ``entry`` compares with ``first``: ``first`` (it is the same), ``tied``, ``faster`` or ``slower``."""
     if entry is first:
         return "first"
     if Ratio(entry["ratio"], entry["low"], entry["high"]).tied:
@@ -159,7 +159,7 @@ def bench_table(results: Sequence[Entry], width: int = WIDTH) -> Table:
 
 
 def sentences(results: Sequence[Entry]) -> list[str]:
-    """What the numbers come to: the fastest on each target, and how the targets compare for the first model."""
+    """A sentence on the fastest model of each target, and one on how the targets compare for the first model."""
     names = dict(zip(map(id, results), short_names([Path(entry["path"]) for entry in results]), strict=True))
     groups: dict[str, list[Entry]] = {}
     for entry in results:
@@ -217,7 +217,7 @@ def _across(groups: Mapping[str, Sequence[Entry]], names: Mapping[int, str]) -> 
 
 
 def machine_line(document: Mapping[str, Any]) -> str:
-    """Where, with what and how often it was measured."""
+    """One line of a ``bench --json`` document: the machine, the versions, the batch or shapes, the number of runs."""
     machine, packages = document["environment"], document["environment"].get("packages", {})
     described = [one.get("packages", {}) for one in document.get("targets", {}).values()]
     versions = {name: version for found in described for name, version in found.items() if name != "numpy"} or packages
@@ -236,7 +236,7 @@ def _shapes(shapes: Mapping[str, Sequence[int]]) -> str:
 
 
 def print_bench(document: Mapping[str, Any], changes: Sequence[Change], console: Console) -> None:
-    """A document of ``bench --json``: the table, what it comes to, and what has changed since the saved one."""
+    """Print a document of ``bench --json``: the table, its conclusions, and what has changed since the saved one."""
     from rich.text import Text
 
     width = console.width if console.is_terminal else max(console.width, WIDTH)

@@ -157,15 +157,17 @@ class QualityFormat:
 
     metric: str
     percent: bool
+    """Whether the values are shares of one."""
     decimals: int = 1
+    """Of percentages and points."""
 
     @property
     def scale(self) -> float:
-        """What values are multiplied with before they are shown."""
+        """What values are multiplied with before they are shown: 100 for shares of one."""
         return 100.0 if self.percent else 1.0
 
     def number(self, value: float | None) -> str:
-        """A value without its unit: ``94.3``, or ``0.2178``."""
+        """A value of the metric without its unit: ``94.3``, or ``0.2178``."""
         return self._write(value, 4)
 
     def interval(self, low: float | None, high: float | None) -> str:
@@ -179,7 +181,7 @@ class QualityFormat:
         return format_interval(*outward, self.points)
 
     def points(self, value: float | None) -> str:
-        """A difference without its unit: ``0.3``, or ``0.0121``."""
+        """A difference of two values without its unit: ``0.3``, or ``0.0121``."""
         return self._write(value, 3)
 
     def _write(self, value: float | None, digits: int) -> str:
@@ -188,11 +190,11 @@ class QualityFormat:
         return format_fixed(100 * value, self.decimals)
 
     def value(self, value: float | None) -> str:
-        """``94.3 %``, or ``0.2178``."""
+        """A value of the metric with its unit, if it has one: ``94.3 %``, or ``0.2178``."""
         return f"{self.number(value)} %" if self.percent and is_known(value) else self.number(value)
 
     def difference(self, value: float | None, *, signed: bool = False) -> str:
-        """``0.3 points``, or ``0.0121``; ``signed`` writes the plus as well."""
+        """A difference with its unit, if any: ``0.3 points``, or ``0.0121``; ``signed`` writes the plus as well."""
         text = self.points(value)
         if signed and value is not None and value > 0 and any(digit in text for digit in "123456789"):
             text = f"+{text}"

@@ -31,12 +31,12 @@ class CostRatio:
 
     @property
     def text(self) -> str:
-        """``0.37x``."""
+        """The ratio as people read it: ``0.37x``."""
         return format_ratio(self.value)
 
     @property
     def interval(self) -> str:
-        """``0.36-0.38``, or nothing where there is no interval."""
+        """Its interval as people read it: ``0.36-0.38``, or nothing where there is none."""
         return "" if self.low is None else format_ratio_interval(self.low, self.high)
 
 
@@ -54,22 +54,22 @@ class PickRow:
 
 
 def by_id(report: Report) -> dict[str, Candidate]:
-    """Candidates by their id."""
+    """All candidates of the report, by their id."""
     return {candidate["id"]: candidate for candidate in report["candidates"]}
 
 
 def baseline(report: Report) -> Candidate:
-    """The candidate that is the zero of every ratio."""
+    """The baseline: the candidate that every ratio and every drop is relative to."""
     return by_id(report)[report["baseline"]]
 
 
 def target_names(report: Report) -> list[str]:
-    """Targets in the report's order: what ``best/`` and ``satisfied`` follow comes first."""
+    """The report's targets in order; ``best/`` and ``satisfied`` follow the first."""
     return list(report["targets"])
 
 
 def on(candidate: Candidate, target: str) -> Mapping[str, Any] | None:
-    """What ``target`` says of ``candidate``; None where it was not measured there."""
+    """What was measured of ``candidate`` on ``target``; None where nothing was."""
     found: Mapping[str, Any] | None = candidate["measured"].get(target)
     return found
 
@@ -80,19 +80,19 @@ def measured_on(report: Report, target: str) -> list[Candidate]:
 
 
 def precision(candidate: Candidate) -> str:
-    """The precision scheme of its config; a baseline without one is fp32."""
+    """The precision scheme of the candidate's config; a baseline without one is ``fp32``."""
     scheme = (candidate["config"].get("precision") or {}).get("scheme")
     return str(scheme or "fp32")
 
 
 def pruning_ratio(candidate: Candidate) -> float | None:
-    """The pruning ratio that its config asked for everywhere; None for a model that was not pruned by us."""
+    """The pruning ratio of the candidate's config, over the whole network; None where its config has none."""
     found = (candidate["config"].get("prune") or {}).get("ratio")
     return None if found is None else float(found)
 
 
 def trial(candidate: Candidate) -> int | None:
-    """The trial it came from, also where only the id (``0007-int8``) tells."""
+    """The number of the trial that the candidate came from, also where only its id (``0007-int8``) says so."""
     found = candidate.get("trial")
     if found is None and candidate["id"].partition("-")[0].isdigit():
         found = int(candidate["id"].partition("-")[0])
@@ -100,7 +100,7 @@ def trial(candidate: Candidate) -> int | None:
 
 
 def main_cost(report: Report, target: str) -> str:
-    """What stands for speed on ``target``: latency, where that is not timed instructions, else size."""
+    """What stands for speed on ``target``: ``latency``, or ``instructions`` where these are counted, or ``size``."""
     zero = on(baseline(report), target) or {}
     return next((name for name in ("latency", "instructions") if zero.get(name)), "size")
 
@@ -119,7 +119,7 @@ def cost_ratio(report: Report, candidate: Candidate, target: str, cost: str) -> 
 
 
 def quality_format(report: Report, target: str) -> QualityFormat:
-    """How this task's quality is written; decided once, by the baseline."""
+    """How the values of this task's metric are written, which the baseline's values decide."""
     zero = on(baseline(report), target)
     if zero is None:
         return QualityFormat("quality", False)
@@ -175,12 +175,12 @@ def quality_limit(report: Report, target: str) -> float | None:
 
 
 def held_out(report: Report, target: str) -> bool:
-    """Whether anything was read on test."""
+    """Whether any candidate was read on test on ``target``."""
     return any((on(candidate, target) or {})["quality"].get("test") for candidate in measured_on(report, target))
 
 
 def pick_rows(report: Report, target: str) -> list[PickRow]:
-    """The four picks on ``target``, in order; those that found nothing included."""
+    """The four picks on ``target``, in their order, including those that no candidate qualified for."""
     candidates = by_id(report)
     rows = []
     for name in PICKS:
@@ -203,7 +203,11 @@ def pick_rows(report: Report, target: str) -> list[PickRow]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as (dotted key, text) pairs, in order."""
+    """A nested mapping as pairs of a dotted key and a text, in order.
+
+    >>> flatten({"packages": {"numpy": "2.1"}, "cores": 2})
+    [('packages.numpy', '2.1'), ('cores', '2')]
+    """
     pairs: list[tuple[str, str]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):

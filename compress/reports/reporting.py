@@ -1,4 +1,7 @@
-"""`report.json`: the run as one document, made from the record alone (design: "report.json")."""
+"""``report.json``, the run as one document, and the files made from it: the page, ``best/`` and copies of picks.
+
+Every number in the document comes from the run's record.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ def _failures(run: Run) -> list[dict[str, Any]]:
 
 
 def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[str, Any]:
-    """One candidate with today's feasibility on every target it was measured on."""
+    """The entry of one candidate in the report, feasible or not as the run's constraints say now."""
     names = targets_of(run)
     for target in names:
         candidate = next(iter(with_feasibility([candidate], question, target)), candidate)
@@ -93,14 +96,17 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
 
 
 def write_report(run: Run) -> dict[str, Any]:
-    """Put ``report.json`` in place, whole."""
+    """Write ``report.json`` into the run's folder, in one step, and return the document."""
     report = make_report(run)
     write_json(run.folder / "report.json", report)
     return report
 
 
 def write_html(run: Run, path: Path | None = None, report: dict[str, Any] | None = None) -> Path:
-    """Put the HTML report in place."""
+    """Write the HTML report to ``path`` (by default ``report.html`` in the run's folder) and return the path.
+
+    Raises OSError where it cannot be written.
+    """
     from compress.reports import pages
     from compress.reports.importances import importances
 
@@ -111,7 +117,7 @@ def write_html(run: Run, path: Path | None = None, report: dict[str, Any] | None
 
 
 def write_best(run: Run, report: dict[str, Any]) -> Path | None:
-    """``best/``: the main pick's file and its manifest; absent where the run is not satisfied."""
+    """Copy the main pick and its manifest to ``best/``, or remove that folder where the run is not satisfied."""
     folder = run.folder / "best"
     target = run.request.targets[0]
     pick = report["picks"][target][run.request.pick]

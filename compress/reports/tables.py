@@ -139,7 +139,7 @@ def picks_table(report: Report, target: str) -> Table:
 
 
 def print_picks(report: Report, console: Console) -> None:
-    """For every target: the outcome in a sentence, the table of picks, and what was refuted on the way."""
+    """Print for every target the outcome in a sentence, the table of picks, and what a reader should know besides."""
     for target in reading.target_names(report):
         if reading.on(reading.baseline(report), target) is None:
             continue
@@ -183,15 +183,15 @@ def front_table(report: Report, target: str) -> Table:
 
 
 def print_front(report: Report, console: Console, target: str | None = None) -> None:
-    """The front on ``target``, or on every target."""
+    """Print the front on ``target``, or on every target where it is None."""
     for name in [target] if target is not None else reading.target_names(report):
         if reading.on(reading.baseline(report), name) is not None:
             _show(console, front_table(report, name), "")
 
 
 def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Targets: dicts of ``name``, ``available``, ``description`` and ``install`` (the command that brings it)."""
-    table = _table([("target", "<"), ("there", "<"), ("what it is", "<"), ("to install it", "<")])
+    """Print a table of targets, dicts of ``name``, ``available``, ``description`` and ``install`` (a command)."""
+    table = _table([("target", "<"), ("available", "<"), ("what it is", "<"), ("to install it", "<")])
     for row in listed:
         install = "" if row["available"] else row.get("install") or ""
         _add(table, [row["name"], "yes" if row["available"] else "no", row.get("description") or "", install])
@@ -199,7 +199,7 @@ def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None
 
 
 def print_recipes(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Recipes: dicts of ``name`` and ``description``."""
+    """Print a table of recipes, which are dicts of ``name`` and ``description``."""
     table = _table([("recipe", "<"), ("what it is", "<")])
     for row in listed:
         _add(table, [row["name"], row.get("description") or ""])

@@ -184,7 +184,7 @@ def _opening(context: Context) -> str:
     held_out = f"test n = {len(context.test)}" if context.test is not None else "no test split"
     limits = ", ".join(context.run.request.constraints)
     steps = steps_in_words([variant.scheme for variant in context.variants], context.abilities)
-    return f"baseline: {'; '.join(parts)}, {context.baseline.size} B; {held_out}; {steps}; wanted: {limits}"
+    return f"baseline: {'; '.join(parts)}, {context.baseline.size} B; {held_out}; {steps}; constraints: {limits}"
 
 
 def _forget(folder: Path, existed: bool) -> None:

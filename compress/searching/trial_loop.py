@@ -194,8 +194,9 @@ class Loop:
             self.fruitless += 1
             record.append("gated", trial=trial.number, known=outcome.known, seconds=round(seconds, 3))
             ratio = next(iter(outcome.known.values())).get("ratio")
+            best = "" if ratio is None else f" ({ratio:.2f}x at best)"
             self.progress.outcome(
-                f"trial {trial.number}: gated before training{'' if ratio is None else f', {ratio:.2f}x at best'}"
+                f"trial {trial.number}: not trained, since its speed or size cannot meet the constraints{best}"
             )
             return
         self.fruitless = 0
@@ -252,7 +253,8 @@ class Loop:
             return True
         if self.fruitless >= _FRUITLESS:
             self.progress.note(
-                f"{_FRUITLESS} configs in a row were gated or failed; loosen {', '.join(self.run_.request.constraints)}"
+                f"{_FRUITLESS} configs in a row were turned away before training or failed; loosen "
+                f"{', '.join(self.run_.request.constraints)}"
             )
             return True
         if self.limits.deadline is not None:
@@ -281,12 +283,14 @@ class Loop:
 
 
 def _summaries(number: int, candidates: Sequence[Candidate], target: str, seconds: float) -> list[str]:
-    parts = []
+    parts: list[str] = []
     for candidate in candidates:
         # The first target's figures; where that does not run it, another's.
         measured = candidate.measured.get(target) or next(iter(candidate.measured.values()))
         speed = f"{measured.latency.ratio:.2f}x" if measured.latency else f"{measured.instructions} instructions"
-        parts.append(f"{candidate.config['precision']['scheme']} {measured.quality.val.value:.4g} at {speed}")
+        # The metric is named once: the line is long enough.
+        metric = "" if parts else f"{measured.quality.val.metric} "
+        parts.append(f"{candidate.config['precision']['scheme']} {metric}{measured.quality.val.value:.4g} at {speed}")
     return [f"trial {number}: {'; '.join(parts)} ({format_duration(seconds)})"]
 
 
@@ -299,6 +303,10 @@ def _best(run: Run) -> str:
         return ""
     first = rankings.ranked("fastest", members, target, higher_is_better=question.higher_is_better)[0]
     measured = first.measured[target]
-    speed = f"{measured.latency.ratio:.3f}x" if measured.latency else f"{measured.instructions} instructions"
+    speed = (
+        f"{measured.latency.ratio:.3f}x of the baseline's time"
+        if measured.latency
+        else f"{measured.instructions} instructions"
+    )
     quality = measured.quality.val
-    return f"{first.id}: {speed}, {quality.metric} {quality.value:.4g} ({', '.join(run.request.constraints)})"
+    return f"{first.id}: {speed}, {quality.metric} {quality.value:.4g} (meets {', '.join(run.request.constraints)})"

@@ -25,6 +25,12 @@ def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidat
     ``row`` is what the latency gate knows of it on one target: ``latency`` in seconds, ``size`` in bytes,
     ``instructions``, and relative to the baseline ``ratio`` (of latencies) and ``instructions_ratio``. A quantity that
     is known only after training gives 0, one that the target does not measure gives infinity.
+
+    >>> from compress.values.candidates import Parity
+    >>> from compress.values.constraints import parse_constraint
+    >>> baseline = Candidate("baseline", None, {}, 1000, 10, 10, Parity(0.0, 1.0), {})  # of 1000 B
+    >>> [violation({"size": 750}, parse_constraint(text), baseline) for text in ("size<=500B", "size<=0.5x")]
+    [0.5, 0.5]
     """
     if constraint.quantity not in KNOWN:
         return 0.0

@@ -176,7 +176,7 @@ def test_the_table_of_picks_agrees_with_the_report() -> None:
         assert value == pytest.approx(100 * quality["value"], abs=0.051)
         assert (low, high) == pytest.approx((100 * quality["low"], 100 * quality["high"]), abs=0.101)
     assert row[4].startswith(f"{100 * here['quality_drop']['test']['value']:.1f} points")
-    assert row[5] == "open the 2nd read; about 900 test examples needed"
+    assert row[5] == "open the 2nd choice; about 900 test examples needed"
     assert row[6] == f"{here['latency']['p50'] * 1e6:.0f} µs"
     assert row[7].startswith(f"{here['latency']['ratio']:.2f}x")
     assert row[8].startswith(f"{one['size'] / 1000:.1f} kB")
