@@ -52,14 +52,14 @@ def draw(report: Mapping[str, Any], target: str | None = None) -> str:
 
 def machine(report: Mapping[str, Any], target: str) -> str:
     """``digits on ort-cpu: AMD EPYC, 2 cores; onnxruntime 1.31.1; 40 candidates of 11 trials in 2 min 30 s``."""
-    from compress.reports import formatting
+    from compress.values.durations import format_duration
 
     described = report["targets"][target]
     where, runtime = described.get("machine") or {}, next(iter((described.get("packages") or {}).items()), None)
     facts = [", ".join(filter(None, [where.get("cpu"), f"{where['cores']} cores" if "cores" in where else ""]))]
     facts += [" ".join(runtime)] if runtime else []
     found = f"{len(report['candidates']) - 1} candidates of {report['trials']['finished']} trials"
-    facts += [f"{found} in {formatting.duration(report['wall_s'])}"]
+    facts += [f"{found} in {format_duration(report['wall_s'])}"]
     return f"{report['task']} on {target}: {'; '.join(filter(None, facts))}"
 
 
@@ -77,7 +77,7 @@ def table(report: Mapping[str, Any], target: str) -> str:
     if fastest is not None:
         siblings = [c for c in reading.measured_on(report, target) if reading.trial(c) == reading.trial(fastest)]
         worst = max(siblings, key=lambda one: _cost(report, target, one).value)
-        shown.append((f"a loss: `{fastest['id']}` as {reading.precision(worst)}", worst, "not a pick"))
+        shown.append((f"for comparison: `{fastest['id']}` as {reading.precision(worst)}", worst, "not a pick"))
     metric, cost = reading.quality_format(report, target).metric, reading.main_cost(report, target)
     lines = [f"| | {metric} on val | drop on test, points | verdict | {cost} | size |", "|---|--:|--:|---|--:|--:|"]
     return "\n".join([*lines, *(_row(report, target, *one) for one in shown)])
@@ -88,20 +88,21 @@ def _row(report: Mapping[str, Any], target: str, label: str, candidate: Mapping[
 
     written, here = reading.quality_format(report, target), reading.on(candidate, target) or {}
     quality, drop, cost = here["quality"]["val"], here["quality_drop"]["test"], _cost(report, target, candidate)
-    spread = formatting.interval(quality["low"], quality["high"], written.points)
+    spread = formatting.format_interval(quality["low"], quality["high"], written.points)
     own = candidate["id"] == report["baseline"]
     lost = "" if own else "not read"
     if drop and not own:
-        lost = f"{written.points(drop['value'])} [{formatting.interval(drop['low'], drop['high'], written.points)}]"
+        within = formatting.format_interval(drop["low"], drop["high"], written.points)
+        lost = f"{written.points(drop['value'])} [{within}]"
     ratio = cost.text if own or not cost.interval else f"{cost.text} [{cost.interval}]"
     cells = [label, f"{written.value(quality['value'])} [{spread}]", lost, verdict, ratio]
-    return f"| {' | '.join([*cells, formatting.size(candidate['size'])])} |"
+    return f"| {' | '.join([*cells, formatting.format_size(candidate['size'])])} |"
 
 
 def _cost(report: Mapping[str, Any], target: str, candidate: Mapping[str, Any]) -> Any:
     from compress.reports import reading
 
-    return reading.cost_ratio(report, candidate, target, reading.main_cost(report, target)) or reading.Ratio(
+    return reading.cost_ratio(report, candidate, target, reading.main_cost(report, target)) or reading.CostRatio(
         float("nan")
     )
 

@@ -73,13 +73,14 @@ def summary(report: Mapping[str, Any]) -> dict[str, Any]:
 def table(report: Mapping[str, Any]) -> str:
     """The table for people, in Markdown, so that it can be pasted beside other results."""
     from compress.reports import formatting
+    from compress.values.durations import format_duration
 
     lines = ["| part | time | share | computed | from cache | stages |", "|---|--:|--:|--:|--:|---|"]
     for name, part in parts(report).items():
         counts = ["", ""] if name == UNACCOUNTED else [str(part["count"]), str(part["cached"])]
-        cells = [name, formatting.duration(part["seconds"]), formatting.percent(part["share"]), *counts]
+        cells = [name, format_duration(part["seconds"]), formatting.format_percent(part["share"]), *counts]
         lines.append(f"| {' | '.join([*cells, ', '.join(part['stages'])])} |")
-    return "\n".join([*lines, f"| wall time | {formatting.duration(report['wall_s'])} | 100 % | | | |"])
+    return "\n".join([*lines, f"| wall time | {format_duration(report['wall_s'])} | 100 % | | | |"])
 
 
 def read_report(run: Path) -> dict[str, Any]:

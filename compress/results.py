@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from compress.reports.reporting import make_report
 from compress.run_folder.runs import Run, open_for_reading
-from compress.selection import picks, rankings
-from compress.selection.questions import picks_of, question_of, targets_of
+from compress.selection import fronts, rankings
+from compress.selection.nearest_misses import nearest_miss
+from compress.selection.picks import picks_of
+from compress.selection.questions import question_of, targets_of
 from compress.values.candidates import Candidate, LatencyResult, Pick, Quality
 from targets.errors import NoFeasibleCandidate, RequestError
 
@@ -110,18 +112,18 @@ class Result:
     def candidates(self, target: str | None = None) -> list[RunCandidate]:
         """All candidates, feasible or not."""
         name = self._target(target)
-        found = picks.judged(list(self._run.state.candidates.values()), question_of(self._run), name)
+        found = fronts.with_feasibility(list(self._run.state.candidates.values()), question_of(self._run), name)
         return [self._seen(candidate, name) for candidate in found]
 
     def front(self, target: str | None = None) -> list[RunCandidate]:
         """The front, best quality first."""
         name = self._target(target)
-        found = picks.front(self._run.available(), question_of(self._run), name)
+        found = fronts.front(self._run.available(), question_of(self._run), name)
         return [self._seen(candidate, name) for candidate in found]
 
     def hypervolume(self, target: str | None = None) -> float:
         """Of the front, against the reference point of design.md."""
-        return picks.hypervolume(self._run.available(), question_of(self._run), self._target(target))
+        return fronts.front_hypervolume(self._run.available(), question_of(self._run), self._target(target))
 
     def pick(self, which: str = "fastest", target: str | None = None) -> RunCandidate:
         """``fastest``, ``knee``, ``smallest`` or ``most_accurate``; raises NoFeasibleCandidate if none is feasible."""
@@ -130,7 +132,7 @@ class Result:
         name = self._target(target)
         pick = picks_of(self._run, name)[which]
         if pick is None:
-            miss = picks.nearest_miss(self._run.available(), question_of(self._run), name)
+            miss = nearest_miss(self._run.available(), question_of(self._run), name)
             by = ", ".join(f"{text} by {excess:.4g}" for text, excess in miss.by.items()) if miss else ""
             near = f"; the nearest miss is {miss.id}, beyond {by}" if miss else ""
             raise NoFeasibleCandidate(f"no candidate meets {', '.join(self._run.request.constraints)} on {name}{near}")

@@ -1,1 +1,1 @@
-"""commands"""
+"""The command line: one file for each command, named as the command is."""

@@ -1,4 +1,7 @@
-"""Output: carried here."""
+"""What the commands share: their exit status, the option ``--json``, and who may write to stdout.
+
+stdout carries a command's result, or with ``--json`` one JSON document and nothing else; stderr carries the progress.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SATISFIED, FAILED, WRONG, UNSATISFIED, INTERRUPTED = 0, 1, 2, 3, 130
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
+"""Exit status: done; anything else; the request was wrong; done, but nothing meets the limits; ended by Ctrl-C."""
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout.")
 
 
 @contextlib.contextmanager
-def _own_stdout() -> Iterator[None]:
-    """What user code prints meanwhile goes to stderr, that of programs it starts as well: stdout stays ours."""
+def own_stdout() -> Iterator[None]:
+    """Within this context, whatever is written to stdout goes to stderr.
+
+    User code may print, and so may the programs that it starts, which is why the file descriptor is turned round and
+    not ``sys.stdout`` alone.
+    """
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -32,13 +41,15 @@ def _own_stdout() -> Iterator[None]:
         os.close(kept)
 
 
-def _print_json(document: Any) -> None:
+def print_json(document: Any) -> None:
+    """Print ``document`` on stdout as JSON; NaN and infinities, which JSON lacks, become null."""
     from targets.documents import finite
 
     click.echo(json.dumps(finite(document), indent=1, allow_nan=False))
 
 
-def _console() -> Console:
+def make_console() -> Console:
+    """A console that prints tables to stdout: as wide as the terminal, or 120 columns where there is none."""
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=False)

@@ -1,4 +1,4 @@
-"""Search: carried here."""
+"""``paretopress search``: search for smaller and faster versions of a task's model, or plan it with ``--dry-run``."""
 
 from __future__ import annotations
 
@@ -6,53 +6,86 @@ import shlex
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from compress.commands.output import _JSON, INTERRUPTED, SATISFIED, UNSATISFIED, _console, _own_stdout, _print_json
-
-if TYPE_CHECKING:
-    pass
+from compress.commands.output import (
+    INTERRUPTED,
+    SATISFIED,
+    UNSATISFIED,
+    json_option,
+    make_console,
+    own_stdout,
+    print_json,
+)
 
 _STARTED = time.monotonic()
+"""When the program began, as nearly as it can be known here: ``--time`` is the time of the whole call."""
 
 
-@click.command()
+@click.command(name="search")
 @click.argument("task")
-@click.option("--data", help="Where the task's data is; passed to task(data=...).")
-@click.option("--target", "targets", multiple=True, help="Runtime and settings, as ort-cpu:threads=2. Repeatable.")
+@click.option("--data", help="Where the task's data are; handed to task(data=...).")
 @click.option(
-    "--objective", "objectives", multiple=True, help="quality, latency, size, memory, instructions. Repeatable."
+    "--target",
+    "targets",
+    multiple=True,
+    help="Where to measure: a runtime and its settings, as ort-cpu:threads=2. Repeatable.  [default: ort-cpu]",
 )
-@click.option("--constraint", "constraints", multiple=True, help="As quality_drop<=0.01 or size<=500kB. Repeatable.")
-@click.option("--trials", type=int, help="Trials of the whole run.")
-@click.option("--time", "time", help="Time of this call, as 90s or 20min, all included.")
-@click.option("--seed", type=int, help="Default 0.")
-@click.option("--sampler", help="auto, gp, tpe, nsga2, random or grid.")
+@click.option(
+    "--objective",
+    "objectives",
+    multiple=True,
+    help="What the front spans: two or more of quality, latency, size, memory and instructions. Repeatable.  "
+    "[default: quality, latency]",
+)
+@click.option(
+    "--constraint",
+    "constraints",
+    multiple=True,
+    help="A limit, as quality_drop<=0.01 or size<=500kB. Repeatable.  [default: quality_drop<=0.01]",
+)
+@click.option("--trials", type=int, help="How many networks to train in the whole run.  [default: no limit]")
+@click.option("--time", "time", help="How long this call may take in all, as 90s or 20min.  [default: no limit]")
+@click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
+@click.option("--sampler", help="What proposes configs: auto, gp, tpe, nsga2, random or grid.  [default: auto]")
 @click.option("--device", default="auto", show_default=True, help="Where to fine-tune: auto, cpu or cuda.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Trainings at once.")
-@click.option("--pick", help="What best/ holds: fastest (default), knee, smallest or most_accurate.")
-@click.option("--keep", default="all", show_default=True, help="Which artifacts stay: all, or those of the front.")
+@click.option("--workers", type=int, default=1, show_default=True, help="Trainings at once; can only be 1 so far.")
+@click.option("--pick", help="What best/ holds: fastest, knee, smallest or most_accurate.  [default: fastest]")
+@click.option(
+    "--keep", default="all", show_default=True, help="Whose files stay: those of all candidates, or of the front."
+)
 @click.option("--out", help="The run's folder; one that exists is continued.  [default: runs/TASK-NAME]")
-@click.option("--dry-run", is_flag=True, help="Say what would be searched and how long a trial takes; train nothing.")
-@_JSON
-def search(task: str, data: str | None, as_json: bool, dry_run: bool, **options: Any) -> None:
-    """Search for smaller, faster versions of TASK's model, and confirm the best.
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Train nothing: say what can be pruned and what cannot and why, and how long a trial takes.",
+)
+@json_option
+def search_command(task: str, data: str | None, as_json: bool, dry_run: bool, **options: Any) -> None:
+    """Search for smaller, faster versions of a model.
 
-    TASK: a recipe's name, a .py task file, a package.module, or an .onnx file (with --data FILE.npz).
+    The best of what is found is confirmed on test data, which the search never saw.
+
+    TASK is a recipe's name, a .py task file, a package.module, or an .onnx file (with --data FILE.npz).
+
+    With neither --trials nor --time, the search ends when further trials hardly gain anything.
+
+    Exit status: 0 the pick meets the limits and is not refuted on test, 3 no candidate does, 2 the request was wrong,
+    130 interrupted (the command that continues is printed), 1 anything else.
     """
     if dry_run:
         from compress.reports.plans import print_plan
         from compress.searching.dry_runs import plan
 
-        with _own_stdout():
+        with own_stdout():
             planned = plan(task, data, **options)
-        _print_json(planned) if as_json else print_plan(planned, _console())
+        print_json(planned) if as_json else print_plan(planned, make_console())
         return
-    with _own_stdout():
+    with own_stdout():
         report, out = _searched(task, data, options)
-    _print_json(report) if as_json else _print_result(report, out)
+    print_json(report) if as_json else _print_result(report, out)
     raise SystemExit(SATISFIED if report["satisfied"] else UNSATISFIED)
 
 
@@ -104,7 +137,7 @@ def _remaining(text: str | None) -> float | None:
 def _print_result(report: dict[str, Any], out: Path) -> None:
     from compress.reports.tables import print_picks
 
-    print_picks(report, _console())
+    print_picks(report, make_console())
     best = out / "best" / "model.onnx"
     if best.exists():
         click.echo(f"best model: {best}")

@@ -28,8 +28,11 @@ from targets.errors import StageError
 from targets.target import Measurement, Protocol, Target
 
 VERSION = 3
+"""Of this stage: part of the key under which its results are stored."""
 SEARCHING = Protocol(width=0.02, seconds=2.5, processes=1)
+"""How every candidate is measured while searching: within 2 %, in one process."""
 FINAL = Protocol(width=0.01, seconds=6.0, processes=5, most=8, total=60.0)
+"""How those that may be picked are measured at the end: within 1 %, in five to eight fresh processes."""
 
 
 def measure(
@@ -41,9 +44,12 @@ def measure(
     inputs: Mapping[str, np.ndarray],
     protocol: Protocol = SEARCHING,
 ) -> list[dict[str, Any]]:
-    """Latency (or instructions) and memory of ``paths`` on ``target``, as JSON, in their order.
+    """Latency (or instructions) and memory of the ONNX files ``paths`` on ``target``, a JSON document each, in order.
 
-    Files of one structure are measured once. Raw samples lie in the cache beside the result.
+    They are timed in turns with ``baseline`` on ``inputs`` (by input name), as ``protocol`` says; times are in seconds
+    and memory in bytes. Files of one structure are measured once, and none that the cache has under ``description``,
+    the device's. The documents hold the raw samples too. Raises MeasurementError or ModelError where a file does not
+    run.
     """
     zero = structure_hash(baseline)
     structures = [structure_hash(path) for path in paths]
@@ -75,7 +81,7 @@ def measure(
 
 
 def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
-    """The latency in a ``measure`` result, None where cost is counted."""
+    """The latency in a result of ``measure``, in seconds; None where instructions are counted instead."""
     data = info.get("latency")
     if data is None:
         return None
@@ -84,13 +90,13 @@ def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
 
 
 def integer_share(info: Mapping[str, Any]) -> IntegerShare | None:
-    """What the audit in a ``measure`` result says, None where the runtime does not show what it executes."""
+    """What a result of ``measure`` says about integer kernels; None where the runtime shows nothing of itself."""
     data = info.get("integer")
     return None if data is None else IntegerShare(data["integer"], data["layers"], tuple(data["why"]))
 
 
 def measured(info: Mapping[str, Any], quality: Quality, drop: Drop, check: DeviceCheck | None) -> Measured:
-    """A ``measure`` result and a score on val, put together."""
+    """A result of ``measure`` and the score on val, put together to all that one target says of a candidate."""
     return Measured(
         QualitySplits(quality),
         DropSplits(drop),

@@ -51,12 +51,12 @@ class Scored:
 
     @property
     def on_host(self) -> bool:
-        """Whether this machine computed them."""
+        """Whether this machine computed the outputs, in the device's place."""
         return self.check is not None
 
 
 class Scorer:
-    """Computes outputs where they are to be computed, once."""
+    """Computes the outputs of ONNX files on a split, on the target or on this machine in its place, each once."""
 
     def __init__(self, cache: Cache, run: Run, describe: Mapping[str, Any], names: list[str]) -> None:
         self._cache, self._run, self._describe, self._names = cache, run, describe, names
@@ -96,7 +96,7 @@ class Scorer:
         return Scored(found, check)
 
     def close(self) -> None:
-        """Let go of what scored in a device's place."""
+        """End the process on this machine that scored in a device's place, if there is one."""
         if self._host is not None:
             self._host.close()
             self._host = None

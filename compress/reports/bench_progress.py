@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from compress.reports import formatting
+from compress.reports.formatting import draw_bar, format_ratio, format_ratio_interval
+from compress.values.durations import format_duration
 from targets.benches.advice import short_names
 from targets.target import Estimate, Protocol
 
@@ -58,8 +59,8 @@ class LiveBench:
         """A line that says what goes on, and one for every model: bar, ratio in this process, interval."""
         from rich.text import Text
 
-        spent = formatting.duration(time.monotonic() - self._started)
-        limit = f" of {formatting.duration(self._protocol.total)} at most" if self._protocol.total else ""
+        spent = format_duration(time.monotonic() - self._started)
+        limit = f" of {format_duration(self._protocol.total)} at most" if self._protocol.total else ""
         more = " or more" if estimate.process < self._protocol.most else ""
         text = Text(
             f"{estimate.target}  process {estimate.process} of {estimate.processes}{more}  {spent}{limit}  ",
@@ -72,8 +73,8 @@ class LiveBench:
         longest = max(1.0, *(value for value, _, _ in self._ratios))
         room = max(map(len, self._names))
         for name, (value, low, high) in zip(self._names, self._ratios, strict=False):
-            bar = formatting.bar(value, longest, _BAR)
-            text.append(f"\n  {name:<{room}}  {bar:<{_BAR}}  {formatting.ratio(value)}")
+            bar = draw_bar(value, longest, _BAR)
+            text.append(f"\n  {name:<{room}}  {bar:<{_BAR}}  {format_ratio(value)}")
             if low < high:
-                text.append(f" [{formatting.ratio_interval(low, high)}]", style="dim")
+                text.append(f" [{format_ratio_interval(low, high)}]", style="dim")
         return text

@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.reports import formatting
+from compress.reports.formatting import (
+    draw_bar,
+    format_count,
+    format_interval,
+    format_percent,
+    format_ratio,
+    format_ratio_interval,
+    format_seconds,
+    format_significant,
+    format_size,
+)
 from targets.benches.advice import short_names
 from targets.benches.comparing import TIE, Ratio
 
@@ -46,7 +56,7 @@ class _Column:
 
 
 def verdict(entry: Entry, first: Entry) -> str:
-    """``first``, ``tied``, ``faster`` or ``slower``."""
+    """How ``entry`` compares with ``first``: ``first`` (it is the same), ``tied``, ``faster`` or ``slower``."""
     if entry is first:
         return "first"
     if Ratio(entry["ratio"], entry["low"], entry["high"]).tied:
@@ -55,9 +65,9 @@ def verdict(entry: Entry, first: Entry) -> str:
 
 
 def _ratio(entry: Entry, first: Entry) -> str:
-    value = formatting.ratio(entry["ratio"])
+    value = format_ratio(entry["ratio"])
     exact = entry is first or entry["low"] == entry["high"]
-    return value if exact else f"{value} [{formatting.ratio_interval(entry['low'], entry['high'])}]"
+    return value if exact else f"{value} [{format_ratio_interval(entry['low'], entry['high'])}]"
 
 
 def _note(entry: Entry, first: Entry) -> str:
@@ -82,20 +92,20 @@ def _columns(entries: Sequence[Entry], firsts: Sequence[Entry], names: Sequence[
     if any(entry is not first for entry, first in pairs):
         columns += [
             _Column("ratio", tuple(_ratio(*pair) for pair in pairs)),
-            _Column("", tuple(formatting.bar(entry["ratio"], longest, 10) for entry in entries), goes=3, left=True),
+            _Column("", tuple(draw_bar(entry["ratio"], longest, 10) for entry in entries), goes=3, left=True),
         ]
     if timed:
         columns += [
-            _Column("p50", _each(formatting.seconds, entries, "p50")),
-            _Column("p95", _each(formatting.seconds, entries, "p95"), goes=4),
-            _Column("first\nrun", _each(formatting.seconds, entries, "first"), goes=2),
-            _Column("model\nload", _each(formatting.seconds, entries, "load_s"), goes=1),
+            _Column("p50", _each(format_seconds, entries, "p50")),
+            _Column("p95", _each(format_seconds, entries, "p95"), goes=4),
+            _Column("first\nrun", _each(format_seconds, entries, "first"), goes=2),
+            _Column("model\nload", _each(format_seconds, entries, "load_s"), goes=1),
         ]
     if counted:
-        columns.append(_Column("instructions", _each(formatting.count, entries, "instructions")))
+        columns.append(_Column("instructions", _each(format_count, entries, "instructions")))
     columns += [
-        _Column("memory", _each(formatting.size, entries, "memory"), goes=5),
-        _Column("size", _each(formatting.size, entries, "size"), goes=6),
+        _Column("memory", _each(format_size, entries, "memory"), goes=5),
+        _Column("size", _each(format_size, entries, "size"), goes=6),
     ]
     notes = tuple(_note(*pair) for pair in pairs)
     return [*columns, _Column("", notes, left=True)] if any(notes) else columns
@@ -149,7 +159,7 @@ def bench_table(results: Sequence[Entry], width: int = WIDTH) -> Table:
 
 
 def sentences(results: Sequence[Entry]) -> list[str]:
-    """What the numbers come to: the fastest on each target, and how the targets compare for the first model."""
+    """A sentence on the fastest model of each target, and one on how the targets compare for the first model."""
     names = dict(zip(map(id, results), short_names([Path(entry["path"]) for entry in results]), strict=True))
     groups: dict[str, list[Entry]] = {}
     for entry in results:
@@ -166,13 +176,13 @@ def _fastest(group: Sequence[Entry], names: Mapping[int, str], target: str) -> s
     if verdict(best, first) in ("first", "tied"):
         return f"{where}no model is faster than {names[id(first)]}, which came first."
     low, value, high = (1 / best[key] for key in ("high", "ratio", "low"))
-    interval = "" if low == high else f" ({formatting.interval(low, high, _times)})"
+    interval = "" if low == high else f" ({format_interval(low, high, _times)})"
     # Within the tie rule of the best: which of them it is would be chance.
     others = [one for one in group if one is not best and one is not first]
     near = [names[id(one)] for one in others if one["low"] < best["ratio"] * (1 + TIE)]
     also = f"; {', '.join(near)} cannot be told from it" if near else ""
     if best.get("p50") is None:
-        share = formatting.percent(best["ratio"])
+        share = format_percent(best["ratio"])
         return f"{where}{names[id(best)]} takes {share} of the instructions of {names[id(first)]}{also}."
     return f"{where}{names[id(best)]} is {_times(value)} times as fast as {names[id(first)]}{interval}{also}."
 
@@ -181,7 +191,7 @@ def _alone(entry: Entry, name: str) -> str:
     """Of a model without another to be compared with: how far its fastest runs lie apart."""
     if not entry.get("fastest"):
         return ""
-    value, low, high = map(formatting.seconds, entry["fastest"])
+    value, low, high = map(format_seconds, entry["fastest"])
     return f"{name}: fastest run {value}, from {low} to {high} in {_processes(entry['processes'])}."
 
 
@@ -190,7 +200,7 @@ def _processes(number: int) -> str:
 
 
 def _times(value: float | None) -> str:
-    return formatting.significant(value, 3)
+    return format_significant(value, 3)
 
 
 def _across(groups: Mapping[str, Sequence[Entry]], names: Mapping[int, str]) -> str:
@@ -198,16 +208,16 @@ def _across(groups: Mapping[str, Sequence[Entry]], names: Mapping[int, str]) -> 
     if len(timed) < 2:
         return ""
     ordered = sorted(timed)
-    rest = ", ".join(f"{formatting.seconds(p50)} on {target}" for p50, target in ordered[1:])
+    rest = ", ".join(f"{format_seconds(p50)} on {target}" for p50, target in ordered[1:])
     name = names[id(next(iter(groups.values()))[0])]
     return (
-        f"{name}: p50 {formatting.seconds(ordered[0][0])} on {ordered[0][1]}, {rest}; "
+        f"{name}: p50 {format_seconds(ordered[0][0])} on {ordered[0][1]}, {rest}; "
         "timed one target after the other, so not paired: only large differences count."
     )
 
 
 def machine_line(document: Mapping[str, Any]) -> str:
-    """Where, with what and how often it was measured."""
+    """One line of a ``bench --json`` document: the machine, the versions, the batch or shapes, the number of runs."""
     machine, packages = document["environment"], document["environment"].get("packages", {})
     described = [one.get("packages", {}) for one in document.get("targets", {}).values()]
     versions = {name: version for found in described for name, version in found.items() if name != "numpy"} or packages
@@ -217,7 +227,7 @@ def machine_line(document: Mapping[str, Any]) -> str:
     if timed:
         processes = {entry["processes"] for entry in timed}
         runs = sum(entry["runs"] for entry in timed)
-        parts.append(f"{formatting.count(runs)} runs in {_processes(max(processes))} each")
+        parts.append(f"{format_count(runs)} runs in {_processes(max(processes))} each")
     return ", ".join(parts)
 
 
@@ -226,7 +236,7 @@ def _shapes(shapes: Mapping[str, Sequence[int]]) -> str:
 
 
 def print_bench(document: Mapping[str, Any], changes: Sequence[Change], console: Console) -> None:
-    """A document of ``bench --json``: the table, what it comes to, and what has changed since the saved one."""
+    """Print a document of ``bench --json``: the table, its conclusions, and what has changed since the saved one."""
     from rich.text import Text
 
     width = console.width if console.is_terminal else max(console.width, WIDTH)
@@ -258,12 +268,12 @@ def _moved(one: Change) -> str:
     if one.then is None or one.now is None or one.factor is None:
         return f"({one.why})"
     words = ("more", "fewer") if one.by == "instructions" else ("slower", "faster")
-    share = f"{formatting.percent(abs(one.factor - 1))} {words[one.factor < 1]}"
+    share = f"{format_percent(abs(one.factor - 1))} {words[one.factor < 1]}"
     how = "no significant change" if one.verdict == "unchanged" else share
     if one.by == "instructions":
         return f"{one.now[0]:,.0f} instructions, then {one.then[0]:,.0f}: {how}"
     if one.by == "time":
         wide = " (of absolute times only changes beyond 15 % count)" if one.verdict == "unchanged" else ""
-        return f"{formatting.seconds(one.now[0])} at best, then {formatting.seconds(one.then[0])}: {how}{wide}"
-    texts = [f"{formatting.ratio(v)} [{formatting.ratio_interval(low, high)}]" for v, low, high in (one.now, one.then)]
+        return f"{format_seconds(one.now[0])} at best, then {format_seconds(one.then[0])}: {how}{wide}"
+    texts = [f"{format_ratio(v)} [{format_ratio_interval(low, high)}]" for v, low, high in (one.now, one.then)]
     return f"{texts[0]}, then {texts[1]}: {how}"

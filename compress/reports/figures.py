@@ -11,7 +11,8 @@ from __future__ import annotations
 import html
 from typing import Any
 
-from compress.reports import formatting, reading
+from compress.reports import reading
+from compress.reports.formatting import format_fixed, format_seconds, format_size, is_known
 from compress.reports.reading import Candidate, Report
 
 Figure = dict[str, Any]
@@ -69,7 +70,7 @@ def _points(report: Report, target: str, cost: str) -> list[dict[str, Any]]:
             continue
         value, drop = here["quality"]["val"]["value"], here["quality_drop"]["val"]
         # A network that diverged has no place in a figure; the table of all candidates has it.
-        if not all(formatting.known(number) for number in (value, ratio.value, *drop.values())):
+        if not all(is_known(number) for number in (value, ratio.value, *drop.values())):
             continue
         up, down = drop["value"] - drop["low"], drop["high"] - drop["value"]
         higher = reading.higher_is_better(report, target)
@@ -106,11 +107,11 @@ def _hover(report: Report, candidate: Candidate, target: str) -> str:
             spread = f" [{ratio.interval}]" if ratio.interval else ""
             lines.append(f"{cost} {ratio.text}{spread}")
     if here.get("latency"):
-        lines.append(f"p50 {formatting.seconds(here['latency']['p50'])}")
-    lines.append(f"size {formatting.size(candidate['size'])}")
+        lines.append(f"p50 {format_seconds(here['latency']['p50'])}")
+    lines.append(f"size {format_size(candidate['size'])}")
     about = [html.escape(reading.precision(candidate))]
     if reading.pruning_ratio(candidate) is not None:
-        about.append(f"pruning ratio {formatting.fixed(reading.pruning_ratio(candidate), 2)}")
+        about.append(f"pruning ratio {format_fixed(reading.pruning_ratio(candidate), 2)}")
     if reading.trial(candidate) is not None:
         about.append(f"trial {reading.trial(candidate)}")
     return "<br>".join([*lines, ", ".join(about)])

@@ -1,4 +1,7 @@
-"""What each hyperparameter mattered: Optuna's PED-ANOVA, once per objective."""
+"""How much each hyperparameter mattered for each objective, by Optuna's PED-ANOVA.
+
+PED-ANOVA (Watanabe, Bansal and Hutter 2023, IJCAI) compares the values among the better trials with those among all.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _FEWEST = 8
-"""Told candidates below which importances would be noise."""
+"""With fewer candidates than this, importances would be noise."""
 
 
 def importances(run: Run) -> dict[str, dict[str, float]]:
-    """Objective -> hyperparameter -> share, most important first; empty where there is too little to say."""
+    """The share of every hyperparameter in each objective, by the objective's name, the most important first.
+
+    Empty where there are too few candidates to say anything, without an objective whose values never varied.
+    """
     import warnings
 
     import optuna

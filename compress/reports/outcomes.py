@@ -11,7 +11,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from compress.reports import formatting, reading
+from compress.reports import reading
+from compress.reports.formatting import (
+    format_count,
+    format_ratio,
+    format_seconds,
+    format_significant,
+    format_size,
+    is_known,
+)
 from compress.reports.reading import PickRow, Report
 from compress.selection.rankings import SAME_LATENCY
 from compress.values.constraints import parse_constraint
@@ -27,7 +35,7 @@ _ORDINALS = {2: "2nd", 3: "3rd"}
 
 
 def outcome(report: Report, target: str, pick: str = "fastest") -> str:
-    """One sentence on what ``pick`` gains on ``target`` and how far that is known."""
+    """One sentence on what the pick of that name gains on ``target``, and how far that is known."""
     zero = report["baseline"]
     if len(report["candidates"]) == 1:
         return "Only the baseline has been measured so far: there is no candidate yet."
@@ -50,7 +58,7 @@ def _gain(report: Report, row: PickRow, target: str) -> str:
     cost = reading.main_cost(report, target)
     ratio = reading.cost_ratio(report, candidate, target, cost)
     if ratio is None:
-        return f"has {formatting.size(candidate['size'])}, its {cost} not being measured"
+        return f"has {format_size(candidate['size'])}, its {cost} not being measured"
     told = f"{ratio.text} of the baseline's"
     if cost == "size":
         return f"has {told} size"
@@ -88,17 +96,17 @@ def weak_baseline(report: Report, target: str) -> str:
         return ""
     split = "test" if here["quality_drop"].get("test") else "val"
     drop = here["quality_drop"][split]
-    if not formatting.known(drop["high"]) or drop["high"] >= 0:
+    if not is_known(drop["high"]) or drop["high"] >= 0:
         return ""
     better = reading.quality_format(report, target).difference(-drop["value"])
     return (
         f"`{row.candidate['id']}` is better than the baseline, by {better} on {split}: the baseline was not trained to "
-        "its end, and a drop against it says little. Train it longer and search again."
+        "the end, so a drop against it says little. Train it longer and search again."
     )
 
 
 def why_none(report: Report) -> str:
-    """What stands in place of a pick that found nothing."""
+    """What stands in the table in place of a pick, where no candidate meets the constraints."""
     return "no candidate yet" if len(report["candidates"]) == 1 else "none meets the constraints"
 
 
@@ -113,34 +121,38 @@ def _nothing(report: Report, target: str) -> str:
 
 def excess(report: Report, target: str, text: str, by: float | None) -> str:
     """``quality_drop<=0.01 by 0.8 points``: how far beyond one constraint, in its own unit."""
-    if by is None or not formatting.known(by):
+    if by is None or not is_known(by):
         return f"{text} (not measured)"
     try:
         constraint = parse_constraint(text)
     except ConstraintError:
-        return f"{text} by {formatting.significant(by)}"
+        return f"{text} by {format_significant(by)}"
     if constraint.relative:
-        return f"{text} by {formatting.ratio(by)}"
+        return f"{text} by {format_ratio(by)}"
     written = reading.quality_format(report, target)
     shown = {
         "quality": written.difference,
         "quality_drop": written.difference,
-        "latency": formatting.seconds,
-        "size": formatting.size,
-        "memory": formatting.size,
-    }.get(constraint.quantity, formatting.count)
+        "latency": format_seconds,
+        "size": format_size,
+        "memory": format_size,
+    }.get(constraint.quantity, format_count)
     return f"{text} by {shown(by)}"
 
 
 def examples(needed: int) -> str:
-    """A number of examples that was extrapolated, rounded up to two digits: ``6,000``, not ``5997``."""
+    """A number of examples that was extrapolated, rounded up to two digits.
+
+    >>> examples(5997)
+    '6,000'
+    """
     step = 10 ** max(0, math.floor(math.log10(needed)) - 1)
     return f"{math.ceil(needed / step) * step:,}"
 
 
 def standing(row: PickRow) -> str:
-    """What stands beside a verdict: ``the 2nd read; about 900 test examples needed``."""
-    parts = [f"the {_ORDINALS.get(row.read, f'{row.read}th')} read"] if row.read > 1 else []
+    """What stands beside a verdict: ``the 2nd choice; about 900 test examples needed``."""
+    parts = [f"the {_ORDINALS.get(row.read, f'{row.read}th')} choice"] if row.read > 1 else []
     if row.verdict == "open" and row.needed:
         parts.append(f"about {examples(row.needed)} test examples needed")
     return "; ".join(parts)
@@ -166,7 +178,7 @@ def _listed(names: tuple[str, ...], most: int = 3) -> str:
 
 
 def refutations(report: Report, target: str) -> list[str]:
-    """A line for each candidate that was read for a pick and refuted before another took its place."""
+    """A line for each candidate that was chosen for a pick and refuted on test, so that another took its place."""
     candidates, written = reading.by_id(report), reading.quality_format(report, target)
     lines: dict[str, list[str]] = {}
     for row in reading.pick_rows(report, target):
@@ -180,5 +192,5 @@ def refutations(report: Report, target: str) -> list[str]:
         if drop:
             spread = written.interval(drop["low"], drop["high"])
             figures = f": its drop on test is {written.difference(drop['value'])} [{spread}]"
-        told.append(f"`{name}` was read first for {', '.join(picks)} and refuted{figures}.")
+        told.append(f"`{name}` was chosen before for {', '.join(picks)}, and test refuted it{figures}.")
     return told

@@ -13,9 +13,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compress.reports import formatting, outcomes, reading, target_notes
+from compress.reports import outcomes, reading, target_notes
 from compress.reports.figures import front_figures
+from compress.reports.formatting import (
+    MISSING,
+    QualityFormat,
+    format_count,
+    format_fixed,
+    format_percent,
+    format_seconds,
+    format_size,
+)
 from compress.reports.reading import Candidate, PickRow, Report
+from compress.values.durations import format_duration
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -47,7 +57,7 @@ def render(report: Report, *, importances: Importances | None = None, notes: Seq
     return template.render(**page, figures=_embedded(page["targets"]), plotly=_script(get_plotlyjs()))
 
 
-def write(
+def write_page(
     path: Path | str, report: Report, *, importances: Importances | None = None, notes: Sequence[str] = ()
 ) -> Path:
     """Write the page to ``path`` in one step: a reader never sees half of it. Raises OSError as writing does."""
@@ -78,7 +88,7 @@ def view(report: Report, *, importances: Importances | None = None, notes: Seque
         "targets": [_target(report, name) for name in names],
         "importances": [_importance(objective, shares) for objective, shares in (importances or {}).items() if shares],
         "stages": _stages(report),
-        "wall": formatting.duration(report["wall_s"]),
+        "wall": format_duration(report["wall_s"]),
         "trials": report["trials"],
         "failures": report["failures"],
         "objectives": report["objectives"],
@@ -94,17 +104,17 @@ def _described(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Machine, versions and settings as (name, text), in units; what the page shows elsewhere is left out."""
     kept = {key: value for key, value in facts.items() if key not in _ELSEWHERE}
     if "memory" in kept:
-        kept["memory"] = formatting.size(kept["memory"])
+        kept["memory"] = format_size(kept["memory"])
     for name in ("machine", "now"):
         if isinstance(kept.get(name), Mapping):
             kept[name] = dict(_described(kept[name]))
     if isinstance(kept.get("load"), list | tuple):
-        kept["load"] = [formatting.fixed(value, 1) for value in kept["load"]]
+        kept["load"] = [format_fixed(value, 1) for value in kept["load"]]
     if "memory_available" in kept:
-        kept["memory_available"] = formatting.size(kept["memory_available"])
+        kept["memory_available"] = format_size(kept["memory_available"])
     training = kept.get("training")
     if isinstance(training, Mapping):
-        steps = {name: formatting.seconds(value) for name, value in (training.get("seconds") or {}).items()}
+        steps = {name: format_seconds(value) for name, value in (training.get("seconds") or {}).items()}
         kept["training"] = {**(training.get("mode") or {}), "step": steps}
     return reading.flatten(kept)
 
@@ -114,7 +124,7 @@ def _facts(report: Report) -> list[str]:
     number, trials = len(report["candidates"]) - 1, report["trials"]
     return [
         f"{number} candidate{'' if number == 1 else 's'} from {trials['finished']} finished trials",
-        f"{formatting.duration(report['wall_s'])} in all",
+        f"{format_duration(report['wall_s'])} in all",
         f"constraints: {', '.join(report['constraints']) or 'none'}",
         f"objectives: {', '.join(report['objectives'])}",
         f"seed {report['seed']}",
@@ -153,7 +163,7 @@ def _qualities(report: Report, target: str, candidate: Candidate, split: str) ->
     """Cells of the quality and of the drop on one split."""
     written, here = reading.quality_format(report, target), reading.on(candidate, target) or {}
     quality, drop = here["quality"].get(split), here["quality_drop"].get(split)
-    missing = _with_interval(formatting.MISSING, "")
+    missing = _with_interval(MISSING, "")
     return (
         _with_interval(written.value(quality["value"]), written.interval(quality["low"], quality["high"]))
         if quality
@@ -168,9 +178,7 @@ def _cost(report: Report, target: str, candidate: Candidate) -> View:
     """The cell of the ratio that stands for speed."""
     ratio = reading.cost_ratio(report, candidate, target, reading.main_cost(report, target))
     own = candidate["id"] == report["baseline"]
-    return (
-        _with_interval(ratio.text, "" if own else ratio.interval) if ratio else _with_interval(formatting.MISSING, "")
-    )
+    return _with_interval(ratio.text, "" if own else ratio.interval) if ratio else _with_interval(MISSING, "")
 
 
 def _amounts(report: Report, target: str, candidate: Candidate) -> View:
@@ -179,11 +187,11 @@ def _amounts(report: Report, target: str, candidate: Candidate) -> View:
     timed = here.get("latency")
     smaller = reading.cost_ratio(report, candidate, target, "size")
     return {
-        "p50": formatting.seconds(timed["p50"]) if timed else formatting.MISSING,
-        "instructions": formatting.count(here.get("instructions")),
-        "size": _with_interval(formatting.size(candidate["size"]), smaller.text if smaller else ""),
-        "parameters": formatting.count(candidate["parameters"]),
-        "macs": formatting.count(candidate["macs"]),
+        "p50": format_seconds(timed["p50"]) if timed else MISSING,
+        "instructions": format_count(here.get("instructions")),
+        "size": _with_interval(format_size(candidate["size"]), smaller.text if smaller else ""),
+        "parameters": format_count(candidate["parameters"]),
+        "macs": format_count(candidate["macs"]),
         "precision": reading.precision(candidate),
     }
 
@@ -203,7 +211,7 @@ def _pick(report: Report, target: str, row: PickRow) -> View:
         "path": path if path and ":" not in path and not path.startswith("/") else None,
         "val": val,
         "test": test,
-        "drop": _with_interval(formatting.MISSING, "") if own else drop,
+        "drop": _with_interval(MISSING, "") if own else drop,
         "verdict": row.verdict,
         "standing": outcomes.standing(row),
         "tied_with": row.tied_with,
@@ -260,14 +268,14 @@ def _classes(target: str, candidates: Sequence[Candidate]) -> View | None:
 
 def _class_cell(one: Mapping[str, Any] | None) -> View:
     if one is None:
-        return _with_interval(formatting.MISSING, "")
-    f1, precision, recall = (formatting.fixed(100 * one[name], 1) for name in ("f1", "precision", "recall"))
+        return _with_interval(MISSING, "")
+    f1, precision, recall = (format_fixed(100 * one[name], 1) for name in ("f1", "precision", "recall"))
     return _with_interval(f"{f1} %", f"{precision} / {recall}")
 
 
-def _slice_cell(quality: Mapping[str, Any] | None, written: formatting.QualityFormat) -> View:
+def _slice_cell(quality: Mapping[str, Any] | None, written: QualityFormat) -> View:
     if quality is None:
-        return _with_interval(formatting.MISSING, "")
+        return _with_interval(MISSING, "")
     return _with_interval(written.value(quality["value"]), written.interval(quality["low"], quality["high"]))
 
 
@@ -287,12 +295,12 @@ def _candidate(report: Report, target: str, candidate: Candidate) -> View:
         "id": candidate["id"],
         "standing": standing,
         "cells": [
-            (formatting.MISSING if trial is None else str(trial), -1 if trial is None else trial),
+            (MISSING if trial is None else str(trial), -1 if trial is None else trial),
             (amounts["precision"], amounts["precision"]),
-            (formatting.fixed(removed, 2), removed or 0),
+            (format_fixed(removed, 2), removed or 0),
             (val["value"], here["quality"]["val"]["value"]),
             (drop["value"], here["quality_drop"]["val"]["value"]),
-            (ratio.text if ratio else formatting.MISSING, ratio.value if ratio else -1),
+            (ratio.text if ratio else MISSING, ratio.value if ratio else -1),
             (amounts["size"]["value"], candidate["size"]),
             (amounts["parameters"], candidate["parameters"]),
             (amounts["macs"], candidate["macs"]),
@@ -307,7 +315,7 @@ def _importance(objective: str, shares: Mapping[str, float]) -> View:
     longest = max(ordered[0][1], 1e-12)
     return {
         "objective": objective.replace("quality_loss", "quality"),
-        "bars": [(name, formatting.percent(value), 100 * max(value, 0) / longest) for name, value in ordered],
+        "bars": [(name, format_percent(value), 100 * max(value, 0) / longest) for name, value in ordered],
     }
 
 
@@ -320,8 +328,8 @@ def _stages(report: Report) -> list[View]:
             "name": name,
             "count": stage["count"],
             "cached": stage["cached"],
-            "seconds": formatting.duration(stage["seconds"]),
-            "share": formatting.percent(stage["seconds"] / wall),
+            "seconds": format_duration(stage["seconds"]),
+            "share": format_percent(stage["seconds"] / wall),
             "length": min(100.0, 100 * stage["seconds"] / wall),
         }
         for name, stage in ordered

@@ -1,4 +1,4 @@
-"""Plans: carried here."""
+"""What ``paretopress search --dry-run`` prints: the plan of a search, in sentences."""
 
 from __future__ import annotations
 
@@ -11,30 +11,32 @@ if TYPE_CHECKING:
 
 
 _COUNTED = {"heads": "heads", "blocks": "blocks", "width": "channels in each head"}
-"""What a group counts, by the end of its name."""
+"""What the number of a group counts where it is not channels, by the end of the group's name (``attn:heads``)."""
 
 
 def print_plan(found: dict[str, Any], console: Console) -> None:
-    """The same for people."""
+    """Print a plan, the JSON document that ``searching.dry_runs.plan`` makes, for people to read."""
 
     def say(text: str) -> None:
         console.print(text, markup=False)
 
-    counted = f"{found['parameters']} parameters, {found['macs']} MACs; " if "macs" in found else ""
-    say(f"task {found['task']}: {counted}constraints {', '.join(found['constraints'])}")
+    network = f"{found['parameters']} parameters, {found['macs']} MACs; " if "macs" in found else ""
+    say(f"task {found['task']}: {network}constraints {', '.join(found['constraints'])}")
     for text in found["warnings"]:
         say(f"warning: {text}")
     for name, target in found["targets"].items():
         say(
-            f"target {name}: {', '.join(target['precisions']) or 'nothing of what is searched'}; int8 as "
-            f"{target['int8_format']}; widths in steps of {target['channel_step']}, in int8 {target['int8_step']}"
+            f"target {name}: runs {', '.join(target['precisions']) or 'no precision that is searched'}; int8 in the "
+            f"format {target['int8_format']}; channels in multiples of {target['channel_step']} (in int8 of "
+            f"{target['int8_step']})"
         )
         for why in dict.fromkeys(why for _, why in target["left_out"]):
             schemes = ", ".join(scheme for scheme, one in target["left_out"] if one == why)
             say(f"left out on {name}: {schemes}: {why}")
     for name, channels, members in found["prunable"]:
         others = ", ".join(member for member in members if member != name) or "nothing else"
-        say(f"prunable: {name}, {channels} {_COUNTED.get(name.partition(':')[2], 'channels')} (with {others})")
+        counted = _COUNTED.get(name.partition(":")[2], "channels")
+        say(f"prunable: {name}, {channels} {counted} (cut together with {others})")
     for name, why in found["kept"]:
         say(f"left alone: {name}: {why}")
     for name, others in found.get("removable", ()):
@@ -46,4 +48,4 @@ def print_plan(found: dict[str, Any], console: Console) -> None:
         say(f"not offered: {name}: {why}")
     say(f"searched: {', '.join(found['dimensions'])}")
     if found["trial_seconds"] is not None:
-        say(f"a trial with half of the channels: about {format_duration(found['trial_seconds'])}")
+        say(f"a trial with half of the channels takes about {format_duration(found['trial_seconds'])}")

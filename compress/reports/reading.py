@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from compress.metrics.metrics import METRICS
-from compress.reports import formatting
-from compress.reports.formatting import QualityFormat
+from compress.reports.formatting import MISSING, QualityFormat, format_ratio, format_ratio_interval, is_known
 from compress.selection.rankings import PICKS
 from compress.values.constraints import Constraint, parse_constraint
 from targets.errors import ConstraintError
@@ -23,7 +22,7 @@ Candidate = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Ratio:
+class CostRatio:
     """A cost relative to the baseline's; the ends are None where it was counted and has no interval."""
 
     value: float
@@ -32,13 +31,13 @@ class Ratio:
 
     @property
     def text(self) -> str:
-        """``0.37x``."""
-        return formatting.ratio(self.value)
+        """The ratio as people read it: ``0.37x``."""
+        return format_ratio(self.value)
 
     @property
     def interval(self) -> str:
-        """``0.36-0.38``, or nothing where there is no interval."""
-        return "" if self.low is None else formatting.ratio_interval(self.low, self.high)
+        """Its interval as people read it: ``0.36-0.38``, or nothing where there is none."""
+        return "" if self.low is None else format_ratio_interval(self.low, self.high)
 
 
 @dataclass(frozen=True)
@@ -55,22 +54,22 @@ class PickRow:
 
 
 def by_id(report: Report) -> dict[str, Candidate]:
-    """Candidates by their id."""
+    """All candidates of the report, by their id."""
     return {candidate["id"]: candidate for candidate in report["candidates"]}
 
 
 def baseline(report: Report) -> Candidate:
-    """The candidate that is the zero of every ratio."""
+    """The baseline: the candidate that every ratio and every drop is relative to."""
     return by_id(report)[report["baseline"]]
 
 
 def target_names(report: Report) -> list[str]:
-    """Targets in the report's order: what ``best/`` and ``satisfied`` follow comes first."""
+    """The report's targets in order; ``best/`` and ``satisfied`` follow the first."""
     return list(report["targets"])
 
 
 def on(candidate: Candidate, target: str) -> Mapping[str, Any] | None:
-    """What ``target`` says of ``candidate``; None where it was not measured there."""
+    """What was measured of ``candidate`` on ``target``; None where nothing was."""
     found: Mapping[str, Any] | None = candidate["measured"].get(target)
     return found
 
@@ -81,19 +80,19 @@ def measured_on(report: Report, target: str) -> list[Candidate]:
 
 
 def precision(candidate: Candidate) -> str:
-    """The precision scheme of its config; a baseline without one is fp32."""
+    """The precision scheme of the candidate's config; a baseline without one is ``fp32``."""
     scheme = (candidate["config"].get("precision") or {}).get("scheme")
     return str(scheme or "fp32")
 
 
 def pruning_ratio(candidate: Candidate) -> float | None:
-    """The pruning ratio that its config asked for everywhere; None for a model that was not pruned by us."""
+    """The pruning ratio of the candidate's config, over the whole network; None where its config has none."""
     found = (candidate["config"].get("prune") or {}).get("ratio")
     return None if found is None else float(found)
 
 
 def trial(candidate: Candidate) -> int | None:
-    """The trial it came from, also where only the id (``0007-int8``) tells."""
+    """The number of the trial that the candidate came from, also where only its id (``0007-int8``) says so."""
     found = candidate.get("trial")
     if found is None and candidate["id"].partition("-")[0].isdigit():
         found = int(candidate["id"].partition("-")[0])
@@ -101,26 +100,26 @@ def trial(candidate: Candidate) -> int | None:
 
 
 def main_cost(report: Report, target: str) -> str:
-    """What stands for speed on ``target``: latency, where that is not timed instructions, else size."""
+    """What stands for speed on ``target``: ``latency``, or ``instructions`` where these are counted, or ``size``."""
     zero = on(baseline(report), target) or {}
     return next((name for name in ("latency", "instructions") if zero.get(name)), "size")
 
 
-def cost_ratio(report: Report, candidate: Candidate, target: str, cost: str) -> Ratio | None:
+def cost_ratio(report: Report, candidate: Candidate, target: str, cost: str) -> CostRatio | None:
     """``candidate``'s cost relative to the baseline's; latency is the paired ratio with its interval."""
     here = on(candidate, target) or {}
     if cost == "latency":
         timed = here.get("latency")
-        return Ratio(timed["ratio"], timed["low"], timed["high"]) if timed else None
+        return CostRatio(timed["ratio"], timed["low"], timed["high"]) if timed else None
     zero = baseline(report)
     value, unit = (
         (candidate["size"], zero["size"]) if cost == "size" else (here.get(cost), (on(zero, target) or {}).get(cost))
     )
-    return None if value is None or not unit else Ratio(value / unit)
+    return None if value is None or not unit else CostRatio(value / unit)
 
 
 def quality_format(report: Report, target: str) -> QualityFormat:
-    """How this task's quality is written; decided once, by the baseline."""
+    """How the values of this task's metric are written, which the baseline's values decide."""
     zero = on(baseline(report), target)
     if zero is None:
         return QualityFormat("quality", False)
@@ -145,7 +144,7 @@ def higher_is_better(report: Report, target: str) -> bool:
                 here["quality"]["val"]["value"],
                 here["quality_drop"]["val"]["value"],
             )
-            agreement += (values[0] - values[1]) * values[2] if all(map(formatting.known, values)) else 0.0
+            agreement += (values[0] - values[1]) * values[2] if all(map(is_known, values)) else 0.0
     return agreement >= 0
 
 
@@ -176,12 +175,12 @@ def quality_limit(report: Report, target: str) -> float | None:
 
 
 def held_out(report: Report, target: str) -> bool:
-    """Whether anything was read on test."""
+    """Whether any candidate was read on test on ``target``."""
     return any((on(candidate, target) or {})["quality"].get("test") for candidate in measured_on(report, target))
 
 
 def pick_rows(report: Report, target: str) -> list[PickRow]:
-    """The four picks on ``target``, in order; those that found nothing included."""
+    """The four picks on ``target``, in their order, including those that no candidate qualified for."""
     candidates = by_id(report)
     rows = []
     for name in PICKS:
@@ -204,7 +203,11 @@ def pick_rows(report: Report, target: str) -> list[PickRow]:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    """A nested mapping as (dotted key, text) pairs, in order."""
+    """A nested mapping as pairs of a dotted key and a text, in order.
+
+    >>> flatten({"packages": {"numpy": "2.1"}, "cores": 2})
+    [('packages.numpy', '2.1'), ('cores', '2')]
+    """
     pairs: list[tuple[str, str]] = []
     for key, value in tree.items():
         if isinstance(value, Mapping):
@@ -212,5 +215,5 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
         elif isinstance(value, list | tuple):
             pairs.append((f"{prefix}{key}", ", ".join(str(item) for item in value)))
         else:
-            pairs.append((f"{prefix}{key}", formatting.MISSING if value is None else str(value)))
+            pairs.append((f"{prefix}{key}", MISSING if value is None else str(value)))
     return pairs

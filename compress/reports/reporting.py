@@ -1,4 +1,7 @@
-"""`report.json`: the run as one document, made from the record alone (design: "report.json")."""
+"""``report.json``, the run as one document, and the files made from it: the page, ``best/`` and copies of picks.
+
+Every number in the document comes from the run's record.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from compress.run_folder.runs import Run
-from compress.selection import picks
-from compress.selection.picks import Question
-from compress.selection.questions import picks_of, question_of, satisfied, targets_of
+from compress.selection.fronts import front, front_hypervolume, with_feasibility
+from compress.selection.nearest_misses import nearest_miss
+from compress.selection.picks import picks_of, satisfied
+from compress.selection.questions import Question, question_of, targets_of
 from compress.values.candidates import Candidate
 from compress.values.serialization import to_json, write_json
 from targets.documents import file_hash, finite
@@ -36,14 +40,14 @@ def make_report(run: Run) -> dict[str, Any]:
         "constraints": list(request.constraints),
         "satisfied": satisfied(run),
         "targets": {
-            target: {**described.get(target, {}), "hypervolume": picks.hypervolume(there, question, target)}
+            target: {**described.get(target, {}), "hypervolume": front_hypervolume(there, question, target)}
             for target in names
         },
         "baseline": question.baseline.id,
         "candidates": [candidate_json(run, candidate, question) for candidate in state.candidates.values()],
-        "front": {target: [c.id for c in picks.front(there, question, target)] for target in names},
+        "front": {target: [c.id for c in front(there, question, target)] for target in names},
         "picks": {t: {which: to_json(pick) for which, pick in picks_of(run, t).items()} for t in names},
-        "nearest_miss": {t: to_json(picks.nearest_miss(there, question, t)) for t in names},
+        "nearest_miss": {t: to_json(nearest_miss(there, question, t)) for t in names},
         "trials": {
             "asked": len(state.trials), "finished": state.count("finished"),
             "gated": state.count("gated"), "failed": state.count("failed"),
@@ -77,10 +81,10 @@ def _failures(run: Run) -> list[dict[str, Any]]:
 
 
 def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[str, Any]:
-    """One candidate with today's feasibility on every target it was measured on."""
+    """The entry of one candidate in the report, feasible or not as the run's constraints say now."""
     names = targets_of(run)
     for target in names:
-        candidate = next(iter(picks.judged([candidate], question, target)), candidate)
+        candidate = next(iter(with_feasibility([candidate], question, target)), candidate)
     path = run.folder / (candidate.path or "")
     data = to_json(candidate)
     data["path"] = candidate.path if candidate.path and path.exists() else None
@@ -89,25 +93,28 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
 
 
 def write_report(run: Run) -> dict[str, Any]:
-    """Put ``report.json`` in place, whole."""
+    """Write ``report.json`` into the run's folder, in one step, and return the document."""
     report = make_report(run)
     write_json(run.folder / "report.json", report)
     return report
 
 
 def write_html(run: Run, path: Path | None = None, report: dict[str, Any] | None = None) -> Path:
-    """Put the HTML report in place."""
+    """Write the HTML report to ``path`` (by default ``report.html`` in the run's folder) and return the path.
+
+    Raises OSError where it cannot be written.
+    """
     from compress.reports import pages
     from compress.reports.importances import importances
 
     report = make_report(run) if report is None else report
     path = run.folder / "report.html" if path is None else path
-    pages.write(path, report, importances=importances(run), notes=list(run.state.facts.warnings))
+    pages.write_page(path, report, importances=importances(run), notes=list(run.state.facts.warnings))
     return path
 
 
 def write_best(run: Run, report: dict[str, Any]) -> Path | None:
-    """``best/``: the main pick's file and its manifest; absent where the run is not satisfied."""
+    """Copy the main pick and its manifest to ``best/``, or remove that folder where the run is not satisfied."""
     folder = run.folder / "best"
     target = run.request.targets[0]
     pick = report["picks"][target][run.request.pick]

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from compress.reports import formatting, outcomes, reading, target_notes
+from compress.reports import outcomes, reading, target_notes
+from compress.reports.formatting import MISSING, format_count, format_fixed, format_seconds, format_size
 from compress.reports.reading import Candidate, PickRow, Report
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def _show(console: Console, *parts: Table | str) -> None:
 
 
 def _bracketed(value: str, interval: str) -> str:
-    return f"{value} [{interval}]" if interval and interval != formatting.MISSING else value
+    return f"{value} [{interval}]" if interval and interval != MISSING else value
 
 
 def _drop(report: Report, target: str, candidate: Candidate, split: str) -> str:
@@ -70,7 +71,7 @@ def _drop(report: Report, target: str, candidate: Candidate, split: str) -> str:
     written, here = reading.quality_format(report, target), reading.on(candidate, target) or {}
     drop = here["quality_drop"].get(split)
     if drop is None or candidate["id"] == report["baseline"]:
-        return formatting.MISSING
+        return MISSING
     return _bracketed(written.points(drop["value"]), written.interval(drop["low"], drop["high"]))
 
 
@@ -82,7 +83,7 @@ def _quality(report: Report, target: str, candidate: Candidate, split: str) -> s
 def _ratio(report: Report, target: str, candidate: Candidate, cost: str) -> str:
     ratio = reading.cost_ratio(report, candidate, target, cost)
     if ratio is None:
-        return formatting.MISSING
+        return MISSING
     return ratio.text if candidate["id"] == report["baseline"] else _bracketed(ratio.text, ratio.interval)
 
 
@@ -90,8 +91,8 @@ def _amount(target: str, candidate: Candidate, cost: str) -> str:
     """The absolute figure behind the ratio: p50, or instructions."""
     here = reading.on(candidate, target) or {}
     if cost == "instructions":
-        return formatting.count(here.get("instructions"))
-    return formatting.seconds(here["latency"]["p50"]) if here.get("latency") else formatting.MISSING
+        return format_count(here.get("instructions"))
+    return format_seconds(here["latency"]["p50"]) if here.get("latency") else MISSING
 
 
 def _cost_columns(cost: str) -> list[tuple[str, str]]:
@@ -120,7 +121,7 @@ def picks_table(report: Report, target: str) -> Table:
     for row in (PickRow("baseline", reading.baseline(report)), *reading.pick_rows(report, target)):
         label = row.pick.replace("_", " ")
         if row.candidate is None:
-            _add(table, [label, formatting.MISSING])
+            _add(table, [label, MISSING])
             continue
         _add(
             table,
@@ -131,14 +132,14 @@ def picks_table(report: Report, target: str) -> Table:
                 _drop(report, target, row.candidate, "test"),
                 row.verdict,
                 *_cost_cells(report, target, row.candidate, cost),
-                formatting.size(row.candidate["size"]),
+                format_size(row.candidate["size"]),
             ],
         )
     return table
 
 
 def print_picks(report: Report, console: Console) -> None:
-    """For every target: the outcome in a sentence, the table of picks, and what was refuted on the way."""
+    """Print for every target the outcome in a sentence, the table of picks, and what a reader should know besides."""
     for target in reading.target_names(report):
         if reading.on(reading.baseline(report), target) is None:
             continue
@@ -172,9 +173,9 @@ def front_table(report: Report, target: str) -> Table:
                 _quality(report, target, candidate, "val"),
                 _drop(report, target, candidate, "val"),
                 *_cost_cells(report, target, candidate, cost),
-                formatting.size(candidate["size"]),
+                format_size(candidate["size"]),
                 reading.precision(candidate),
-                formatting.fixed(reading.pruning_ratio(candidate), 2),
+                format_fixed(reading.pruning_ratio(candidate), 2),
                 ", ".join(picked.get(name, [])),
             ],
         )
@@ -182,15 +183,15 @@ def front_table(report: Report, target: str) -> Table:
 
 
 def print_front(report: Report, console: Console, target: str | None = None) -> None:
-    """The front on ``target``, or on every target."""
+    """Print the front on ``target``, or on every target where it is None."""
     for name in [target] if target is not None else reading.target_names(report):
         if reading.on(reading.baseline(report), name) is not None:
             _show(console, front_table(report, name), "")
 
 
 def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Targets: dicts of ``name``, ``available``, ``description`` and ``install`` (the command that brings it)."""
-    table = _table([("target", "<"), ("there", "<"), ("what it is", "<"), ("to install it", "<")])
+    """Print a table of targets, dicts of ``name``, ``available``, ``description`` and ``install`` (a command)."""
+    table = _table([("target", "<"), ("available", "<"), ("what it is", "<"), ("to install it", "<")])
     for row in listed:
         install = "" if row["available"] else row.get("install") or ""
         _add(table, [row["name"], "yes" if row["available"] else "no", row.get("description") or "", install])
@@ -198,7 +199,7 @@ def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None
 
 
 def print_recipes(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Recipes: dicts of ``name`` and ``description``."""
+    """Print a table of recipes, which are dicts of ``name`` and ``description``."""
     table = _table([("recipe", "<"), ("what it is", "<")])
     for row in listed:
         _add(table, [row["name"], row.get("description") or ""])

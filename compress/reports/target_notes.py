@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections import defaultdict
 from statistics import median
 
-from compress.reports import formatting, reading
+from compress.reports import reading
+from compress.reports.formatting import format_percent, format_ratio
 from compress.reports.reading import Candidate, Report
 from compress.selection.rankings import SAME_LATENCY
 from compress.values.configs import STORED
@@ -20,7 +21,7 @@ _FEWEST = 2
 
 
 def notes(report: Report, target: str) -> list[str]:
-    """A line for everything there is to say about ``target``."""
+    """The notes on ``target``, a sentence or two each; none where nothing is worth a note."""
     return [
         *_slower(report, target), *_integer(report, target), *_scored(report, target), *_disturbed(report, target),
     ]  # fmt: skip
@@ -41,7 +42,7 @@ def _slower(report: Report, target: str) -> list[str]:
             quotients[_scheme(one)].append(ratio.value / zero.value)
     word = "instructions" if cost == "instructions" else "time"
     return [
-        f"{scheme} is slower than float on {target}: {formatting.ratio(median(found))} of its {word} at the same "
+        f"{scheme} is slower than float on {target}: {format_ratio(median(found))} of its {word} at the same "
         f"widths (median of {len(found)} networks)."
         for scheme, found in quotients.items()
         if len(found) >= _FEWEST and median(found) > 1 + SAME_LATENCY
@@ -87,8 +88,8 @@ def _scored(report: Report, target: str) -> list[str]:
     worst = min(check["agreement"] for _, check in checks)
     splits = " and ".join(sorted({split for split, _ in checks}, reverse=True))
     return [
-        f"Quality on {splits} was computed on this machine from the same files, {target} being too slow for it; on "
-        f"{checks[0][1]['n']} examples the device decided alike in {formatting.percent(worst)} or more."
+        f"Quality on {splits} was computed on this machine from the same files, since {target} is too slow for it; on "
+        f"{checks[0][1]['n']} examples that both computed, they decided alike in {format_percent(worst)} or more."
     ]
 
 
@@ -101,6 +102,6 @@ def _disturbed(report: Report, target: str) -> list[str]:
         return []
     return [
         f"{len(busy)} of {len(shares)} measurements on {target} were disturbed: other work held up or slowed the CPU "
-        f"in up to {formatting.percent(max(busy))} of their rounds, which were left out and made up for. Searched "
-        "beside nothing else, intervals are narrower."
+        f"in up to {format_percent(max(busy))} of their rounds, which were left out and "
+        "measured again. Intervals get narrower if nothing else runs during the search."
     ]

@@ -19,7 +19,8 @@ from compress.run_folder.records import Trial
 from compress.sampling.first_configs import steady
 from compress.sampling.problems import Problem
 from compress.sampling.samplers import make_sampler
-from compress.selection import feasibility, fronts
+from compress.selection import feasibility
+from compress.selection.costs import costs_of
 from compress.values.candidates import Candidate
 from compress.values.domains import Choice, Float, Int, nearest
 
@@ -129,7 +130,7 @@ def _told(problem: Problem, trial: Trial, candidate: Candidate, *, first: bool) 
             values.append(candidate.size / problem.baseline.size)
         else:
             for target in problem.targets:
-                cost = fronts.costs(candidate, problem.baseline, target, (objective,), problem.higher_is_better)[0]
+                cost = costs_of(candidate, problem.baseline, target, (objective,), problem.higher_is_better)[0]
                 values.append(cost)
     constraints: dict[str, float] = {}
     for target in problem.targets:

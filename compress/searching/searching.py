@@ -183,7 +183,9 @@ def _opening(context: Context) -> str:
     held_out = f"test n = {len(context.test)}" if context.test is not None else "no test split"
     limits = ", ".join(context.run.request.constraints)
     steps = steps_in_words([variant.scheme for variant in context.targets.variants], context.targets.abilities)
-    return f"baseline: {'; '.join(parts)}, {context.baseline.candidate.size} B; {held_out}; {steps}; wanted: {limits}"
+    return (
+        f"baseline: {'; '.join(parts)}, {context.baseline.candidate.size} B; {held_out}; {steps}; constraints: {limits}"
+    )
 
 
 def _forget(folder: Path, existed: bool) -> None:

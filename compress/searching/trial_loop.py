@@ -21,7 +21,7 @@ from compress.sampling.problems import problem_of
 from compress.sampling.samplers import grid_params
 from compress.sampling.studies import GP_MOST, GP_SHARE, propose
 from compress.searching.progress import Progress
-from compress.selection import picks, rankings
+from compress.selection import fronts, rankings
 from compress.selection.feasibility import excesses
 from compress.selection.questions import question_of
 from compress.stages import trials as stages_trials
@@ -197,8 +197,9 @@ class Loop:
             self.fruitless += 1
             record.append("gated", trial=trial.number, known=outcome.known, seconds=round(seconds, 3))
             ratio = next(iter(outcome.known.values())).get("ratio")
+            best = "" if ratio is None else f" ({ratio:.2f}x at best)"
             self.progress.outcome(
-                f"trial {trial.number}: gated before training{'' if ratio is None else f', {ratio:.2f}x at best'}"
+                f"trial {trial.number}: not trained, since its speed or size cannot meet the constraints{best}"
             )
             return
         self.fruitless = 0
@@ -255,7 +256,8 @@ class Loop:
             return True
         if self.fruitless >= _FRUITLESS:
             self.progress.note(
-                f"{_FRUITLESS} configs in a row were gated or failed; loosen {', '.join(self.run_.request.constraints)}"
+                f"{_FRUITLESS} configs in a row were turned away before training or failed; loosen "
+                f"{', '.join(self.run_.request.constraints)}"
             )
             return True
         if self.limits.deadline is not None:
@@ -279,17 +281,19 @@ class Loop:
         recent = sorted(t.number for t in self.state.trials.values() if t.state == "finished")[-_FLAT:]
         earlier = [c for c in everything if c.trial is None or c.trial < recent[0]]
         target = self.problem.targets[0]
-        now, then = (picks.hypervolume(some, question, target) for some in (everything, earlier))
+        now, then = (fronts.front_hypervolume(some, question, target) for some in (everything, earlier))
         return now - then <= _GAIN * max(then, 1e-12)
 
 
 def _summaries(number: int, candidates: Sequence[Candidate], target: str, seconds: float) -> list[str]:
-    parts = []
+    parts: list[str] = []
     for candidate in candidates:
         # The first target's figures; where that does not run it, another's.
         measured = candidate.measured.get(target) or next(iter(candidate.measured.values()))
         speed = f"{measured.latency.ratio:.2f}x" if measured.latency else f"{measured.instructions} instructions"
-        parts.append(f"{candidate.config['precision']['scheme']} {measured.quality.val.value:.4g} at {speed}")
+        # The metric is named once: the line is long enough.
+        metric = "" if parts else f"{measured.quality.val.metric} "
+        parts.append(f"{candidate.config['precision']['scheme']} {metric}{measured.quality.val.value:.4g} at {speed}")
     return [f"trial {number}: {'; '.join(parts)} ({format_duration(seconds)})"]
 
 
@@ -297,11 +301,15 @@ def _best(run: Run) -> str:
     """The fastest candidate so far that meets the constraints, in words."""
     target = run.request.targets[0]
     question = question_of(run)
-    members = picks.front(list(run.state.candidates.values()), question, target)
+    members = fronts.front(list(run.state.candidates.values()), question, target)
     if not members:
         return ""
     first = rankings.ranked("fastest", members, target, higher_is_better=question.higher_is_better)[0]
     measured = first.measured[target]
-    speed = f"{measured.latency.ratio:.3f}x" if measured.latency else f"{measured.instructions} instructions"
+    speed = (
+        f"{measured.latency.ratio:.3f}x of the baseline's time"
+        if measured.latency
+        else f"{measured.instructions} instructions"
+    )
     quality = measured.quality.val
-    return f"{first.id}: {speed}, {quality.metric} {quality.value:.4g} ({', '.join(run.request.constraints)})"
+    return f"{first.id}: {speed}, {quality.metric} {quality.value:.4g} (meets {', '.join(run.request.constraints)})"

@@ -1,4 +1,8 @@
-"""Feasibility: carried here."""
+"""Feasibility: how far a candidate is beyond each constraint, and whether it meets them all.
+
+Constraints are decided on val and by the values, not by their intervals. What the latency gate knows of a network
+before it is trained is held against the same constraints by ``violation``.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,23 @@ from compress.values.constraints import Constraint
 KNOWN = ("latency", "size", "instructions")
 """Quantities that are known before training."""
 
+ROUNDING = 1e-9
+"""What floating-point rounding may put a value beyond a limit by, and it still counts as met."""
+
 
 def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidate) -> float:
-    """Scaled violation of a constraint by what the gate knows; 0 where it knows nothing of that quantity."""
+    """How far an untrained network is beyond a constraint, as a share of the limit; 0 or less is met.
+
+    ``row`` is what the latency gate knows of it on one target: ``latency`` in seconds, ``size`` in bytes,
+    ``instructions``, and relative to the baseline ``ratio`` (of latencies) and ``instructions_ratio``. A quantity that
+    is known only after training gives 0, one that the target does not measure gives infinity.
+
+    >>> from compress.values.candidates import Parity
+    >>> from compress.values.constraints import parse_constraint
+    >>> baseline = Candidate("baseline", None, {}, 1000, 10, 10, Parity(0.0, 1.0), {})  # of 1000 B
+    >>> [violation({"size": 750}, parse_constraint(text), baseline) for text in ("size<=500B", "size<=0.5x")]
+    [0.5, 0.5]
+    """
     if constraint.quantity not in KNOWN:
         return 0.0
     value = row.get(constraint.quantity)
@@ -26,7 +44,11 @@ def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidat
 
 
 def quantity(candidate: Candidate, measured: Measured, name: str) -> float | None:
-    """The value of ``name`` in base units (latency: p50 in seconds), or None where it was not measured."""
+    """The value of the quantity ``name`` on the target that ``measured`` is of, or None where it was not measured.
+
+    The unit is the metric's own for ``quality`` and ``quality_drop`` (both on val), seconds for ``latency`` (the p50),
+    and bytes for ``size`` and ``memory``. Raises KeyError for another name.
+    """
     values: dict[str, Any] = {
         "quality": measured.quality.val.value,
         "quality_drop": measured.quality_drop.val.value,
@@ -40,7 +62,10 @@ def quantity(candidate: Candidate, measured: Measured, name: str) -> float | Non
 
 
 def relative_quantity(candidate: Candidate, measured: Measured, name: str, baseline: float | None) -> float | None:
-    """``name`` relative to the baseline's; for latency that is the paired ratio, not a quotient of medians."""
+    """The quantity ``name`` relative to ``baseline``, the baseline's value of it; None where either is not known.
+
+    For latency that is the paired ratio that was measured, and not a quotient of two medians.
+    """
     if name == "latency":
         return measured.latency.ratio if measured.latency else None
     value = quantity(candidate, measured, name)
@@ -50,9 +75,11 @@ def relative_quantity(candidate: Candidate, measured: Measured, name: str, basel
 def excesses(
     candidate: Candidate, baseline: Candidate, target: str, constraints: tuple[Constraint, ...], *, scaled: bool
 ) -> dict[str, float]:
-    """Constraint text -> how far beyond its limit (<= 0: met), in order; ``scaled``: as a share of the limit.
+    """How far ``candidate`` is beyond each constraint on ``target``, by the constraint's text and in their order.
 
-    A quantity the target does not measure counts as met by nothing: it is infinitely beyond.
+    0 or less means that it is met. The unit is that of the constraint's limit; with ``scaled`` it is a share of the
+    limit, so that constraints on different quantities can be compared. A constraint on a quantity that the target does
+    not measure is met by nothing: the excess is infinite.
     """
     measured, zero = candidate.measured[target], baseline.measured[target]
     found: dict[str, float] = {}
@@ -71,9 +98,5 @@ def excesses(
 
 
 def is_feasible(candidate: Candidate, baseline: Candidate, target: str, constraints: tuple[Constraint, ...]) -> bool:
-    """Whether every constraint is met on val, by the values (a hair of float error is forgiven)."""
-    return all(x <= 1e-9 for x in excesses(candidate, baseline, target, constraints, scaled=True).values())
-
-
-_HAIR = 1e-9
-"""Rounding that is forgiven at a limit, as ``is_feasible`` does."""
+    """Whether ``candidate`` meets every constraint on ``target``, by its values on val."""
+    return all(x <= ROUNDING for x in excesses(candidate, baseline, target, constraints, scaled=True).values())

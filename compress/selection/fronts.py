@@ -1,138 +1,81 @@
-"""Choosing among candidates: the front, the order in which each pick would be taken, and the judgement on test.
+"""The front: the candidates that meet the constraints and that no other such candidate beats.
 
-Everything here is a pure function of what was measured. Feasibility and the front go by the values; intervals serve
-for ties, where the simpler candidate is taken, and for the verdict on test, which asks for the whole interval.
-
-Costs are minimised throughout: quality is negated where higher is better, everything else is relative to the
-baseline on the same target.
+A pure function of what was measured; it goes by the values. Intervals serve for ties (``rankings``) and for the
+verdict on test (``verdicts``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from compress.selection.feasibility import _HAIR, excesses, is_feasible
+from compress.selection.costs import costs_of, quality_loss
+from compress.selection.feasibility import is_feasible
 from compress.selection.hypervolumes import hypervolume
-from compress.values.candidates import Candidate, NearestMiss
-from compress.values.constraints import Constraint
+from compress.selection.questions import Question
+from compress.values.candidates import Candidate
 
 
 def dominates(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether ``a`` is no worse than ``b`` in every cost and better in one (minimised, same order)."""
+    """Whether ``a`` is no worse than ``b`` in every cost and better in one.
+
+    Both hold the same costs in the same order, each the better the lower. Raises ValueError if their lengths differ.
+
+    >>> dominates((1.0, 2.0), (1.0, 3.0))
+    True
+    >>> dominates((1.0, 2.0), (1.0, 2.0))
+    False
+    """
     return all(x <= y for x, y in zip(a, b, strict=True)) and any(x < y for x, y in zip(a, b, strict=True))
 
 
-def costs(
-    candidate: Candidate, baseline: Candidate, target: str, objectives: Sequence[str], higher_is_better: bool = True
-) -> tuple[float, ...]:
-    """The candidate's costs on ``target``, one per objective, all minimised.
+def undominated(costs: Sequence[Sequence[float]]) -> list[int]:
+    """The positions in ``costs`` of those points that no other one dominates, in order; equal points all stay.
 
-    Quality in the metric's unit, negated if higher is better; latency as the paired ratio, or as instructions where
-    cost is counted; the others relative to the baseline's. Infinite where the target does not measure it.
+    >>> undominated([(1.0, 4.0), (2.0, 2.0), (3.0, 3.0), (2.0, 2.0)])
+    [0, 1, 3]
     """
-    return tuple(_cost(candidate, baseline, target, name, higher_is_better) for name in objectives)
+    return [place for place, own in enumerate(costs) if not any(dominates(other, own) for other in costs)]
 
 
-def _cost(candidate: Candidate, baseline: Candidate, target: str, name: str, higher_is_better: bool) -> float:
-    measured, zero = candidate.measured[target], baseline.measured[target]
-    if name == "quality":
-        return _loss(candidate, target, higher_is_better)
-    if name == "size":
-        return _relative(candidate.size, baseline.size)
-    if name == "memory":
-        return _relative(measured.memory, zero.memory)
-    if name == "latency" and measured.latency is not None:
-        return measured.latency.ratio
-    return _relative(measured.instructions, zero.instructions)
-
-
-def _relative(value: int | None, baseline: int | None) -> float:
-    if value is None or baseline is None:
-        return math.inf
-    # A baseline of 0 bytes above the runtime's own happens: then count in bytes rather than divide by it.
-    return value / max(baseline, 1)
-
-
-def _loss(candidate: Candidate, target: str, higher_is_better: bool) -> float:
-    value = candidate.measured[target].quality.val.value
-    return -value if higher_is_better else value
-
-
-def _speed(candidate: Candidate, target: str) -> float:
-    """What ``fastest`` minimises: the latency ratio, or instructions where cost is counted."""
-    measured = candidate.measured[target]
-    if measured.latency is not None:
-        return measured.latency.ratio
-    return math.inf if measured.instructions is None else float(measured.instructions)
-
-
-def front(
-    candidates: Sequence[Candidate],
-    baseline: Candidate,
-    target: str,
-    objectives: Sequence[str],
-    *,
-    higher_is_better: bool = True,
-) -> list[Candidate]:
-    """The feasible candidates measured on ``target`` that no other feasible one strictly dominates, by value.
-
-    Best quality first, then the cheaper (in the objectives, then size, then id). ``candidates`` includes the baseline
-    if it is to stand on the front; candidates of equal costs all stay.
-    """
-    feasible = [c for c in candidates if target in c.measured and c.measured[target].feasible]
-    known = [costs(c, baseline, target, objectives, higher_is_better) for c in feasible]
-    kept = [
-        (_loss(c, target, higher_is_better), own, c.size, c.id, c)
-        for c, own in zip(feasible, known, strict=True)
-        if not any(dominates(other, own) for other in known)
-    ]
-    return [entry[-1] for entry in sorted(kept, key=lambda entry: entry[:-1])]
-
-
-def front_hypervolume(
-    front: Sequence[Candidate],
-    baseline: Candidate,
-    target: str,
-    objectives: Sequence[str],
-    *,
-    higher_is_better: bool = True,
-    bounded: bool = True,
-) -> float:
-    """Hypervolume of ``front`` against the one reference point of the project.
-
-    That is the baseline's quality, worse by 0.10 (``bounded``: the metric is within [0, 1]) or else by 10 %, and
-    1.1 times its every cost.
-    """
-    quality = baseline.measured[target].quality.val.value
-    margin = 0.10 if bounded else 0.10 * abs(quality)
-    worst = _loss(baseline, target, higher_is_better) + margin
-    reference = np.array([worst if name == "quality" else 1.1 for name in objectives])
-    points = [costs(candidate, baseline, target, objectives, higher_is_better) for candidate in front]
-    return hypervolume(np.array(points, dtype=np.float64).reshape(len(points), len(objectives)), reference)
-
-
-def nearest_miss(
-    candidates: Sequence[Candidate], baseline: Candidate, target: str, constraints: tuple[Constraint, ...]
-) -> NearestMiss | None:
-    """The infeasible candidate whose worst violation, as a share of its limit, is least; None if there is none.
-
-    The baseline is no miss, nor is a candidate of which a constrained quantity is not known. ``by`` holds the violated
-    constraints only, each with the excess in its own unit.
-    """
-    found: list[tuple[float, float, str]] = []
+def with_feasibility(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """The candidates that are measured on ``target``, with ``feasible`` there as the question's constraints say."""
+    found = []
     for candidate in candidates:
-        if candidate.id == baseline.id or target not in candidate.measured:
-            continue
-        scaled = excesses(candidate, baseline, target, constraints, scaled=True).values()
-        if is_feasible(candidate, baseline, target, constraints) or not all(math.isfinite(x) for x in scaled):
-            continue
-        found.append((max(scaled), sum(max(x, 0.0) for x in scaled), candidate.id))
-    if not found:
-        return None
-    nearest = next(c for c in candidates if c.id == min(found)[2])
-    share = excesses(nearest, baseline, target, constraints, scaled=True)
-    own = excesses(nearest, baseline, target, constraints, scaled=False)
-    return NearestMiss(nearest.id, {text: own[text] for text in own if share[text] > _HAIR})
+        if target in candidate.measured:
+            feasible = is_feasible(candidate, question.baseline, target, question.constraints)
+            found.append(candidate.on(target, replace(candidate.measured[target], feasible=feasible)))
+    return found
+
+
+def front(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """The feasible ones of ``candidates`` on ``target`` that no other feasible one dominates in the objectives.
+
+    Best quality first, then the cheaper (in the objectives, then in size, then by id). The baseline stands on the
+    front only if it is one of ``candidates``; candidates of equal costs all stay.
+    """
+    feasible = [c for c in with_feasibility(candidates, question, target) if c.measured[target].feasible]
+    costs = [costs_of(c, question.baseline, target, question.objectives, question.higher_is_better) for c in feasible]
+    kept = [(feasible[place], costs[place]) for place in undominated(costs)]
+    kept.sort(key=lambda one: (quality_loss(one[0], target, question.higher_is_better), one[1], one[0].size, one[0].id))
+    return [candidate for candidate, _ in kept]
+
+
+def front_hypervolume(candidates: Sequence[Candidate], question: Question, target: str) -> float:
+    """The hypervolume of the front on ``target``: one number for how good the front is.
+
+    It is taken against the same reference point throughout the project: the baseline's quality, worse by 0.10 if the
+    metric is bounded or else by 10 %, and 1.1 times its every cost. Its unit is the product of the objectives' units.
+    """
+    baseline = question.baseline
+    quality = baseline.measured[target].quality.val.value
+    worst = quality_loss(baseline, target, question.higher_is_better)
+    worst += 0.10 if question.bounded else 0.10 * abs(quality)
+    reference = np.array([worst if name == "quality" else 1.1 for name in question.objectives])
+    points = [
+        costs_of(candidate, baseline, target, question.objectives, question.higher_is_better)
+        for candidate in front(candidates, question, target)
+    ]
+    return hypervolume(np.array(points, dtype=np.float64).reshape(len(points), len(reference)), reference)

@@ -16,11 +16,14 @@ import numpy as np
 
 
 def hypervolume(points: np.ndarray, reference: np.ndarray) -> float:
-    """Volume dominated by ``points`` (n, d) and bounded by ``reference`` (d,), minimised, d >= 1.
+    """The volume that ``points`` dominate in front of ``reference``, each coordinate the better the lower.
 
-    Points that are not better than the reference in every coordinate (NaN included) contribute nothing.
+    ``points`` has shape (n, d) and ``reference`` shape (d,), with d of at least 1. Points that are not better than the
+    reference in every coordinate (NaN included) contribute nothing. Raises ValueError if the shapes do not fit or the
+    reference is not finite.
 
-    Raises ValueError if the shapes do not fit or the reference is not finite.
+    >>> hypervolume(np.array([[1.0, 2.0], [2.0, 1.0]]), np.array([3.0, 3.0]))
+    3.0
     """
     points, reference = np.asarray(points, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if reference.ndim != 1 or reference.size == 0 or not np.isfinite(reference).all():

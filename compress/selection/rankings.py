@@ -1,44 +1,48 @@
-"""Rankings: carried here."""
+"""Rankings: the order in which candidates of a front are taken for each pick, and which of them are tied.
+
+Pure functions of what was measured.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
-from compress.selection.fronts import _loss, _speed
+from compress.selection.costs import quality_loss, speed_cost
 from compress.values.candidates import Candidate, Drop, LatencyResult
 from targets.errors import RequestError
 
 PICKS = ("fastest", "knee", "smallest", "most_accurate")
+"""The picks of a run: what a candidate is chosen for."""
 
 SAME_LATENCY = 0.03
-"""Two sessions of one model differ by this much: latencies closer than it are tied."""
+"""Two sessions of one model differ by so large a share: latencies that are closer are tied."""
 SAME_COUNT = 0.001
-"""Counted instructions repeat to a few hundredths of a percent."""
+"""Counted instructions repeat to a few hundredths of a percent: those within this share of each other are tied."""
 SAME_SIZE = 0.03
-"""Files whose sizes differ by less are equally simple: then quality decides."""
+"""Files whose sizes differ by a smaller share count as equally simple: then quality decides."""
 
 
 def ranked(which: str, front: Sequence[Candidate], target: str, *, higher_is_better: bool = True) -> list[Candidate]:
     """The front in the order in which it would be taken for a pick: the next one stands in when one is refuted.
 
-    - ``fastest``: by latency ratio (instructions where cost is counted). Again and again, of those tied with the
+    - ``fastest``: by latency ratio (instructions where these are counted). Again and again, of those tied with the
       fastest left (see ``tied_with``) the simplest is taken: of the smallest file and those hardly larger, the one
       with the best quality.
     - ``smallest``: by size; of equal sizes the one with the better quality, then the faster.
     - ``most_accurate``: by quality on val; of equal quality the faster, then the smaller.
-    - ``knee``: by how far below the chord between the most accurate and the fastest candidate it lies, in quality
-      and speed, each scaled to the span between these two. Without a point below the chord, as with two candidates,
-      it is the faster end: what it gives up is within the constraints.
+    - ``knee``: by how far it lies below the chord between the most accurate and the fastest candidate (see
+      ``chord_positions``). Without a point below the chord, as with two candidates, it is the faster end: what it
+      gives up is within the constraints.
 
     Raises RequestError for another ``which``.
     """
 
     def loss(candidate: Candidate) -> float:
-        return _loss(candidate, target, higher_is_better)
+        return quality_loss(candidate, target, higher_is_better)
 
     def speed(candidate: Candidate) -> float:
-        return _speed(candidate, target)
+        return speed_cost(candidate, target)
 
     if which == "fastest":
         return _fastest(front, target, higher_is_better)
@@ -47,37 +51,47 @@ def ranked(which: str, front: Sequence[Candidate], target: str, *, higher_is_bet
     if which == "most_accurate":
         return sorted(front, key=lambda c: (loss(c), speed(c), c.size, c.id))
     if which == "knee":
-        depth = _depths(front, target, higher_is_better)
-        return sorted(front, key=lambda c: (depth[c.id], speed(c), loss(c), c.size, c.id))
+        positions = chord_positions([(loss(c), speed(c)) for c in front])
+        place = {c.id: position for c, position in zip(front, positions, strict=True)}
+        return sorted(front, key=lambda c: (place[c.id], speed(c), loss(c), c.size, c.id))
     raise RequestError(f"unknown pick {which!r}; use one of {', '.join(PICKS)}")
 
 
 def _fastest(front: Sequence[Candidate], target: str, higher_is_better: bool) -> list[Candidate]:
-    left, taken = sorted(front, key=lambda c: (_speed(c, target), c.size, c.id)), []
+    left, taken = sorted(front, key=lambda c: (speed_cost(c, target), c.size, c.id)), []
     while left:
         tied = [c for c in left if c is left[0] or _same_speed(c, left[0], target)]
         limit = min(c.size for c in tied) * (1 + SAME_SIZE)
         simple = [c for c in tied if c.size <= limit]
-        best = min(simple, key=lambda c: (_loss(c, target, higher_is_better), c.size, _speed(c, target), c.id))
+        best = min(
+            simple, key=lambda c: (quality_loss(c, target, higher_is_better), c.size, speed_cost(c, target), c.id)
+        )
         taken.append(best)
         left = [c for c in left if c is not best]
     return taken
 
 
-def _depths(front: Sequence[Candidate], target: str, higher_is_better: bool) -> dict[str, float]:
-    """Position of each candidate against the chord: 1 on it, less below it (better), more above it."""
-    if not front:
-        return {}
-    points = [(_loss(c, target, higher_is_better), _speed(c, target)) for c in front]
+def chord_positions(points: Sequence[tuple[float, float]]) -> list[float]:
+    """Where each point lies against the chord between the two ends of a front; the knee is the point with the least.
+
+    ``points`` are pairs of quality loss and speed cost, both the better the lower and in any unit; they are scaled to
+    the span between the ends. 1 is on the chord, less is below it (better), more is above it. All are 1 where there is
+    no chord, since the two ends are one or lie infinitely far apart.
+
+    The knee as the point furthest from the chord follows Das (1999), "On characterizing the knee of the Pareto curve
+    based on normal-boundary intersection", Structural Optimization 18, 107-115.
+
+    >>> chord_positions([(0.0, 1.0), (0.1, 0.3), (0.5, 0.2), (1.0, 0.0)])
+    [1.0, 0.4, 0.7, 1.0]
+    """
+    if not points:
+        return []
     accurate, fast = min(points), min(points, key=lambda point: (point[1], point[0]))
     spans = fast[0] - accurate[0], accurate[1] - fast[1]
     if not all(0 < span < math.inf for span in spans):
-        return {c.id: 1.0 for c in front}
+        return [1.0 for _ in points]
     # Scaled, the ends are (0, 1) and (1, 0) and the chord is x + y = 1. Rounded, so that an end is exactly on it.
-    return {
-        c.id: round((loss - accurate[0]) / spans[0] + (speed - fast[1]) / spans[1], 9)
-        for c, (loss, speed) in zip(front, points, strict=True)
-    }
+    return [round((loss - accurate[0]) / spans[0] + (speed - fast[1]) / spans[1], 9) for loss, speed in points]
 
 
 def tied_with(candidate: Candidate, front: Sequence[Candidate], target: str, which: str = "fastest") -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from compress.metrics import metrics
 from compress.metrics.classification import per_class
 from compress.run_folder.facts import Unconfirmed
 from compress.selection import picks, rankings
-from compress.selection.picks import Question
+from compress.selection.questions import Question
 from compress.stages import measuring
 from compress.values.candidates import Candidate, ClassQuality, DropSplits, QualitySplits
 from targets.errors import StageError
@@ -49,7 +49,7 @@ def confirm(context: Context, question: Question, protocol: Protocol, say: Say) 
 def _remeasure(context: Context, question: Question, target: Target, protocol: Protocol) -> None:
     """Several fresh processes for everything that could be picked; ratios there replace those of the search."""
     known = context.run.available()
-    lines = {which: picks.line(which, known, question, target.name) for which in rankings.PICKS}
+    lines = {which: picks.reading_order(which, known, question, target.name) for which in rankings.PICKS}
     order: list[Candidate] = []
     for place in range(picks.MOST_READ):
         for which in rankings.PICKS:

@@ -1,7 +1,7 @@
-"""Quantities, objectives and constraints: what can be asked for, in the words of design.md.
+"""Quantities, objectives and constraints: what a search can be asked for.
 
-A constraint is ``QUANTITY<=NUMBER[UNIT]`` or ``>=``. Inside, everything is in seconds, bytes, counts and
-the metric's own unit; ``x`` is relative to the baseline on the same target.
+A constraint is written ``QUANTITY<=NUMBER[UNIT]``, or with ``>=``. Limits are kept in seconds, bytes, counts and the
+metric's own unit; a limit with the unit ``x`` is relative to the baseline on the same target.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from targets.errors import ConstraintError
 
 OBJECTIVES = ("quality", "latency", "size", "memory", "instructions")
+"""What a front may span."""
 QUANTITIES = ("quality", "quality_drop", "latency", "size", "memory", "instructions")
 """What a constraint may limit."""
 
@@ -30,27 +31,49 @@ _FORM = re.compile(r"^\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)\
 
 @dataclass(frozen=True)
 class Constraint:
-    """``quantity operator limit``; the limit in base units, or relative to the baseline."""
+    """A limit on one quantity.
+
+    >>> limit = Constraint("size", "<=", 0.5, relative=True, text="size<=0.5x")
+    >>> limit.excess(75_000, 100_000)  # 0.75 of the baseline's bytes
+    0.25
+    >>> limit.violation(75_000, 100_000)
+    0.5
+    """
 
     quantity: str
     operator: str
+    """``<=`` or ``>=``."""
     limit: float
+    """In base units (seconds, bytes, counts, the metric's own), or relative to the baseline."""
     relative: bool = False
+    """Whether the limit is relative to the baseline's value."""
     text: str = ""
+    """The constraint as it was written, without spaces."""
 
     def excess(self, value: float, baseline: float | None) -> float:
-        """How far ``value`` is beyond the limit, in the quantity's base unit (or in x); <= 0 is met."""
+        """How far ``value`` is beyond the limit, in the limit's unit; 0 or less means that the constraint is met.
+
+        Where the limit is relative, ``value`` is divided by ``baseline`` first, unless that is None or 0.
+        """
         if self.relative:
             value = value / baseline if baseline else value
         return value - self.limit if self.operator == "<=" else self.limit - value
 
     def violation(self, value: float, baseline: float | None) -> float:
-        """``excess`` as a share of the limit: what samplers are told, so that bytes do not drown accuracy."""
+        """``excess`` as a share of the limit, so that excesses of bytes and of accuracy can be compared."""
         return self.excess(value, baseline) / (abs(self.limit) or 0.01)
 
 
 def parse_constraint(text: str) -> Constraint:
-    """Read ``QUANTITY<=NUMBER[UNIT]``; raises ConstraintError with what would be right."""
+    """The constraint that ``text`` says, written as ``QUANTITY<=NUMBER[UNIT]`` or with ``>=``.
+
+    Raises ConstraintError, which says what would be right.
+
+    >>> parse_constraint("latency <= 2ms")
+    Constraint(quantity='latency', operator='<=', limit=0.002, relative=False, text='latency<=2ms')
+    >>> parse_constraint("size<=0.5x").relative
+    True
+    """
     match = _FORM.match(text)
     if match is None:
         raise ConstraintError(
@@ -74,7 +97,11 @@ def parse_constraint(text: str) -> Constraint:
 
 
 def parse_objectives(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """Check objective names: two or more, known, each once."""
+    """The names of objectives as a tuple; raises ConstraintError unless they are two or more, known, and each once.
+
+    >>> parse_objectives(["quality", "latency"])
+    ('quality', 'latency')
+    """
     for name in names:
         if name not in OBJECTIVES:
             raise ConstraintError(f"unknown objective {name!r}; use two or more of {', '.join(OBJECTIVES)}")

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import targets
 from compress.commands import command_line
-from compress.commands.benching import parse_share, read_inputs
+from compress.commands.bench import parse_share, read_inputs
 from compress.reports.bench_progress import LiveBench
 from compress.reports.bench_tables import change_lines, print_bench
 from targets.benches.comparing import CAREFUL

@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 from rich.console import Console
 
-from compress.commands.checking import check_models, print_check
+from compress.commands.check import check_models, print_check
 from compress.onnx_files.graphs import load_model
 from targets.errors import ModelError, RequestError
 

@@ -31,7 +31,7 @@ COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
     ],
 )
 def test_seconds(value: float | None, text: str) -> None:
-    assert formatting.seconds(value) == text
+    assert formatting.format_seconds(value) == text
 
 
 @pytest.mark.parametrize(
@@ -46,54 +46,46 @@ def test_seconds(value: float | None, text: str) -> None:
     ],
 )
 def test_size_counts_a_kilobyte_as_1000_bytes_as_constraints_do(value: float, text: str) -> None:
-    assert formatting.size(value) == text
+    assert formatting.format_size(value) == text
 
 
 @pytest.mark.parametrize(("value", "text"), [(512, "512"), (24_908, "24.9 k"), (2_656_768, "2.66 M"), (None, MISSING)])
 def test_count(value: float | None, text: str) -> None:
-    assert formatting.count(value) == text
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [(0.44, "0.4 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (581.4, "9 min 41 s"), (7530, "2 h 6 min"), (None, MISSING)],
-)
-def test_duration(value: float | None, text: str) -> None:
-    assert formatting.duration(value) == text
+    assert formatting.format_count(value) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(0.374, "0.37x"), (1.0, "1.00x"), (12.3, "12.30x"), (0.0421, "0.042x"), (0.0999, "0.10x")]
 )
 def test_ratio(value: float, text: str) -> None:
-    assert formatting.ratio(value) == text
+    assert formatting.format_ratio(value) == text
 
 
 def test_interval_writes_out_to_where_a_dash_could_be_read_as_a_sign() -> None:
-    assert formatting.ratio_interval(0.36, 0.38) == f"0.36{DASH}0.38"
+    assert formatting.format_ratio_interval(0.36, 0.38) == f"0.36{DASH}0.38"
     points = QualityFormat("accuracy", True).points
-    assert formatting.interval(-0.007, 0.014, points) == f"{MINUS}0.7 to 1.4"
-    assert formatting.interval(None, 0.014, points) == MISSING
+    assert formatting.format_interval(-0.007, 0.014, points) == f"{MINUS}0.7 to 1.4"
+    assert formatting.format_interval(None, 0.014, points) == MISSING
 
 
 @given(st.floats(min_value=1e-9, max_value=1e5))
 def test_a_time_reads_back_as_what_it_was(value: float) -> None:
-    number, unit = formatting.seconds(value).split(" ")
+    number, unit = formatting.format_seconds(value).split(" ")
     assert float(number) * UNITS[unit] == pytest.approx(value, rel=0.006)
     assert unit == "s" or 1 <= float(number) < 1000
 
 
 @given(st.integers(min_value=1, max_value=10**12))
 def test_bytes_and_counts_read_back_as_what_they_were(value: int) -> None:
-    number, unit = formatting.size(value).split(" ")
+    number, unit = formatting.format_size(value).split(" ")
     assert float(number) * UNITS[unit] == pytest.approx(value, rel=0.006)
-    counted = formatting.count(value).split(" ")
+    counted = formatting.format_count(value).split(" ")
     assert float(counted[0]) * COUNTS[counted[1] if len(counted) > 1 else ""] == pytest.approx(value, rel=0.006)
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False, min_value=-1e6, max_value=1e6), st.integers(0, 4))
 def test_no_minus_stands_before_nothing(value: float, decimals: int) -> None:
-    text = formatting.fixed(value, decimals)
+    text = formatting.format_fixed(value, decimals)
     assert "-" not in text
     assert text.startswith(MINUS) == (float(text.replace(MINUS, "-")) < 0)
     assert float(text.replace(MINUS, "-")) == pytest.approx(value, abs=0.51 * 10**-decimals)
@@ -101,16 +93,16 @@ def test_no_minus_stands_before_nothing(value: float, decimals: int) -> None:
 
 @given(st.floats(min_value=0, max_value=5), st.floats(min_value=0.1, max_value=5))
 def test_a_bar_is_never_longer_than_its_width_and_grows_with_its_value(value: float, full: float) -> None:
-    drawn = formatting.bar(value, full, width=10)
+    drawn = formatting.draw_bar(value, full, width=10)
     assert len(drawn) <= 10
-    assert len(formatting.bar(value / 2, full, width=10)) <= len(drawn)
+    assert len(formatting.draw_bar(value / 2, full, width=10)) <= len(drawn)
     assert drawn.endswith("+") == (round(value / full * 80) > 80)
 
 
 def test_a_bar_shows_eighths_and_nothing_where_nothing_was_measured() -> None:
-    assert formatting.bar(0.5, width=4) == "██"
-    assert formatting.bar(0.5 + 1 / 32, width=4) == "██▏"
-    assert formatting.bar(None) == ""
+    assert formatting.draw_bar(0.5, width=4) == "██"
+    assert formatting.draw_bar(0.5 + 1 / 32, width=4) == "██▏"
+    assert formatting.draw_bar(None) == ""
 
 
 def test_shares_are_written_in_percent_and_their_differences_in_points() -> None:

@@ -87,7 +87,7 @@ def test_refuted_candidates_are_named_once_with_their_drop() -> None:
     report["picks"][TARGET]["smallest"]["refuted"] = [beaten]
     (line,) = outcomes.refutations(report, TARGET)
     assert line.startswith(
-        f"`{beaten}` was read first for fastest, smallest and refuted: its drop on test is 3.7 points ["
+        f"`{beaten}` was chosen before for fastest, smallest, and test refuted it: its drop on test is 3.7 points ["
     )
 
 
@@ -131,7 +131,7 @@ def test_a_candidate_that_is_certainly_better_shows_that_the_baseline_is_weak() 
     here = next(one for one in report["candidates"] if one["id"] == name)["measured"][TARGET]
     here["quality_drop"]["test"] = {"value": -0.067, "low": -0.095, "high": -0.045}
     assert outcomes.weak_baseline(report, TARGET).startswith(
-        f"`{name}` is better than the baseline, by 6.7 points on test: the baseline was not trained to its end"
+        f"`{name}` is better than the baseline, by 6.7 points on test: the baseline was not trained to the end"
     )
     here["quality_drop"]["test"]["high"] = 0.001
     assert outcomes.weak_baseline(report, TARGET) == ""

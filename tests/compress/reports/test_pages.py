@@ -176,7 +176,7 @@ def test_the_table_of_picks_agrees_with_the_report() -> None:
         assert value == pytest.approx(100 * quality["value"], abs=0.051)
         assert (low, high) == pytest.approx((100 * quality["low"], 100 * quality["high"]), abs=0.101)
     assert row[4].startswith(f"{100 * here['quality_drop']['test']['value']:.1f} points")
-    assert row[5] == "open the 2nd read; about 900 test examples needed"
+    assert row[5] == "open the 2nd choice; about 900 test examples needed"
     assert row[6] == f"{here['latency']['p50'] * 1e6:.0f} µs"
     assert row[7].startswith(f"{here['latency']['ratio']:.2f}x")
     assert row[8].startswith(f"{one['size'] / 1000:.1f} kB")
@@ -306,7 +306,7 @@ def test_the_machine_is_described_in_units_and_the_command_that_goes_on_is_there
 def test_write_replaces_the_page_in_one_step_and_leaves_nothing_behind(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("old", encoding="utf-8")
-    assert pages.write(path, fixture.report(), notes=["a note"]) == path
+    assert pages.write_page(path, fixture.report(), notes=["a note"]) == path
     assert "a note" in path.read_text(encoding="utf-8")
     assert list(tmp_path.iterdir()) == [path]
 
@@ -320,6 +320,6 @@ def test_a_write_that_fails_leaves_the_old_page(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr("compress.reports.pages.os.replace", full)
     with pytest.raises(OSError, match="No space"):
-        pages.write(path, fixture.report())
+        pages.write_page(path, fixture.report())
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]

@@ -15,7 +15,7 @@ from compress.reports import reporting
 from compress.results import Result
 from compress.run_folder.records import Record
 from compress.run_folder.runs import Request, Run
-from compress.selection import questions
+from compress.selection import picks
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate, Failure
 from compress.values.configs import SearchSpace
@@ -83,7 +83,7 @@ def test_another_pick_can_be_the_one_that_counts(tmp_path: Path, candidate: Make
     small = candidate("0007-int8", 0.004, 0.9, 100, test=0.001)
     objectives = ("quality", "latency", "size")
     run = made(tmp_path / "run", [candidate("baseline", test=0.0), *refuted, small], objectives=objectives)
-    assert not questions.satisfied(run)
+    assert not picks.satisfied(run)
     run.with_request(pick="smallest")
     report = reporting.write_report(run)
     assert report["satisfied"]

@@ -44,7 +44,7 @@ def test_a_row_of_picks_stays_on_one_line_and_agrees_with_the_report() -> None:
     assert "confirmed" in row
     assert f"{here['latency']['ratio']:.2f}x" in row
     assert line(text, "baseline").split()[1] == "baseline"
-    assert "was read first for fastest and refuted" in text
+    assert "was chosen before for fastest, and test refuted it" in text
     assert "knee: " in text
     assert "cannot be told from it in speed and accuracy." in text
 

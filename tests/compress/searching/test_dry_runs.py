@@ -173,13 +173,16 @@ def printed(found: dict[str, Any]) -> str:
 
 def test_a_plan_is_printed_for_people(asked: Callable[..., dict[str, Any]]) -> None:
     text = printed(asked())
-    assert "prunable: 0, 16 channels (with " in text
+    assert "prunable: 0, 16 channels (cut together with " in text
     assert "left alone: 11: output layer" in text
-    assert "a trial with half of the channels: about " in text
-    assert "target fake: fp32, int8, mixed, int8-dynamic; int8 as u8s8; widths in steps of 8, in int8 8" in text
+    assert "a trial with half of the channels takes about " in text
+    assert "target fake: runs fp32, int8, mixed, int8-dynamic; int8 in the format u8s8; " in text
+    assert "channels in multiples of 8 (in int8 of 8)" in text
     assert f"left out on fake: fp16, int8-weights, int4-weights: {ASK}\n" in text
 
 
 @pytest.mark.parametrize(("name", "counted"), [("q:heads", "4 heads"), ("q:width", "4 channels in each head")])
 def test_a_plan_says_what_a_group_counts(asked: Callable[..., dict[str, Any]], name: str, counted: str) -> None:
-    assert f"prunable: {name}, {counted} (with v)" in printed(asked() | {"prunable": [[name, 4, [name, "v"]]]})
+    assert f"prunable: {name}, {counted} (cut together with v)" in printed(
+        asked() | {"prunable": [[name, 4, [name, "v"]]]}
+    )

@@ -11,7 +11,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from compress.metrics.intervals import tango, wilson
-from compress.selection.fronts import costs, dominates, front, front_hypervolume, nearest_miss
+from compress.selection.costs import costs_of
+from compress.selection.fronts import dominates, front, front_hypervolume
+from compress.selection.nearest_misses import nearest_miss
+from compress.selection.questions import Question
 from compress.selection.rankings import PICKS, ranked, tied_with
 from compress.selection.verdicts import Verdict, judge
 from compress.values.candidates import (
@@ -43,21 +46,33 @@ def make(
     memory: int | None = None,
     instructions: int | None = None,
 ) -> Candidate:
-    """A candidate on TARGET; the baseline's quality is 0.9; ``noise``: half-width of the ratio's interval."""
+    """A candidate on TARGET; the baseline's quality is 0.9; ``noise``: half-width of the ratio's interval.
+
+    Unless ``memory`` is given, it is 1 byte of a feasible candidate and 2 of another: ``ask`` allows 1.
+    """
     latency = None if ratio is None else LatencyResult(ratio, ratio, ratio, ratio - noise, ratio + noise, 10)
     drop = 0.9 - quality
+    memory = memory if memory is not None else 1 if feasible else 2
     measured = Measured(
         QualitySplits(Quality("accuracy", quality, quality - 0.01, quality + 0.01, 1000)),
         DropSplits(Drop(drop, drop - 0.004, drop + 0.004)),
         latency,
         memory,
         instructions,
-        feasible,
     )
     return Candidate(name, None, {}, size, 10, 10, Parity(0.0, 1.0), {TARGET: measured})
 
 
 BASELINE = make("baseline", 0.9, 1.0)
+
+
+def ask(
+    *constraints: str, baseline: Candidate = BASELINE, objectives: tuple[str, ...] = OBJECTIVES, higher: bool = True,
+    bounded: bool = True,
+) -> Question:  # fmt: skip
+    """A question; without constraints, candidates are feasible as ``make`` was told."""
+    asked = tuple(parse_constraint(text) for text in constraints or ("memory<=1B",))
+    return Question(baseline, objectives, asked, higher, bounded, {})
 
 
 @st.composite
@@ -98,23 +113,24 @@ def test_costs_are_minimised_and_relative() -> None:
     zero = make("baseline", 0.9, 1.0, 1000, memory=4000, instructions=80)
     candidate = make("c", 0.88, 0.5, 250, memory=1000, instructions=20)
     names = ("quality", "latency", "size", "memory", "instructions")
-    assert costs(candidate, zero, TARGET, names) == pytest.approx((-0.88, 0.5, 0.25, 0.25, 0.25))
-    assert costs(candidate, zero, TARGET, names, higher_is_better=False)[0] == 0.88
+    assert costs_of(candidate, zero, TARGET, names) == pytest.approx((-0.88, 0.5, 0.25, 0.25, 0.25))
+    assert costs_of(candidate, zero, TARGET, names, higher_is_better=False)[0] == 0.88
 
 
 def test_counted_cost_stands_in_for_latency() -> None:
     zero, candidate = make("b", 0.9, None, instructions=80), make("c", 0.9, None, instructions=20)
-    assert costs(candidate, zero, TARGET, ("latency", "instructions")) == (0.25, 0.25)
+    assert costs_of(candidate, zero, TARGET, ("latency", "instructions")) == (0.25, 0.25)
 
 
 def test_what_is_not_measured_costs_infinitely_much() -> None:
-    assert costs(BASELINE, BASELINE, TARGET, ("memory", "instructions")) == (math.inf, math.inf)
+    nothing = BASELINE.on(TARGET, replace(BASELINE.measured[TARGET], memory=None))
+    assert costs_of(nothing, nothing, TARGET, ("memory", "instructions")) == (math.inf, math.inf)
 
 
 def test_a_baseline_without_memory_of_its_own_is_no_division_by_zero() -> None:
     zero, candidate = make("b", 0.9, 1.0, memory=0), make("c", 0.9, 1.0, memory=50)
-    assert costs(zero, zero, TARGET, ("memory",)) == (0.0,)
-    assert costs(candidate, zero, TARGET, ("memory",)) == (50.0,)
+    assert costs_of(zero, zero, TARGET, ("memory",)) == (0.0,)
+    assert costs_of(candidate, zero, TARGET, ("memory",)) == (50.0,)
 
 
 @settings(deadline=None)
@@ -124,14 +140,14 @@ def test_front_is_what_brute_force_finds(candidates: list[Candidate], higher: bo
     rows = {
         c.id: (sign * c.measured[TARGET].quality.val.value, c.measured[TARGET].latency.ratio, c.size)  # type: ignore[union-attr]
         for c in candidates
-        if c.measured[TARGET].feasible
+        if c.measured[TARGET].memory == 1
     }
     expected = {
         name
         for name, own in rows.items()
         if not any(other != own and all(x <= y for x, y in zip(other, own, strict=True)) for other in rows.values())
     }
-    found = front(candidates, BASELINE, TARGET, OBJECTIVES, higher_is_better=higher)
+    found = front(candidates, ask(higher=higher), TARGET)
     assert set(ids(found)) == expected
     assert len(found) == len(expected)
     losses = [sign * c.measured[TARGET].quality.val.value for c in found]
@@ -143,50 +159,51 @@ def test_front_is_what_brute_force_finds(candidates: list[Candidate], higher: bo
 def test_front_does_not_depend_on_the_order(candidates: list[Candidate], random: Any) -> None:
     shuffled = list(candidates)
     random.shuffle(shuffled)
-    expected = front(candidates, BASELINE, TARGET, OBJECTIVES)
-    assert front(shuffled, BASELINE, TARGET, OBJECTIVES) == expected
-    assert front(expected, BASELINE, TARGET, OBJECTIVES) == expected
+    expected = front(candidates, ask(), TARGET)
+    assert front(shuffled, ask(), TARGET) == expected
+    assert front(expected, ask(), TARGET) == expected
     for which in PICKS:
         assert ranked(which, shuffled, TARGET) == ranked(which, candidates, TARGET)
 
 
 def test_equal_candidates_both_stay_and_the_baseline_stands_among_them() -> None:
     twin = make("twin", 0.9, 1.0)
-    assert ids(front([twin, BASELINE], BASELINE, TARGET, OBJECTIVES)) == ["baseline", "twin"]
+    assert ids(front([twin, BASELINE], ask(), TARGET)) == ["baseline", "twin"]
 
 
 def test_front_leaves_out_what_is_not_measured_there() -> None:
     elsewhere = replace(make("other", 0.99, 0.1), measured={"board": BASELINE.measured[TARGET]})
-    assert ids(front([BASELINE, elsewhere], BASELINE, TARGET, OBJECTIVES)) == ["baseline"]
+    assert ids(front([BASELINE, elsewhere], ask(), TARGET)) == ["baseline"]
 
 
 def test_an_infeasible_candidate_neither_stands_on_the_front_nor_dominates() -> None:
     cheat = make("cheat", 0.95, 0.1, 10, feasible=False)
-    assert ids(front([BASELINE, cheat], BASELINE, TARGET, OBJECTIVES)) == ["baseline"]
+    assert ids(front([BASELINE, cheat], ask(), TARGET)) == ["baseline"]
 
 
 def test_hypervolume_of_the_baseline_alone() -> None:
-    assert front_hypervolume([BASELINE], BASELINE, TARGET, ("quality", "latency")) == pytest.approx(0.1 * 0.1)
-    assert front_hypervolume([], BASELINE, TARGET, ("quality", "latency")) == 0.0
+    asked = ask(objectives=("quality", "latency"))
+    assert front_hypervolume([BASELINE], asked, TARGET) == pytest.approx(0.1 * 0.1)
+    assert front_hypervolume([], asked, TARGET) == 0.0
 
 
 def test_hypervolume_of_a_better_candidate() -> None:
     small = make("small", 0.85, 0.4, 500)
-    found = front_hypervolume([BASELINE, small], BASELINE, TARGET, ("quality", "latency"))
+    found = front_hypervolume([BASELINE, small], ask(objectives=("quality", "latency")), TARGET)
     assert found == pytest.approx(0.05 * 0.7 + 0.05 * 0.1)
 
 
 def test_hypervolume_of_an_unbounded_metric_takes_ten_percent() -> None:
     zero = make("baseline", 5.0, 1.0)
-    found = front_hypervolume([zero], zero, TARGET, ("quality", "size"), higher_is_better=False, bounded=False)
-    assert found == pytest.approx(0.5 * 0.1)
+    asked = ask(baseline=zero, objectives=("quality", "size"), higher=False, bounded=False)
+    assert front_hypervolume([zero], asked, TARGET) == pytest.approx(0.5 * 0.1)
 
 
 @settings(deadline=None)
 @given(candidate_sets(), candidate_sets())
 def test_hypervolume_never_falls_as_candidates_come(some: list[Candidate], more: list[Candidate]) -> None:
     def volume(candidates: list[Candidate]) -> float:
-        return front_hypervolume(front(candidates, BASELINE, TARGET, OBJECTIVES), BASELINE, TARGET, OBJECTIVES)
+        return front_hypervolume(candidates, ask(), TARGET)
 
     assert volume([*some, *more]) >= volume(some) - 1e-12
 
@@ -194,7 +211,7 @@ def test_hypervolume_never_falls_as_candidates_come(some: list[Candidate], more:
 @settings(deadline=None)
 @given(candidate_sets(least=1), st.sampled_from(PICKS), st.booleans())
 def test_a_ranking_is_the_whole_front_in_some_order(candidates: list[Candidate], which: str, higher: bool) -> None:
-    whole = front(candidates, BASELINE, TARGET, OBJECTIVES, higher_is_better=higher)
+    whole = front(candidates, ask(higher=higher), TARGET)
     assert sorted(ids(ranked(which, whole, TARGET, higher_is_better=higher))) == sorted(ids(whole))
 
 
@@ -309,26 +326,28 @@ def test_an_unknown_pick_is_refused() -> None:
 
 
 def test_nearest_miss_by_the_worst_violation() -> None:
-    constraints = tuple(map(parse_constraint, ("quality_drop<=0.01", "size<=500B")))
+    asked = ask("quality_drop<=0.01", "size<=500B")
     # Twice the drop allowed; then 60 % too large and otherwise fine; then hardly worse in both.
     candidates = [BASELINE, make("a", 0.87, 1.0, 400), make("b", 0.9, 1.0, 800), make("c", 0.885, 1.0, 700)]
-    found = nearest_miss(candidates, BASELINE, TARGET, constraints)
+    found = nearest_miss(candidates, asked, TARGET)
     assert found is not None
     assert found.id == "c"
     assert found.by == pytest.approx({"quality_drop<=0.01": 0.005, "size<=500B": 200.0})
-    found = nearest_miss(candidates[:3], BASELINE, TARGET, constraints)
+    found = nearest_miss(candidates[:3], asked, TARGET)
     assert found == NearestMiss("b", {"size<=500B": 300.0})
 
 
-def test_nearest_miss_is_neither_feasible_nor_the_baseline_nor_unknown() -> None:
-    constraints = tuple(map(parse_constraint, ("size<=500B", "memory<=1kB")))
-    fine, unknown = make("fine", 0.9, 1.0, 400, memory=500), make("unknown", 0.9, 1.0, 501)
-    zero = make("baseline", 0.9, 1.0, memory=1500)
-    assert nearest_miss([zero, fine, unknown], zero, TARGET, constraints) is None
-    miss = make("miss", 0.9, 1.0, 2000, memory=1500)
-    assert nearest_miss([zero, fine, unknown, miss], zero, TARGET, constraints) == NearestMiss(
+def test_nearest_miss_is_neither_the_baseline_nor_unknown_and_there_is_none_where_one_is_feasible() -> None:
+    fine = make("fine", 0.9, 1.0, 400, memory=500)
+    unmeasured = make("unknown", 0.9, 1.0, 501)
+    unknown = unmeasured.on(TARGET, replace(unmeasured.measured[TARGET], memory=None))
+    zero, miss = make("baseline", 0.9, 1.0, memory=1500), make("miss", 0.9, 1.0, 2000, memory=1500)
+    asked = ask("size<=500B", "memory<=1kB", baseline=zero)
+    assert nearest_miss([zero, unknown], asked, TARGET) is None
+    assert nearest_miss([zero, unknown, miss], asked, TARGET) == NearestMiss(
         "miss", {"size<=500B": 1500.0, "memory<=1kB": 500.0}
     )
+    assert nearest_miss([zero, unknown, miss, fine], asked, TARGET) is None
 
 
 LIMIT = (parse_constraint("quality_drop<=0.01"),)

@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from compress.selection import picks, rankings
-from compress.selection.picks import Question
+from compress.selection.fronts import front, with_feasibility
+from compress.selection.nearest_misses import nearest_miss
+from compress.selection.questions import Question
 from compress.values.candidates import Candidate, Drop, QualitySplits
 from compress.values.constraints import parse_constraint
 
@@ -90,31 +92,31 @@ def test_the_baseline_is_measured_by_itself_and_never_refuted(candidate: Make) -
 def test_feasibility_is_judged_anew_by_todays_constraints(candidate: Make) -> None:
     made = [candidate("0001-a", 0.03, 0.5)]
     strict, loose = question(candidate), question(candidate, "quality_drop<=0.05")
-    assert [c.measured["fake"].feasible for c in picks.judged(made, strict, "fake")] == [False]
-    assert [c.measured["fake"].feasible for c in picks.judged(made, loose, "fake")] == [True]
-    assert picks.front(made, strict, "fake") == []
+    assert [c.measured["fake"].feasible for c in with_feasibility(made, strict, "fake")] == [False]
+    assert [c.measured["fake"].feasible for c in with_feasibility(made, loose, "fake")] == [True]
+    assert front(made, strict, "fake") == []
 
 
 def test_what_was_not_measured_on_a_target_is_not_judged_there(candidate: Make) -> None:
     made = [candidate("0001-a"), candidate("0002-b", target="other")]
-    assert [c.id for c in picks.judged(made, question(candidate), "fake")] == ["0001-a"]
+    assert [c.id for c in with_feasibility(made, question(candidate), "fake")] == ["0001-a"]
 
 
 def test_the_nearest_miss_is_named_with_what_it_is_beyond_by(candidate: Make) -> None:
     made = [candidate("baseline"), candidate("0001-a", 0.03, 0.5), candidate("0002-b", 0.02, 0.5)]
-    miss = picks.nearest_miss(made, question(candidate), "fake")
+    miss = nearest_miss(made, question(candidate), "fake")
     assert miss is not None
     assert miss.id == "0002-b"
     assert miss.by == pytest.approx({"quality_drop<=0.01": 0.01})
-    assert picks.nearest_miss([*made, candidate("0003-c", 0.001)], question(candidate), "fake") is None
+    assert nearest_miss([*made, candidate("0003-c", 0.001)], question(candidate), "fake") is None
 
 
 def test_where_everything_was_gated_the_baseline_is_the_nearest_miss(candidate: Make) -> None:
     asked = question(candidate, "size<=400B", "quality_drop<=0.01")
-    miss = picks.nearest_miss([candidate("baseline", size=1000)], asked, "fake")
+    miss = nearest_miss([candidate("baseline", size=1000)], asked, "fake")
     assert miss is not None
     assert (miss.id, miss.by) == ("baseline", {"size<=400B": 600.0})
-    assert picks.nearest_miss([candidate("baseline")], question(candidate), "fake") is None
+    assert nearest_miss([candidate("baseline")], question(candidate), "fake") is None
 
 
 @given(
@@ -148,5 +150,5 @@ def test_past_the_front_what_it_dominated_is_read_but_not_the_refuted_network_in
     best = replace(candidate("0001-fp32", 0.001, 0.3), trial=1)
     sibling = replace(candidate("0001-int8", 0.002, 0.35), trial=1)
     other = replace(candidate("0002-fp32", 0.003, 0.5), trial=2)
-    order = picks.line("fastest", [best, sibling, other], question(candidate), "fake")
+    order = picks.reading_order("fastest", [best, sibling, other], question(candidate), "fake")
     assert [one.id for one in order] == ["0001-fp32", "0002-fp32"]

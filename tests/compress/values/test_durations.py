@@ -30,8 +30,11 @@ def test_what_is_no_time_is_refused(text: str | float) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.2, "0 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"), (3600, "1 h 0 min"), (86399, "23 h 59 min")],
-)
+    [
+        (0.2, "0.2 s"), (0.44, "0.4 s"), (9.96, "10 s"), (59.6, "1 min 0 s"), (185, "3 min 5 s"),
+        (581.4, "9 min 41 s"), (3599.6, "1 h 0 min"), (7530, "2 h 6 min"), (86399, "24 h 0 min"),
+    ],
+)  # fmt: skip
 def test_times_are_written_for_people(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
 

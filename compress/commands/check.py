@@ -5,22 +5,48 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import click
 
-import targets
-from compress.metrics import metrics
-from compress.onnx_files import graphs
-from compress.tasks.onnx_tasks import read_arrays
+from compress.commands.output import SATISFIED, UNSATISFIED, json_option, make_console, print_json
 from targets.errors import MeasurementError, ModelError, RequestError
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
 _SAMPLES = 64
+"""Random samples on which two files are compared where no data are given."""
+
+
+@click.command(name="check")
+@click.argument("model", metavar="MODEL.onnx")
+@click.option("--against", metavar="BASELINE.onnx", required=True, help="The model that MODEL should agree with.")
+@click.option("--target", default="ort-cpu", show_default=True, help="Where both are run.")
+@click.option("--data", help="An .npz file with arrays named as the inputs; without it, seeded random ones.")
+@json_option
+def check_command(model: str, against: str, target: str, data: str | None, as_json: bool) -> None:
+    """Compare a model's outputs and size with another's.
+
+    It says how far the outputs agree, what keeps MODEL from running on the target, and how much smaller it is.
+
+    Exit status: 0 MODEL runs on the target and has the other's inputs and outputs, 3 it does not, 2 the request was
+    wrong.
+    """
+    found = check_models(Path(model), Path(against), target, Path(data) if data else None)
+    print_json(found) if as_json else print_check(found, make_console())
+    raise SystemExit(SATISFIED if found["runs"] and found["same_interface"] else UNSATISFIED)
 
 
 def check_models(model: Path, against: Path, target: str, data: Path | None) -> dict[str, Any]:
-    """Parity of two files on the target, their interfaces and sizes, as JSON. Raises ModelError for a broken file."""
+    """How the outputs of two ONNX files agree on a target, with their interfaces and sizes, as a JSON document.
+
+    Both are run on the samples of ``data`` (an ``.npz`` file), or on 64 random ones. Raises ModelError for a file that
+    is broken, RequestError where ``data`` lacks an input. That ``model`` does not run on the target is no error: then
+    ``runs`` is false and ``problem`` says why.
+    """
+    import targets
+    from compress.onnx_files import graphs
+
     zero = graphs.load_model(against)
     mine = graphs.load_model(model)
     place = targets.get(target)
@@ -51,7 +77,7 @@ def check_models(model: Path, against: Path, target: str, data: Path | None) -> 
 
 
 def print_check(found: dict[str, Any], console: Console) -> None:
-    """The same for people."""
+    """Print what ``check_models`` found, for people."""
     if not found["same_interface"]:
         console.print(f"inputs or outputs differ: {found['interface']}")
     if found["problem"]:
@@ -67,6 +93,11 @@ def print_check(found: dict[str, Any], console: Console) -> None:
 
 
 def _parity(reference: list[np.ndarray], found: list[np.ndarray]) -> dict[str, float]:
+    """Largest difference of any output, that as a share of the largest output, and the share of equal decisions."""
+    import numpy as np
+
+    from compress.metrics import metrics
+
     pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(reference, found, strict=True)]
     # `np.max`, since the built-in one loses NaN.
     worst = float(np.max([np.abs(a - b).max(initial=0.0) for a, b in pairs]))
@@ -93,7 +124,10 @@ def _interface(model: Any) -> tuple[list[list[Any]], list[list[Any]]]:
 
 def _inputs(model: Any, path: Path, data: Path | None) -> dict[str, np.ndarray]:
     """The arrays of ``data`` that are inputs, or seeded random samples."""
+    import numpy as np
     import onnx
+
+    from compress.tasks.onnx_tasks import read_arrays
 
     names = [entry[0] for entry in _interface(model)[0]]
     if data is not None:

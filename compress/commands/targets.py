@@ -1,0 +1,29 @@
+"""``paretopress targets``: list the targets that there are, and install what pip alone cannot."""
+
+from __future__ import annotations
+
+import click
+
+from compress.commands.output import json_option, make_console, print_json
+
+
+@click.command(name="targets")
+@click.option("--install", metavar="NAME", help="Install what pip alone cannot, such as arm-emulated.")
+@json_option
+def targets_command(install: str | None, as_json: bool) -> None:
+    """List the targets, and what installs those that are missing."""
+    import targets
+
+    if install is not None:
+        from targets import registry
+
+        folder = registry.install(install, lambda text: click.echo(text, err=True))
+        print_json({"target": install, "folder": folder}) if as_json else click.echo(folder)
+        return
+    rows = targets.available()
+    if as_json:
+        print_json(rows)
+    else:
+        from compress.reports.tables import print_targets
+
+        print_targets(rows, make_console())
