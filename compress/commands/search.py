@@ -5,8 +5,9 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -19,6 +20,9 @@ from compress.commands.output import (
     own_stdout,
     print_json,
 )
+
+if TYPE_CHECKING:
+    from compress.searching.requests import Asked
 
 _STARTED = time.monotonic()
 """When the program began, as nearly as it can be known here: ``--time`` is the time of the whole call."""
@@ -80,7 +84,7 @@ def search_command(task: str, data: str | None, as_json: bool, dry_run: bool, **
         from compress.searching.dry_runs import plan
 
         with own_stdout():
-            planned = plan(task, data, **options)
+            planned = plan(_asked(task, data, options))
         print_json(planned) if as_json else print_plan(planned, make_console())
         return
     with own_stdout():
@@ -89,37 +93,36 @@ def search_command(task: str, data: str | None, as_json: bool, dry_run: bool, **
     raise SystemExit(SATISFIED if report["satisfied"] else UNSATISFIED)
 
 
+def _asked(task: str, data: str | None, options: dict[str, Any]) -> Asked:
+    """The options as a search asks them; what is wrong in them is said before the task is loaded."""
+    from compress.searching.requests import Asked, check_options
+    from compress.tasks.loading import load_task
+
+    names = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
+    given = {name: options[name] for name in names}
+    check_options(**given)
+    loaded = load_task(task, data)
+    return Asked(
+        loaded.task, list(options["targets"]) or None, options["objectives"] or None, options["constraints"] or None,
+        out=options["out"], space=loaded.space, brought=loaded, command="paretopress " + shlex.join(sys.argv[1:]),
+        **given,
+    )  # fmt: skip
+
+
 def _searched(task: str, data: str | None, options: dict[str, Any]) -> tuple[dict[str, Any], Path]:
     """Load the task and search; the report and the run's folder. Ctrl-C ends with status 130."""
     from compress.searching.progress import Live
-    from compress.searching.requests import check_options
-    from compress.searching.searching import search as run_search
-    from compress.tasks.loading import load_task
+    from compress.searching.searching import run_search
 
-    given = {name: options[name] for name in ("trials", "seed", "sampler", "device", "workers", "pick", "keep")}
-    given["time"] = _remaining(options["time"])
-    check_options(**given)
-    again = "paretopress " + shlex.join(sys.argv[1:])
     progress, kept = Live(), ""
     try:
-        loaded = load_task(task, data)
-        out = Path(options["out"] or Path("runs") / loaded.task.name)
-        kept = f"; everything finished so far is kept in {out}"
-        fresh = not (out / "run.json").exists()
-        result = run_search(
-            loaded.task,
-            target=list(options["targets"]) or None,
-            objectives=options["objectives"] or (loaded.objectives if fresh else None),
-            constraints=options["constraints"] or (loaded.constraints if fresh else None),
-            out=out,
-            space=loaded.space,
-            progress=progress,
-            command=again,
-            **given,
-        )
-        return result.report, out
+        asked = _asked(task, data, options)
+        kept = f"; everything finished so far is kept in {asked.folder}"
+        result = run_search(replace(asked, time=_remaining(options["time"])), progress)
+        return result.report, asked.folder
     except KeyboardInterrupt:
         progress.close()
+        again = "paretopress " + shlex.join(sys.argv[1:])
         click.echo(f"interrupted{kept}. Continue with:\n  {again}", err=True)
         raise SystemExit(INTERRUPTED) from None
     finally:

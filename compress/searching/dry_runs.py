@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from compress.pruning.groups import Groups
-    from compress.run_folder.runs import Request
+    from compress.searching.requests import Asked
     from compress.tasks.splits import Splits
     from compress.tasks.tasks import Task
     from compress.values.configs import SearchSpace
@@ -22,62 +22,25 @@ if TYPE_CHECKING:
     from targets.target import Target
 _NOT_OFFERED = (("unstructured and 2:4 sparsity", "no target here is faster with zeros; channels are removed instead"),)
 """Ways of making a network smaller that are left out, and why."""
-_CHECKED = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
 
 
-def plan(spec: str, data: str | None, **options: Any) -> dict[str, Any]:
+def plan(asked: Asked) -> dict[str, Any]:
     """What is prunable and what is not and why, precisions, dimensions and seconds of a trial, as JSON.
 
-    ``options``: as ``compress.search`` takes them, with ``targets``, ``objectives`` and ``constraints`` in the plural.
-    Raises RequestError as a search would; ``out`` is looked at, never touched.
+    Raises RequestError as a search would; the run's folder is looked at, never touched.
     """
-    import targets as package
-    from compress.metrics import metrics
-    from compress.run_folder import runs
-    from compress.searching.requests import check_options
-    from compress.searching.space_checks import check_space
-    from compress.tasks import identities
-    from compress.tasks import splits as tasks_splits
-    from compress.tasks.loading import load_task
-    from compress.values import constraints as values_constraints
-    from compress.values.configs import SearchSpace
+    from compress.searching.requests import resolved
 
-    check_options(**{name: options[name] for name in _CHECKED if name in options})
-    loaded = load_task(spec, data)
-    task = loaded.task
-    folder = Path(options.get("out") or Path("runs") / task.name)
-    before = runs.read_request(folder)
-    values_constraints.parse_objectives(
-        _asked("objectives", options, before, loaded.objectives, ("quality", "latency"))
-    )
-    constraints = [
-        values_constraints.parse_constraint(text).text
-        for text in _asked("constraints", options, before, loaded.constraints, ("quality_drop<=0.01",))
-    ]
-    places = [package.get(name) for name in _asked("targets", options, before, None, ("ort-cpu",))]
-    try:
-        splits = tasks_splits.read_splits(task)
-        identity = identities.identity(task, splits, metrics.get(task.metric))
-        identities.check_identity(before.task if before else None, identity, folder)
-        space = loaded.space or (before.space if before else SearchSpace())
-        check_space(space, task, splits.train)
+    task, folder = asked.task, asked.folder
+    with resolved(asked) as wanted:
+        splits, space = wanted.splits, wanted.request.space
         found = {
-            "schema": 1, "task": task.name, "constraints": constraints, "warnings": list(splits.warnings),
-            "targets": _targets(places, space),
+            "schema": 1, "task": task.name, "constraints": list(wanted.request.constraints),
+            "warnings": list(splits.warnings), "targets": _targets(wanted.targets, space),
         }  # fmt: skip
         if task.onnx_path is not None:
             return found | _of_file(task, splits, space, task.onnx_path)
         return found | _of_module(task, splits, space, folder)
-    finally:
-        for place in places:
-            place.close()
-
-
-def _asked(
-    name: str, options: dict[str, Any], before: Request | None, brought: Sequence[str] | None, default: Sequence[str]
-) -> list[str]:
-    """What is given, else what the run was begun with, else what the task file brings, else the default."""
-    return list(options.get(name) or (getattr(before, name) if before else brought) or default)
 
 
 def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:

@@ -1,22 +1,35 @@
-"""What a search may be asked besides task, target, objectives and constraints; checked before anything starts."""
+"""What a call asks, resolved: checked, and filled up with what the run was begun with, the task file, the defaults.
+
+A search and its dry run ask the same way and resolve by the same function, so that the one says what the other would.
+Nothing is written here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import targets as targets_package
 from compress.metrics import metrics
-from compress.run_folder.runs import Request
+from compress.precision.schemes import offered, wanted
+from compress.run_folder.records import Record
+from compress.run_folder.runs import Request, read_request
 from compress.sampling.samplers import SAMPLERS, check_sampler
+from compress.searching.space_checks import check_space
 from compress.selection.rankings import PICKS
+from compress.tasks.identities import architecture, check_identity, identity
+from compress.tasks.loading import LoadedTask
+from compress.tasks.splits import Splits, read_splits
 from compress.tasks.tasks import Task
-from compress.values import constraints as values_constraints
 from compress.values.configs import SearchSpace
+from compress.values.constraints import parse_constraint, parse_objectives
 from compress.values.durations import parse_duration
 from targets.errors import RequestError, RunError
-from targets.machine import environment
+from targets.machine.environment import describe_environment
+from targets.registry import DEFAULT
 from targets.target import Target
 
 if TYPE_CHECKING:
@@ -76,63 +89,135 @@ def sampler_name(given: str | BaseSampler | None, before: str | None) -> str:
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Asked:
     """The arguments of a call; None: not given."""
 
     task: Task
-    objectives: Sequence[str] | None
-    constraints: Sequence[str] | None
-    seed: int | None
-    sampler: str | BaseSampler | None
-    space: SearchSpace | None
-    pick: str | None
-    keep: str
-    trials: int | None
-    time: str | float | None
+    target: str | Target | Sequence[str | Target] | None = None
+    objectives: Sequence[str] | None = None
+    constraints: Sequence[str] | None = None
+    trials: int | None = None
+    time: str | float | None = None
+    seed: int | None = None
+    sampler: str | BaseSampler | None = None
+    device: str = "auto"
+    out: str | Path | None = None
+    space: SearchSpace | None = None
+    pick: str | None = None
+    keep: str = "all"
+    workers: int = 1
+    command: str | None = None
+    brought: LoadedTask | None = None
+    """What the task's file brings for a new run; its space is also taken by one that is continued."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.out) if self.out is not None else Path("runs") / self.task.name
 
 
-def _targets(target: str | Target | Sequence[str | Target] | None) -> list[Target]:
+@dataclass(frozen=True)
+class Resolved:
+    """What is to be done: the request, and what it was made from."""
+
+    asked: Asked
+    before: Request | None
+    """What the run was begun with, or continued with last; None where it begins now."""
+    request: Request
+    targets: tuple[Target, ...]
+    """Open; whoever resolves closes them."""
+    splits: Splits
+
+    @property
+    def sampler(self) -> str | BaseSampler:
+        """What proposes configs: an object of the caller's own, or a name."""
+        given = self.asked.sampler
+        return given if given is not None and not isinstance(given, str) else self.request.sampler
+
+
+@contextlib.contextmanager
+def resolved(asked: Asked) -> Iterator[Resolved]:
+    """What is asked, checked as far as that is possible before anything is measured; targets are closed at the end.
+
+    What is given replaces, what is not given stays as the run had it, or is what the task's file brings, or the
+    default. Raises RequestError (TaskError, SpaceError, RunError ...) where it cannot be done, in one line.
+    """
+    check_options(
+        trials=asked.trials, time=asked.time, seed=asked.seed, sampler=asked.sampler, device=asked.device,
+        workers=asked.workers, pick=asked.pick, keep=asked.keep,
+    )  # fmt: skip
+    before = read_request(asked.folder)
+    with contextlib.ExitStack() as opened:
+        given = _opened(asked.target, opened)
+        request = _request(asked, before, given)
+        targets = given or _opened(request.targets, opened)
+        abilities = {target.name: target.capabilities() for target in targets}
+        offered(wanted(request.space, [one.precisions for one in abilities.values()]), abilities)
+        splits = read_splits(asked.task)
+        check_space(request.space, asked.task, splits.train)
+        _check_same_task(asked, before, splits)
+        yield Resolved(asked, before, request, tuple(targets), splits)
+
+
+def _opened(target: str | Target | Sequence[str | Target] | None, opened: contextlib.ExitStack) -> list[Target]:
+    """The targets by their names, each once, to be closed with ``opened``."""
     if target is None:
         return []
     several = [target] if isinstance(target, (str, Target)) else list(target)
     found = [targets_package.get(one) for one in several]
+    for one in found:
+        opened.callback(one.close)
     names = [one.name for one in found]
     if len(set(names)) != len(names):
         raise RequestError(f"targets {names}: each may be given once")
     return found
 
 
-def _request(wanted: _Wanted, before: Request | None, places: list[Target], command: str | None) -> Request:
+def _check_same_task(asked: Asked, before: Request | None, splits: Splits) -> None:
+    """Raise RunError where the run belongs to another task or model, before anything is exported."""
+    if before is None:
+        return
+    folder = asked.folder
+    check_identity(before.task, identity(asked.task, splits, metrics.get(asked.task.metric)), folder)
+    known = Record(folder / "record.jsonl", write=False).state.facts.architecture
+    if known and architecture(asked.task) not in ("", known):
+        raise RunError(
+            f"{str(folder)!r} is the run of another model than this {asked.task.name!r}; choose another --out"
+        )
+
+
+def _request(asked: Asked, before: Request | None, targets: Sequence[Target]) -> Request:
     """What this call asks: what is given replaces, what is not given stays."""
-    if before is not None and wanted.seed is not None and wanted.seed != before.seed:
+    if before is not None and asked.seed is not None and asked.seed != before.seed:
         raise RunError(
             f"the run was begun with seed {before.seed}; continue it with that, "
-            f"or choose another --out for seed {wanted.seed}"
+            f"or choose another --out for seed {asked.seed}"
         )
-    sampler = sampler_name(wanted.sampler, before.sampler if before else None)
-    default = Request(
-        None, SearchSpace(), ("quality", "latency"), ("quality_drop<=0.01",), ("ort-cpu",), 0, "auto", "fastest", {}
-    )
-    old = before or default
-    counted = bool(places) and places[0].counted and before is None and wanted.objectives is None
-    objectives = (
-        tuple(wanted.objectives) if wanted.objectives else (("quality", "instructions") if counted else old.objectives)
-    )
-    constraints = tuple(wanted.constraints) if wanted.constraints else old.constraints
-    parsed = [values_constraints.parse_constraint(text) for text in constraints]
-    names = tuple(place.name for place in places) or old.targets
-    versions = environment.describe_environment(("paretopress", "torch", "onnx", "onnxruntime", "optuna", "numpy"))
-    metric = metrics.get(wanted.task.metric)
+    old = before or _new_request(asked, targets)
+    metric = metrics.get(asked.task.metric)
+    parsed = [parse_constraint(text) for text in asked.constraints or old.constraints]
+    versions = describe_environment(("paretopress", "torch", "onnx", "onnxruntime", "optuna", "numpy"))
     return replace(
         old,
-        space=wanted.space or old.space,
-        objectives=values_constraints.parse_objectives(objectives),
+        space=asked.space or old.space,
+        objectives=parse_objectives(tuple(asked.objectives or old.objectives)),
         constraints=tuple(c.text for c in parsed),
-        targets=names,
-        seed=old.seed if wanted.seed is None else wanted.seed,
-        sampler=sampler,
-        pick=wanted.pick or old.pick,
-        environment={**versions, "command": command or old.environment.get("command")},
+        targets=tuple(target.name for target in targets) or old.targets,
+        seed=old.seed if asked.seed is None else asked.seed,
+        sampler=sampler_name(asked.sampler, before.sampler if before else None),
+        pick=asked.pick or old.pick,
+        environment={**versions, "command": asked.command or old.environment.get("command")},
         higher_is_better=metric.higher_is_better,
         bounded=metric.bounded,
     )
+
+
+def _new_request(asked: Asked, targets: Sequence[Target]) -> Request:
+    """What a run begins with where nothing is given: what the task's file brings, and the defaults."""
+    counted = bool(targets) and targets[0].counted
+    objectives: tuple[str, ...] = ("quality", "instructions" if counted else "latency")
+    constraints: tuple[str, ...] = ("quality_drop<=0.01",)
+    if asked.brought is not None:
+        objectives = asked.brought.objectives or objectives
+        constraints = asked.brought.constraints or constraints
+    return Request(None, SearchSpace(), objectives, constraints, (DEFAULT,), 0, "auto", "fastest", {})

@@ -11,13 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import targets as targets_package
 from compress.baseline import preparing
 from compress.baseline.contexts import Context
 from compress.measurement.latencies import FINAL
-from compress.metrics import metrics
-from compress.precision.schemes import offered, steps_in_words
-from compress.precision.schemes import wanted as wanted_precisions
+from compress.precision.schemes import steps_in_words
 from compress.reports import reporting
 from compress.results import Result
 from compress.run_folder import runs
@@ -25,20 +22,17 @@ from compress.run_folder.caching import Cache
 from compress.run_folder.records import Record
 from compress.run_folder.runs import Request, Run
 from compress.searching.progress import Progress, Silent
-from compress.searching.requests import _request, _targets, _Wanted, check_options
-from compress.searching.space_checks import check_space
-from compress.searching.trial_loop import Limits, Loop
+from compress.searching.requests import Asked, Resolved, resolved
+from compress.searching.trial_loop import Budget, Loop
 from compress.selection.questions import question_of
 from compress.stages.added_targets import catch_up
 from compress.stages.confirming import confirm
 from compress.stages.rebuilding import module_maker
-from compress.tasks import identities
-from compress.tasks import splits as tasks_splits
 from compress.tasks.tasks import Task
 from compress.values.configs import SearchSpace
 from compress.values.domains import Choice, Float, Int
 from compress.values.durations import parse_duration
-from targets.errors import RequestError, RunError
+from targets.errors import RequestError
 from targets.target import Protocol, Target
 
 if TYPE_CHECKING:
@@ -75,31 +69,22 @@ def search(
 
     Raises RequestError (and nothing in ``out`` is touched) for what cannot be asked; failed trials do not raise.
     """
+    asked = Asked(
+        task, target, objectives, constraints, trials, time, seed, sampler, device, out, space, pick, keep, workers,
+        command,
+    )  # fmt: skip
+    return run_search(asked, progress or Silent())
+
+
+def run_search(asked: Asked, progress: Progress) -> Result:
+    """``search`` of what was asked; what is going on is told to ``progress``."""
     start = clock.monotonic()
-    check_options(
-        trials=trials, time=time, seed=seed, sampler=sampler, device=device, workers=workers, pick=pick, keep=keep
-    )
-    folder = Path(out) if out is not None else Path("runs") / task.name
-    places = _targets(target)
-    wanted = _Wanted(task, objectives, constraints, seed, sampler, space, pick, keep, trials, time)
-    before = runs.read_request(folder)
-    request = _request(wanted, before, places, command)
-    places = places or [targets_package.get(name) for name in request.targets]
-    abilities = {place.name: place.capabilities() for place in places}
-    offered(wanted_precisions(request.space, [one.precisions for one in abilities.values()]), abilities)
-    splits = tasks_splits.read_splits(task)
-    check_space(request.space, task, splits.train)
-    identities.check_identity(
-        before.task if before else None, identities.identity(task, splits, metrics.get(task.metric)), folder
-    )
-    with _writing(folder, before, places) as record:
-        _check_architecture(record, task, folder)
-        run = Run(folder, record, request)
-        return _search(run, task, places, splits, wanted, sampler, device, start, progress or Silent())
+    with resolved(asked) as wanted, _writing(asked.folder, wanted.before) as record:
+        return _search(Run(asked.folder, record, wanted.request), wanted, start, progress)
 
 
 @contextlib.contextmanager
-def _writing(folder: Path, before: Request | None, places: list[Target]) -> Iterator[Record]:
+def _writing(folder: Path, before: Request | None) -> Iterator[Record]:
     """The record, open and locked; what a refused request has written is taken back."""
     existed = folder.exists()
     runs.check_writable(folder)
@@ -114,22 +99,11 @@ def _writing(folder: Path, before: Request | None, places: list[Target]) -> Iter
             Run(folder, record, before).write_request()  # what was asked before still stands
         raise
     finally:
-        for place in places:
-            place.close()
         record.close()
 
 
-def _check_architecture(record: Record, task: Task, folder: Path) -> None:
-    """Raise RunError for another model, before anything is exported."""
-    known = record.state.facts.architecture
-    if known and identities.architecture(task) not in ("", known):
-        raise RunError(f"{str(folder)!r} is the run of another model than this {task.name!r}; choose another --out")
-
-
-def _search(
-    run: Run, task: Task, places: list[Target], splits: tasks_splits.Splits, wanted: _Wanted,
-    sampler: str | BaseSampler | None, device: str, start: float, progress: Progress,
-) -> Result:  # fmt: skip
+def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Result:
+    asked, splits, places = wanted.asked, wanted.splits, wanted.targets
     run.write_request()
     run.record.append("call", pid=os.getpid(), at=clock.time())
     cache = Cache(
@@ -143,7 +117,7 @@ def _search(
     run.record.note("warnings", splits.warnings)
     run.record.note("targets", {place.name: {**place.describe(), "now": place.moment()} for place in places})
     deterministic = all(place.deterministic for place in places)
-    context = preparing.prepare(task, run, cache, places, splits, device, progress.stage)
+    context = preparing.prepare(asked.task, run, cache, places, splits, asked.device, progress.stage)
     run.record.note("groups", [group.name for group in context.profile.groups.prunable])
     if isinstance(context.space.depth, (Float, Int, Choice)) and context.training is not None:
         run.record.note("blocks", len(context.training.blocks.removable))
@@ -153,19 +127,18 @@ def _search(
     progress.note(_opening(context))
     for text in catch_up(context, progress.stage):
         progress.note(f"warning: {text}")
-    limits = _limits(wanted, start, len(places))
-    used = sampler if sampler is not None and not isinstance(sampler, str) else run.request.sampler
+    budget = _budget(asked, start, len(places))
     try:
-        Loop(context, limits, used, deterministic, progress).run()
+        Loop(context, budget, wanted.sampler, deterministic, progress).run()
         progress.trial(-1, 0, None, None)
-        final = _final_protocol(limits, len(context.targets.all))
+        final = _final_protocol(budget, len(context.targets.all))
         confirm(context, question_of(run), final, progress.stage)
     finally:
         # Also when interrupted: everything finished so far is in the report.
         report = reporting.write_report(run)
         context.instruments.scorer.close()
         progress.close()
-    _finish(run, cache, report, wanted.keep, progress)
+    _finish(run, cache, report, asked.keep, progress)
     return result
 
 
@@ -211,20 +184,20 @@ def _finish(run: Run, cache: Cache, report: dict[str, Any], keep: str, progress:
     reporting.write_report(run)
 
 
-def _limits(wanted: _Wanted, start: float, count: int) -> Limits:
+def _budget(asked: Asked, start: float, count: int) -> Budget:
     """What is kept for the confirmation grows with the targets it is made on."""
-    seconds = parse_duration(wanted.time)
+    seconds = parse_duration(asked.time)
     if seconds is None:
-        return Limits(wanted.trials, None, 0.0)
+        return Budget(asked.trials, None, 0.0)
     reserve = min(60.0 * count, max(5.0, 0.12 * seconds * count), 0.4 * seconds)
-    return Limits(wanted.trials, start + seconds - reserve, reserve)
+    return Budget(asked.trials, start + seconds - reserve, reserve)
 
 
-def _final_protocol(limits: Limits, count: int) -> Protocol:
+def _final_protocol(budget: Budget, count: int) -> Protocol:
     """How finalists are timed on each target, so that all of it fits into what is kept for it."""
-    if limits.deadline is None:
+    if budget.deadline is None:
         return FINAL
-    each = 0.8 * limits.reserve / count
+    each = 0.8 * budget.reserve / count
     return replace(FINAL, seconds=max(1.0, min(FINAL.seconds, 0.7 * each / FINAL.processes)), total=each)
 
 

@@ -43,7 +43,7 @@ _FRUITLESS = 100
 
 
 @dataclass(frozen=True)
-class Limits:
+class Budget:
     """When to stop; ``deadline`` is when the last trial must have ended (monotonic seconds)."""
 
     trials: int | None
@@ -59,9 +59,9 @@ class Loop:
     """Trial after trial."""
 
     def __init__(
-        self, context: Context, limits: Limits, sampler: str | BaseSampler, deterministic: bool, progress: Progress
+        self, context: Context, budget: Budget, sampler: str | BaseSampler, deterministic: bool, progress: Progress
     ) -> None:
-        self.context, self.limits, self.sampler = context, limits, sampler
+        self.context, self.budget, self.sampler = context, budget, sampler
         self.deterministic, self.progress = deterministic, progress
         self.run_ = context.run
         self.state = context.run.state
@@ -169,8 +169,8 @@ class Loop:
 
     def _try(self, trial: Trial) -> None:
         done = self.state.count("finished")
-        left = None if self.limits.deadline is None else self.limits.deadline - clock.monotonic()
-        self.progress.trial(trial.number, done, self.limits.trials, left)
+        left = None if self.budget.deadline is None else self.budget.deadline - clock.monotonic()
+        self.progress.trial(trial.number, done, self.budget.trials, left)
         start = clock.monotonic()
         stage = "prune"
 
@@ -178,7 +178,7 @@ class Loop:
             nonlocal stage
             stage = name.split(",")[0]
             self.progress.stage(name)
-            if self.limits.deadline is not None and clock.monotonic() > self.limits.deadline:
+            if self.budget.deadline is not None and clock.monotonic() > self.budget.deadline:
                 raise OutOfTime
 
         try:
@@ -252,7 +252,7 @@ class Loop:
 
     def _done(self) -> bool:
         finished = self.state.count("finished")
-        if self.limits.trials is not None and finished >= self.limits.trials:
+        if self.budget.trials is not None and finished >= self.budget.trials:
             return True
         if self.fruitless >= _FRUITLESS:
             self.progress.note(
@@ -260,9 +260,9 @@ class Loop:
                 f"{', '.join(self.run_.request.constraints)}"
             )
             return True
-        if self.limits.deadline is not None:
-            return clock.monotonic() + self._expected() > self.limits.deadline
-        return self.limits.trials is None and self._flat(finished)
+        if self.budget.deadline is not None:
+            return clock.monotonic() + self._expected() > self.budget.deadline
+        return self.budget.trials is None and self._flat(finished)
 
     def _expected(self) -> float:
         """Seconds the next trial is likely to take; one that does not fit is not begun."""

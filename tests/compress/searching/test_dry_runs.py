@@ -13,13 +13,14 @@ import numpy as np
 import onnx
 import pytest
 from rich.console import Console
+from torch import nn
 
 import compress
 from compress.reports import plans
 from compress.results import Result
 from compress.searching import dry_runs
-from compress.tasks import loading
-from compress.tasks.loading import LoadedTask
+from compress.searching.requests import Asked, resolved
+from compress.tasks.loading import LoadedTask, load_task
 from compress.training import finetuning, training_modes
 from targets.errors import RequestError, RunError
 from targets.testing import reference_model
@@ -40,8 +41,8 @@ def asked(
 
     def plan(**options: Any) -> dict[str, Any]:
         loaded = LoadedTask(options.pop("task", task), options.pop("space", tiny.SPACE))
-        monkeypatch.setattr(loading, "load_task", lambda spec, data: loaded)  # noqa: ARG005
-        return dry_runs.plan("tiny", None, **{"targets": ("fake",), "out": str(tmp_path / "run"), **options})
+        given = {"target": "fake", "out": tmp_path / "run", "space": loaded.space, "brought": loaded, **options}
+        return dry_runs.plan(Asked(loaded.task, **given))
 
     return plan
 
@@ -112,7 +113,7 @@ def test_a_training_loop_of_ones_own_cannot_be_timed(asked: Callable[..., dict[s
         ({"workers": 4}, "workers=4"),
         ({"seed": -3}, "seed=-3"),
         ({"device": "tpu"}, "device 'tpu'"),
-        ({"targets": ("nowhere",)}, "unknown target 'nowhere'"),
+        ({"target": "nowhere"}, "unknown target 'nowhere'"),
         ({"objectives": ("quality",)}, "two or more"),
         ({"constraints": ("beauty<=3",)}, "unknown quantity 'beauty'"),
     ],
@@ -129,7 +130,7 @@ def test_a_run_that_is_there_gives_the_defaults_and_is_not_touched(
     asked: Callable[..., dict[str, Any]], finished: Result, content: Content, task: compress.Task
 ) -> None:
     before = content(finished.folder)
-    found = asked(out=str(finished.folder), targets=())
+    found = asked(out=str(finished.folder), target=None)
     assert list(found["targets"]) == ["fake"]
     with pytest.raises(RunError, match=r"another task \(another name"):
         asked(out=str(finished.folder), task=replace(task, name="other"))
@@ -139,7 +140,8 @@ def test_a_run_that_is_there_gives_the_defaults_and_is_not_touched(
 def _of_file(model: Path, folder: Path) -> dict[str, Any]:
     images = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
     np.savez(folder / "data.npz", x=images, labels=np.arange(40) % 5)
-    return dry_runs.plan(str(model), str(folder / "data.npz"), targets=("fake",), out=str(folder / "run"))
+    loaded = load_task(str(model), str(folder / "data.npz"))
+    return dry_runs.plan(Asked(loaded.task, "fake", out=folder / "run", space=loaded.space))
 
 
 def test_an_onnx_file_is_pruned_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,3 +188,57 @@ def test_a_plan_says_what_a_group_counts(asked: Callable[..., dict[str, Any]], n
     assert f"prunable: {name}, {counted} (cut together with v)" in printed(
         asked() | {"prunable": [[name, 4, [name, "v"]]]}
     )
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "another seed": ({"seed": 5}, "begun with seed 0"),
+    "a target twice": ({"target": ["fake", "fake"]}, "each may be given once"),
+    "an unknown target": ({"target": "abacus"}, "abacus"),
+    "one objective": ({"objectives": ["latency"]}, "two or more"),
+    "a constraint that is none": ({"constraints": ["speed<=1"]}, "unknown quantity"),
+    "no time": ({"time": "0s"}, "time '0s'"),
+    "an unknown pick": ({"pick": "best"}, "unknown pick"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_search_refuses_its_dry_run_refuses_in_the_same_words(
+    name: str, asked: Callable[..., dict[str, Any]], finished: Result, task: compress.Task, content: Content
+) -> None:
+    changes, said = REFUSED[name]
+    before = content(finished.folder)
+    options = {"target": None, "out": finished.folder, "space": None, **changes}
+    with pytest.raises(RequestError, match=said) as planned:
+        asked(**options)
+    with pytest.raises(type(planned.value), match=said) as searched:
+        compress.search(task, **options)
+    assert str(planned.value) == str(searched.value)
+    assert content(finished.folder) == before
+
+
+def test_a_dry_run_of_another_model_is_refused_as_its_search(
+    asked: Callable[..., dict[str, Any]], finished: Result, task: compress.Task
+) -> None:
+    other = replace(task, model=nn.Sequential(nn.Flatten(), nn.Linear(64, 10)))
+    options = {"target": None, "out": finished.folder}
+    with pytest.raises(RunError, match="is the run of another model") as planned:
+        asked(**options, task=other)
+    with pytest.raises(RunError) as searched:
+        compress.search(other, **options)
+    assert str(planned.value) == str(searched.value)
+
+
+def test_a_new_run_begins_with_what_the_task_file_brings_and_an_old_one_goes_on(
+    task: compress.Task, finished: Result, tmp_path: Path
+) -> None:
+    brought = LoadedTask(task, None, ("quality", "size"), ("size<=0.5x",))
+    with resolved(Asked(task, "fake", out=tmp_path / "new", brought=brought)) as found:
+        assert (found.request.objectives, found.request.constraints) == (("quality", "size"), ("size<=0.5x",))
+    given = Asked(task, "fake", ["quality", "memory"], ["size<=1x"], out=tmp_path / "new", brought=brought)
+    with resolved(given) as found:
+        assert (found.request.objectives, found.request.constraints) == (("quality", "memory"), ("size<=1x",))
+    with resolved(Asked(task, out=finished.folder, brought=brought)) as found:
+        assert found.request.objectives == ("quality", "latency")
+        assert found.request.constraints == ("quality_drop<=0.01",)
+        assert found.request.targets == ("fake",)
+    assert not (tmp_path / "new").exists()
