@@ -115,13 +115,13 @@ def macro_f1(decided: np.ndarray, wanted: np.ndarray) -> float:
 
 
 def multilabel_macro_f1(decided: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean F1 over the labels that hold or are decided on somewhere; NaN where none does."""
+    """The mean F1 over the labels that hold or are decided on for some example; NaN where none is."""
     found = count_labels(decided, wanted)
     return float(np.mean(found.f1[found.there])) if found.there.any() else float("nan")
 
 
 def multilabel_micro_f1(decided: np.ndarray, wanted: np.ndarray) -> float:
-    """F1 of all labels taken together; NaN where none holds or is decided on."""
+    """F1 of all labels of all examples taken together; NaN where none holds or is decided on."""
     found = count_labels(decided, wanted)
     both = int(found.decided.sum() + found.labelled.sum())
     return 2 * int(found.right.sum()) / both if both else float("nan")

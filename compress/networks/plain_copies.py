@@ -56,7 +56,7 @@ def without_computed_weights(module: nn.Module) -> nn.Module:
 
 
 def in_half(module: nn.Module) -> bool:
-    """Whether some of its weights are in half precision."""
+    """Whether some weights or buffers of ``module`` are in half precision (float16 or bfloat16)."""
     return any(tensor.dtype in HALF for tensor in module.state_dict().values())
 
 

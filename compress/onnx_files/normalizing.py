@@ -89,7 +89,10 @@ def to_float(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def session_of(model: onnx.ModelProto, name: str) -> Any:
-    """An ONNX Runtime session of a graph that is not in a file; raises ModelError about ``name``."""
+    """An ONNX Runtime session of ``model``, which need not be in a file.
+
+    Raises ModelError, about ``name``, where it does not load.
+    """
     from compress.onnx_files.parity import open_session
 
     with TemporaryDirectory() as folder:

@@ -27,7 +27,7 @@ _HASTE = 10.0
 
 
 class ActivationQuantizer(nn.Module):
-    """One tensor quantized as a whole, with a range that is learned."""
+    """Quantizes and dequantizes a tensor of activations as a whole, with a range that is learned."""
 
     low_start: Tensor
     high_start: Tensor
@@ -56,7 +56,7 @@ class ActivationQuantizer(nn.Module):
 
 
 class WeightQuantizer(nn.Module):
-    """A weight quantized symmetrically, each output channel by its largest value, as the quantizer will do it."""
+    """Quantizes and dequantizes a weight symmetrically, each output channel by its largest value, as the file will."""
 
     def __init__(self, axis: int, most: int) -> None:
         """``axis``: of the output channels; integers are from ``-most`` to ``most``."""

@@ -60,7 +60,7 @@ class _Layer:
 
 
 class QatNetwork(nn.Module):
-    """The imported network while it is trained; what BatchNorm could not be folded stays as it was."""
+    """The imported network while it is trained; a BatchNorm that could not be folded keeps its statistics."""
 
     def __init__(self, network: importing.ImportedNetwork, layers: tuple[_Layer, ...]) -> None:
         super().__init__()

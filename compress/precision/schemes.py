@@ -25,7 +25,7 @@ _FOUR_BITS = "com.microsoft:MatMulNBits"
 
 @dataclass(frozen=True)
 class Variant:
-    """One file that every trained network is written as."""
+    """One of the files that every trained network is written as: a precision, in the format of some targets."""
 
     name: str
     """End of a candidate's id: the scheme, with its format where there are several."""
@@ -71,7 +71,7 @@ def offers(scheme: str, one: Capabilities) -> bool:
 
 
 def left_out(space: SearchSpace, abilities: Abilities) -> dict[str, list[tuple[str, str]]]:
-    """By target: the precisions that are not made for it, and why."""
+    """{target's name: the precisions that are not made for it, and why}."""
     asked = wanted(space, [one.precisions for one in abilities.values()])
     found: dict[str, list[tuple[str, str]]] = {}
     for name, one in abilities.items():
@@ -138,7 +138,7 @@ def _step(schemes: Sequence[str], one: Capabilities) -> int:
 
 
 def steps_in_words(schemes: Sequence[str], abilities: Abilities) -> str:
-    """``widths in steps of 16 (ort-cpu 16, openvino-cpu 8)``."""
+    """The step of widths in words, as in ``widths in steps of 16 (ort-cpu 16, openvino-cpu 8)``."""
     step = channel_step(schemes, abilities)
     each = ", ".join(f"{name} {_step(schemes, one)}" for name, one in abilities.items())
     return f"widths in steps of {step}" + (f" ({each})" if len(abilities) > 1 else "")
