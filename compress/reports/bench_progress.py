@@ -20,9 +20,10 @@ _BAR = 20
 
 
 class LiveBench:
-    """Called with every estimate; a context that removes what it has drawn.
+    """Shows how a measurement stands: call it with every new estimate, inside ``with``, which removes the lines again.
 
-    It draws when it is told something and never in between: no thread of ours beside what is timed.
+    It draws only when it is called, since a thread of its own would run beside what is timed. Nothing is drawn where
+    ``console`` (by default stderr) is no terminal.
     """
 
     def __init__(self, models: Sequence[str], protocol: Protocol, console: Console | None = None) -> None:
@@ -47,7 +48,7 @@ class LiveBench:
             self._live.stop()
 
     def __call__(self, estimate: Estimate) -> None:
-        """Show where the measurement is."""
+        """Show the newest estimate."""
         if estimate.target != self._target:
             self._target, self._ratios, self._started = estimate.target, (), time.monotonic()
         # A process that is only loading has nothing to show; what the one before it found stays.
@@ -56,7 +57,7 @@ class LiveBench:
             self._live.update(self.shown(estimate), refresh=True)
 
     def shown(self, estimate: Estimate) -> Text:
-        """A line that says what goes on, and one for every model: bar, ratio in this process, interval."""
+        """A line on what is being done, and one for every model with its bar, ratio and interval."""
         from rich.text import Text
 
         spent = format_duration(time.monotonic() - self._started)
