@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from compress.reports.reporting import make_report
 from compress.run_folder.runs import Run, open_for_reading
+from compress.sampling.problems import problem_of
+from compress.sampling.studies import build_study
 from compress.selection import fronts, rankings
 from compress.selection.nearest_misses import nearest_miss
 from compress.selection.picks import picks_of
@@ -34,7 +36,7 @@ class RunCandidate:
 
     @property
     def id(self) -> str:
-        """As in ``report.json``."""
+        """The candidate's name in ``report.json`` and in the run's folder ``candidates/``."""
         return self.candidate.id
 
     @property
@@ -59,7 +61,7 @@ class RunCandidate:
 
     @property
     def size(self) -> int:
-        """Bytes of the ``.onnx`` file."""
+        """The size of the ``.onnx`` file in bytes."""
         return self.candidate.size
 
     @property
@@ -86,7 +88,7 @@ class Result:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """The folder that the run is kept in."""
         return self._run.folder
 
     @property
@@ -96,7 +98,7 @@ class Result:
 
     @property
     def report(self) -> dict[str, Any]:
-        """The document that ``report.json`` holds."""
+        """The run as one JSON document, as ``report.json`` holds it; made anew at each call."""
         return make_report(self._run)
 
     @property
@@ -110,13 +112,13 @@ class Result:
         return self._seen(question_of(self._run).baseline, self._target(None))
 
     def candidates(self, target: str | None = None) -> list[RunCandidate]:
-        """All candidates, feasible or not."""
+        """All candidates measured on ``target`` (default: the first), whether they meet the constraints or not."""
         name = self._target(target)
         found = fronts.with_feasibility(list(self._run.state.candidates.values()), question_of(self._run), name)
         return [self._seen(candidate, name) for candidate in found]
 
     def front(self, target: str | None = None) -> list[RunCandidate]:
-        """The front, best quality first."""
+        """The candidates on ``target`` that meet the constraints and that no other one beats, best quality first."""
         name = self._target(target)
         found = fronts.front(self._run.available(), question_of(self._run), name)
         return [self._seen(candidate, name) for candidate in found]
@@ -140,8 +142,6 @@ class Result:
 
     def study(self) -> optuna.Study:
         """The whole run as an in-memory Optuna study, for Optuna's own tools."""
-        from compress.sampling.problems import problem_of
-        from compress.sampling.studies import build_study
 
         return build_study(problem_of(self._run), self._run.state.trials, self._run.state.candidates)
 

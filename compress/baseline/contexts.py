@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from compress.pruning.blocks import find_blocks
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -164,6 +166,5 @@ class Training:
     @cached_property
     def blocks(self) -> Blocks:
         """Residual blocks that can be dropped; looked for where they are asked for."""
-        from compress.pruning.blocks import find_blocks
 
         return find_blocks(self.module, self.example)

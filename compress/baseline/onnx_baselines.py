@@ -55,5 +55,5 @@ def imported(task: Task, splits: Splits, path: Path) -> torch.nn.Module:
 
 
 def not_pruned(file: Path, why: Exception) -> str:
-    """A warning for people."""
+    """The warning that a file is quantized only, with the reason."""
     return f"{file.name} is quantized, not pruned: {why}"

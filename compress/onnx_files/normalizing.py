@@ -18,6 +18,7 @@ import onnx
 
 from compress.onnx_files.contents import graphs_in, inputs_of
 from compress.onnx_files.graphs import load_model
+from compress.onnx_files.parity import open_session
 from compress.values.error_lines import one_line
 from targets.errors import ModelError
 
@@ -93,7 +94,6 @@ def session_of(model: onnx.ModelProto, name: str) -> Any:
 
     Raises ModelError, about ``name``, where it does not load.
     """
-    from compress.onnx_files.parity import open_session
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

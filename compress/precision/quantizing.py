@@ -28,6 +28,9 @@ from compress.precision.quantizer import (
     quantize_static,
     read_named,
 )
+from compress.precision.refining import refine
+from compress.precision.schemes import refused
+from compress.precision.stored_weights import write_stored
 from compress.values.configs import CALIBRATIONS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
 from targets.errors import RequestError
 from targets.target import Capabilities
@@ -70,8 +73,6 @@ def quantize(
         else:
             settings = PrecisionSettings(calibration=method, adaround=adaround, correct_bias=correct_bias)
             if is_refined(settings):
-                from compress.precision.refining import refine
-
                 refined = Path(folder) / source.name
                 onnx.save(refine(source, samples, capabilities, settings, keep_float), refined)
                 source = refined
@@ -83,8 +84,6 @@ def quantize(
 
 def _stored(source: Path, destination: Path, precision: str, capabilities: Capabilities) -> Quantized:
     """Weights alone in fewer bits; raises RequestError where the target does not run that."""
-    from compress.precision.schemes import refused
-    from compress.precision.stored_weights import write_stored
 
     if precision in refused(capabilities.refuses, capabilities.lacks):
         raise RequestError(f"precision {precision!r} does not run on the target; use fp16")

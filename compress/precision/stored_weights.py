@@ -17,6 +17,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.onnx_files.contents import opset_of
+from compress.precision.quantizer import split_gemm
 from targets.errors import QuantizeError
 
 VERSION = 1
@@ -113,7 +114,6 @@ def _output_axis(node: onnx.NodeProto, rank: int) -> int:
 
 def _four_bits(model: onnx.ModelProto) -> tuple[str, ...]:
     """Matrix products with constant weights as MatMulNBits."""
-    from compress.precision.quantizer import split_gemm
 
     split = split_gemm(model)
     weights = {t.name: t for t in _weights(split)}

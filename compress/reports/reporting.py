@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from compress.reports import pages
+from compress.reports.importances import importances
 from compress.run_folder.runs import Run
 from compress.selection.fronts import front, front_hypervolume, with_feasibility
 from compress.selection.nearest_misses import nearest_miss
@@ -104,8 +106,6 @@ def write_html(run: Run, path: Path | None = None, report: dict[str, Any] | None
 
     Raises OSError where it cannot be written.
     """
-    from compress.reports import pages
-    from compress.reports.importances import importances
 
     report = make_report(run) if report is None else report
     path = run.folder / "report.html" if path is None else path

@@ -1,1 +1,1 @@
-"""run_folder"""
+"""A run on disk: what was asked, the record of what happened, the cache of what was computed."""

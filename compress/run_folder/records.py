@@ -56,11 +56,11 @@ class State:
     """Seconds of the newest call at its newest event."""
 
     def count(self, state: str) -> int:
-        """Trials in ``state``."""
+        """How many trials are in ``state`` (``asked``, ``gated``, ``failed`` or ``finished``)."""
         return sum(trial.state == state for trial in self.trials.values())
 
     def apply(self, event: dict[str, Any]) -> None:
-        """Take one event in."""
+        """Take one event of the record in; raises KeyError, ValueError or SpaceError where it does not fit."""
         kind = event["event"]
         if kind == "call":
             self.calls += 1

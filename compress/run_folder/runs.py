@@ -58,11 +58,11 @@ class Run:
         return self.record.state
 
     def candidate_folder(self, identifier: str) -> Path:
-        """Where a candidate's files are."""
+        """The folder that a candidate's files are kept in."""
         return self.folder / "candidates" / identifier
 
     def path(self, identifier: str) -> Path:
-        """A candidate's ONNX file."""
+        """The path of a candidate's ONNX file."""
         return self.candidate_folder(identifier) / "model.onnx"
 
     def available(self) -> list[Candidate]:
@@ -70,7 +70,7 @@ class Run:
         return [c for c in self.state.candidates.values() if c.path and (self.folder / c.path).exists()]
 
     def write_request(self) -> None:
-        """Put ``run.json`` in place."""
+        """Write the request as ``run.json``, whole or not at all."""
         write_json(self.folder / "run.json", {"schema": SCHEMA, **as_json(self.request)})
 
     def with_request(self, **changes: Any) -> None:
@@ -85,7 +85,7 @@ class Run:
 
 
 def as_json(request: Request) -> dict[str, Any]:
-    """The request as JSON."""
+    """The request as a JSON object, as ``run.json`` holds it."""
     data = to_json(request)
     if not isinstance(data, dict):
         raise TypeError("a request is a JSON object")

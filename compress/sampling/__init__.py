@@ -1,1 +1,1 @@
-"""sampling"""
+"""Which config is tried next: first the ones that usually do well, then what Optuna's samplers propose."""

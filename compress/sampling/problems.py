@@ -1,10 +1,9 @@
-"""Problems: carried here."""
+"""The search problem as a sampler sees it: dimensions, objectives, constraints, and the baseline they relate to."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from compress.precision.schemes import refused, wanted
 from compress.run_folder.runs import Run, space_of
@@ -14,8 +13,23 @@ from compress.values.candidates import Candidate
 from compress.values.constraints import parse_constraint
 from compress.values.domains import Choice, Float, Int
 
-if TYPE_CHECKING:
-    pass
+
+@dataclass(frozen=True)
+class Problem:
+    """What the sampler is told about: dimensions, objectives, constraints, and the zero of every ratio."""
+
+    dimensions: dict[str, Float | Int | Choice]
+    objectives: tuple[str, ...]
+    constraints: tuple[values_constraints.Constraint, ...]
+    targets: tuple[str, ...]
+    baseline: Candidate
+    higher_is_better: bool
+    refuses: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Target -> precisions that do not run there."""
+
+    def is_known_on(self, target: str, candidate: Candidate) -> bool:
+        """Whether there is nothing more to find out about a candidate on ``target``."""
+        return target in candidate.measured or candidate.config["precision"]["scheme"] in self.refuses.get(target, ())
 
 
 def problem_of(run: Run) -> Problem:
@@ -36,21 +50,3 @@ def problem_of(run: Run) -> Problem:
         request.higher_is_better,
         {name: refused(can.refuses, can.lacks) for name, can in facts.abilities.items()},
     )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What the sampler is told about: dimensions, objectives, constraints, and the zero of every ratio."""
-
-    dimensions: dict[str, Float | Int | Choice]
-    objectives: tuple[str, ...]
-    constraints: tuple[values_constraints.Constraint, ...]
-    targets: tuple[str, ...]
-    baseline: Candidate
-    higher_is_better: bool
-    refuses: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Target -> precisions that do not run there."""
-
-    def is_known_on(self, target: str, candidate: Candidate) -> bool:
-        """Whether there is nothing more to find out about a candidate on ``target``."""
-        return target in candidate.measured or candidate.config["precision"]["scheme"] in self.refuses.get(target, ())

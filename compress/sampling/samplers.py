@@ -1,4 +1,4 @@
-"""Samplers: carried here."""
+"""Optuna's samplers by name, seeded for each trial; and the points of a grid."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from compress.sampling.problems import Problem
 from compress.sampling.samplers import make_sampler
 from compress.selection import feasibility
 from compress.selection.costs import costs_of
+from compress.selection.feasibility import violation
 from compress.values.candidates import Candidate
 from compress.values.domains import Choice, Float, Int, nearest
 
@@ -73,7 +74,7 @@ def build_study(
 
 
 def directions(problem: Problem) -> list[Literal["minimize", "maximize"]]:
-    """Optuna's direction of every objective."""
+    """Optuna's direction for every objective: all are minimised."""
     return ["minimize" for _ in metric_names(problem)]
 
 
@@ -91,7 +92,7 @@ def metric_names(problem: Problem) -> list[str]:
 
 
 def distributions(dimensions: Mapping[str, Float | Int | Choice]) -> dict[str, BaseDistribution]:
-    """Optuna's distributions of the dimensions."""
+    """The dimensions as Optuna's distributions, by name."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     found: dict[str, BaseDistribution] = {}
@@ -151,7 +152,6 @@ def _told(problem: Problem, trial: Trial, candidate: Candidate, *, first: bool) 
 
 def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
     """A gated config: costs as measured; quality, which nobody knows, as the baseline's (not why it is gated)."""
-    from compress.selection.feasibility import violation  # brings torch along, which reading a run does without
 
     values: list[float] = []
     for objective in problem.objectives:

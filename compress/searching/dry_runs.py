@@ -8,7 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from compress.baseline import modules, onnx_baselines
+from compress.metrics import metrics
+from compress.networks import counting
+from compress.onnx_files import exporting
+from compress.onnx_import.importer import NotImportable
+from compress.precision.schemes import left_out, offered, offers, wanted
+from compress.pruning import blocks as pruning_blocks
+from compress.pruning import grouping, pruning
+from compress.searching.requests import resolved
+from compress.tasks import datasets
+from compress.training import objectives
+from compress.training.training_modes import find_mode
+from compress.values.configs import AUTO
+from compress.values.domains import Choice, Float, Int
 from targets.errors import CompressError, ExportError
+from targets.probing.probing import probed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -29,7 +44,6 @@ def plan(asked: Asked) -> dict[str, Any]:
 
     Raises RequestError as a search would; the run's folder is looked at, never touched.
     """
-    from compress.searching.requests import resolved
 
     task, folder = asked.task, asked.folder
     with resolved(asked) as wanted:
@@ -45,8 +59,6 @@ def plan(asked: Asked) -> dict[str, Any]:
 
 def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
     """Target -> the precisions made for it, those left out and why, its int8 format, its widths' steps, its limits."""
-    from compress.precision.schemes import left_out, offered, offers, wanted
-    from targets.probing.probing import probed
 
     abilities = {place.name: probed(place) for place in places}
     schemes = offered(wanted(space, [one.precisions for one in abilities.values()]), abilities)
@@ -68,9 +80,6 @@ def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
 def _of_file(task: Task, splits: Splits, space: SearchSpace, file: Path) -> dict[str, Any]:
     """A file that cannot be imported is quantized only, and the reason given."""
     import onnx
-
-    from compress.baseline import onnx_baselines
-    from compress.onnx_import.importer import NotImportable
 
     source = onnx_baselines.file_source(file, splits)
     warnings = [*splits.warnings, *(f"{file.name}: {note}" for note in source.notes)]
@@ -94,10 +103,6 @@ def _of_module(task: Task, splits: Splits, space: SearchSpace, folder: Path) -> 
 
 
 def _of_network(module: nn.Module, task: Task, splits: Splits, space: SearchSpace) -> dict[str, Any]:
-    from compress.networks import counting
-    from compress.pruning import blocks as pruning_blocks
-    from compress.pruning import grouping
-    from compress.values.configs import AUTO
 
     example = splits.val.first(4)
     groups, blocks = grouping.find_groups(module, example), pruning_blocks.find_blocks(module, example)
@@ -118,7 +123,6 @@ def _of_network(module: nn.Module, task: Task, splits: Splits, space: SearchSpac
 
 def _module(task: Task, folder: Path) -> nn.Module:
     """The kept baseline where the run has one, else the bare network."""
-    from compress.baseline import modules
 
     if (folder / "baseline" / "weights.pt").exists():
         try:
@@ -132,12 +136,6 @@ def _trial_seconds(
     module: nn.Module, task: Task, splits: Splits, space: SearchSpace, groups: Groups, example: tuple[Tensor, ...]
 ) -> float | None:
     """Steps of the longest training times the seconds of one, at half the width, plus an export."""
-    from compress.metrics import metrics
-    from compress.onnx_files import exporting
-    from compress.pruning import pruning
-    from compress.tasks import datasets
-    from compress.training import objectives
-    from compress.training.training_modes import find_mode
 
     if task.finetune is not None or splits.train is None:
         return None
@@ -157,7 +155,6 @@ def _trial_seconds(
 
 def _most(domain: Domain) -> int:
     """The largest number in a domain of whole numbers."""
-    from compress.values.domains import Choice, Float, Int
 
     if isinstance(domain, Choice):
         return max(int(value) for value in domain.values)

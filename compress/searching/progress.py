@@ -15,44 +15,44 @@ class Progress(Protocol):
     """What the search tells. Every call is cheap; none may raise."""
 
     def stage(self, name: str) -> None:
-        """The stage that begins now."""
+        """A stage of a trial, or of what is made ready, begins: its name in a few words."""
 
     def trial(self, number: int, done: int, asked: int | None, left: float | None) -> None:
         """A trial begins: its number, how many are finished, of how many, seconds left."""
 
     def outcome(self, text: str) -> None:
-        """A trial has ended so."""
+        """A trial has ended: what came of it, in one line."""
 
     def best(self, text: str) -> None:
         """The best candidate so far that meets the constraints."""
 
     def note(self, text: str) -> None:
-        """Something the user should know."""
+        """Something that the user should know, in one line."""
 
     def close(self) -> None:
-        """Nothing more comes."""
+        """The search is over: nothing more will be told."""
 
 
 class Silent:
     """Says nothing."""
 
     def stage(self, name: str) -> None:
-        """Nothing."""
+        """What is told is not shown."""
 
     def trial(self, number: int, done: int, asked: int | None, left: float | None) -> None:
-        """Nothing."""
+        """What is told is not shown."""
 
     def outcome(self, text: str) -> None:
-        """Nothing."""
+        """What is told is not shown."""
 
     def best(self, text: str) -> None:
-        """Nothing."""
+        """What is told is not shown."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """What is told is not shown."""
 
     def close(self) -> None:
-        """Nothing."""
+        """What is told is not shown."""
 
 
 class Live:
@@ -71,19 +71,19 @@ class Live:
         self._deadline: float | None = None
 
     def stage(self, name: str) -> None:
-        """Show the stage."""
+        """Show the stage in the status line."""
         self._stage = name
         self._show()
 
     def trial(self, number: int, done: int, asked: int | None, left: float | None) -> None:
-        """Show where the search is."""
+        """Show in the status line which trial this is, and the time that is left."""
         of = f" of {asked}" if asked else ""
         self._head = f"trial {done + 1}{of}" if number >= 0 else ""
         self._deadline = None if left is None else time.monotonic() + left
         self._show()
 
     def outcome(self, text: str) -> None:
-        """Print how a trial ended."""
+        """Print how a trial ended, above the status line."""
         self._print(text)
 
     def best(self, text: str) -> None:
@@ -94,11 +94,11 @@ class Live:
         self._show()
 
     def note(self, text: str) -> None:
-        """Print a remark."""
+        """Print the remark, above the status line."""
         self._print(text)
 
     def close(self) -> None:
-        """Remove the status line."""
+        """Remove the status line from the terminal."""
         if self._status is not None:
             self._status.stop()
             self._status = None

@@ -24,6 +24,7 @@ from compress.tasks.identities import architecture, check_identity, identity
 from compress.tasks.loading import LoadedTask
 from compress.tasks.splits import Splits, read_splits
 from compress.tasks.tasks import Task
+from compress.training.training_modes import resolve_device
 from compress.values.configs import SearchSpace
 from compress.values.constraints import parse_constraint, parse_objectives
 from compress.values.durations import parse_duration
@@ -52,7 +53,6 @@ def check_options(
     keep: str = "all",
 ) -> None:
     """Raise RequestError for what cannot be asked; None is "not given" and always fine."""
-    from compress.training.training_modes import resolve_device
 
     if trials is not None and not (_is_whole(trials) and trials >= 1):
         raise RequestError(f"trials={trials!r}: a whole number, at least 1, is needed")
@@ -112,7 +112,7 @@ class Asked:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """The folder of the run that is asked for."""
         return Path(self.out) if self.out is not None else Path("runs") / self.task.name
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from compress.metrics.metrics import get
 from compress.tasks import datasets
 from compress.tasks.tasks import Task
+from compress.training import balancing, mixing
 from compress.values.configs import AUTO, SearchSpace, row
 from compress.values.domains import corners
 from targets.errors import SpaceError, TrainingError
@@ -29,15 +30,12 @@ def check_space(space: SearchSpace, task: Task, train: datasets.Split | datasets
 
 def _check_mixup(space: SearchSpace, train: datasets.Split | datasets.Stream) -> None:
     if _may(space, "mixup"):
-        from compress.training import mixing
-
-        mixing.check(datasets.sample(train, 2, 0)[0])
+        mixing.check_mixable(datasets.sample(train, 2, 0)[0])
 
 
 def _check_balance(space: SearchSpace, task: Task, train: datasets.Split | datasets.Stream) -> None:
     if not _may(space, "balance"):
         return
-    from compress.training import balancing
 
     if "loss" in corners(space.balance):
         if task.loss is not None:
@@ -47,7 +45,7 @@ def _check_balance(space: SearchSpace, task: Task, train: datasets.Split | datas
                 f"balance='loss' weights classes, and metric {get(task.metric).name!r} decides on none; "
                 "use balance='none'"
             )
-    balancing.check(train.labels if isinstance(train, datasets.Split) else datasets.sample(train, 2, 0)[1])
+    balancing.check_balanceable(train.labels if isinstance(train, datasets.Split) else datasets.sample(train, 2, 0)[1])
 
 
 def _may(space: SearchSpace, name: str) -> bool:

@@ -75,7 +75,7 @@ class Loop:
         self.ask_seconds: list[float] = []
 
     def run(self) -> None:
-        """Until a limit is reached."""
+        """Make trials until the budget is spent, the grid is exhausted, or nothing more is gained."""
         if not self._done():
             self._retry_failed()
         while not self._done():

@@ -1,1 +1,1 @@
-"""stages"""
+"""The stages of a trial, one file each, named as in the flow; ``trials.py`` puts them together."""

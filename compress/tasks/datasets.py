@@ -46,7 +46,7 @@ class Split:
         return len(self.inputs[0])
 
     def first(self, n: int) -> tuple[Tensor, ...]:
-        """The first ``n`` inputs."""
+        """The inputs of the first ``n`` examples, one tensor for each input of the network, samples first."""
         return tuple(x[:n] for x in self.inputs)
 
     def arrays(self, names: list[str]) -> dict[str, np.ndarray]:
@@ -66,7 +66,7 @@ class Stream:
 
     @cached_property
     def labels(self) -> Tensor:
-        """Of every example, read once."""
+        """The labels of all examples, samples first; read once, when they are first asked for."""
         chunks = (range(i, min(i + 256, len(self))) for i in range(0, len(self), 256))
         labels = [label for chunk in chunks for _, label in _items(self.dataset, list(chunk), "train")]
         return _collate([((), label) for label in labels], "train")[1]
@@ -138,7 +138,7 @@ def batches(
 
 
 def sample(train: Split | Stream, n: int, seed: int) -> tuple[tuple[Tensor, ...], Any]:
-    """``n`` seeded random train examples."""
+    """``n`` random train examples (at least two), drawn by ``seed``: inputs and labels, samples first."""
     generator = torch.Generator().manual_seed(seed)
     _, inputs, labels = next(batches(train, max(2, min(n, len(train))), generator))
     return inputs, labels

@@ -57,7 +57,7 @@ class _Text:
         """What was met, so that no id is used again meanwhile."""
 
     def of(self, thing: Any, depth: int = 0) -> str:
-        """Any object."""
+        """Any object as text: a value, a container of objects, a function, a class, or an object of a class."""
         if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes)):
             return repr(thing)
         if isinstance(thing, torch.Tensor):

@@ -1,4 +1,4 @@
-"""Identities: carried here."""
+"""Who a task is: what must be the same for a run to be continued, and a look at that before anything is exported."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ _SMALLEST = 1e-7
 
 
 @dataclass(frozen=True)
-class Part:
+class OutputPart:
     """One output of the original that counts, without its sample axis."""
 
     index: int
@@ -34,12 +34,12 @@ class Part:
 
     @property
     def decides(self) -> bool:
-        """Whether it chooses a class."""
+        """Whether the output chooses a class: it has several numbers for each decision."""
         return self.kind != "numbers"
 
     @property
     def size(self) -> int:
-        """Numbers in it."""
+        """How many numbers the output has for one example."""
         return int(np.prod(self.shape)) if self.shape else 1
 
 
@@ -50,7 +50,7 @@ class Goal:
     labels: np.ndarray
     metric: str | Metric
     loss: Callable[[Any, Any], Any] | None
-    parts: tuple[Part, ...]
+    parts: tuple[OutputPart, ...]
 
     @property
     def decides(self) -> bool:
@@ -67,14 +67,16 @@ def goal(outputs: Sequence[np.ndarray], names: Sequence[str], inputs: Sequence[n
     return Goal(np.concatenate(flat, axis=1), _metric_of(parts), _Likeness(parts), parts)
 
 
-def parts_of(outputs: Sequence[np.ndarray], names: Sequence[str], inputs: Sequence[np.ndarray]) -> tuple[Part, ...]:
+def parts_of(
+    outputs: Sequence[np.ndarray], names: Sequence[str], inputs: Sequence[np.ndarray]
+) -> tuple[OutputPart, ...]:
     """The outputs that count, each with its kind."""
     floating = [i for i, x in enumerate(outputs) if np.issubdtype(x.dtype, np.floating)]
     chosen = floating or list(range(len(outputs)))
-    return tuple(Part(i, names[i], _kind(outputs[i], inputs), outputs[i].shape[1:]) for i in chosen)
+    return tuple(OutputPart(i, names[i], _kind(outputs[i], inputs), outputs[i].shape[1:]) for i in chosen)
 
 
-def labelled(outputs: Sequence[np.ndarray], parts: tuple[Part, ...]) -> tuple[str | Metric, Any]:
+def labelled(outputs: Sequence[np.ndarray], parts: tuple[OutputPart, ...]) -> tuple[str | Metric, Any]:
     """(metric, loss) where class numbers are given: accuracy of the first output that decides."""
     part = next((part for part in parts if part.decides), parts[0])
     several, probabilities = len(outputs) > 1, part.kind == "probabilities"
@@ -98,7 +100,7 @@ def _kind(output: np.ndarray, inputs: Sequence[np.ndarray]) -> str:
     return "scores" if output.ndim == 2 else "numbers"
 
 
-def _of_one(output: np.ndarray, part: Part) -> Goal:
+def _of_one(output: np.ndarray, part: OutputPart) -> Goal:
     if part.kind == "decisions":
         return Goal(output, "agreement", None, (part,))
     if part.decides:
@@ -107,7 +109,7 @@ def _of_one(output: np.ndarray, part: Part) -> Goal:
     return Goal(output, _metric_of((part,)), None, (part,))
 
 
-def _metric_of(parts: tuple[Part, ...]) -> Metric:
+def _metric_of(parts: tuple[OutputPart, ...]) -> Metric:
     kinds = [_measure(part) for part in parts]
     name = " and ".join(dict.fromkeys(kinds))
     if name == "relative_error":
@@ -116,7 +118,7 @@ def _metric_of(parts: tuple[Part, ...]) -> Metric:
     return _averaged(name.replace("relative_error", "1 - relative_error"), _Mean(parts), "mse", share=True)
 
 
-def _measure(part: Part) -> str:
+def _measure(part: OutputPart) -> str:
     return "agreement" if part.decides else "cosine" if part.size > 1 else "relative_error"
 
 
@@ -143,7 +145,7 @@ class _Picked:
 class _Mean:
     """The mean over parts of how like the original's they are (of a lone number: how far from it), per example."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[OutputPart, ...]
 
     def __call__(self, outputs: Any, labels: np.ndarray) -> np.ndarray:
         several = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -158,7 +160,7 @@ class _Mean:
         return 1.0 - mean if [_measure(part) for part in self.parts] == ["relative_error"] else mean
 
 
-def _likeness(part: Part, found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _likeness(part: OutputPart, found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """In [0, 1], (n,)."""
     if part.kind == "decisions":
         return np.asarray((found == wanted).mean(axis=1))
@@ -197,7 +199,7 @@ class _Likelihood:
 class _Likeness:
     """Distance from the original's outputs, side by side in the labels: cross-entropy for classes, else squares."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[OutputPart, ...]
 
     def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
         import torch

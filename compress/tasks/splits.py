@@ -1,4 +1,4 @@
-"""Splits: carried here."""
+"""The task's data, read and checked: train, val and test, and whether they share examples."""
 
 from __future__ import annotations
 

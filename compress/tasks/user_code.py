@@ -1,4 +1,4 @@
-"""User code: carried here."""
+"""Calling what the user wrote: what it raises becomes one line of ours with its file and line."""
 
 from __future__ import annotations
 

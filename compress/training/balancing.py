@@ -16,7 +16,7 @@ from targets.errors import TrainingError
 
 def class_weights(labels: Any) -> Tensor:
     """(classes,) weights by inverse frequency; 1 for class numbers that no example has. Raises as ``check``."""
-    check(labels)
+    check_balanceable(labels)
     counts = torch.bincount(labels.long()).float()
     there = counts > 0
     weights = torch.ones_like(counts)
@@ -29,7 +29,7 @@ def example_weights(labels: Any) -> Tensor:
     return class_weights(labels)[labels.long()]
 
 
-def check(labels: Any) -> None:
+def check_balanceable(labels: Any) -> None:
     """Raise TrainingError unless there is one class number for each example."""
     if not isinstance(labels, Tensor) or labels.dim() != 1 or labels.is_floating_point() or bool((labels < 0).any()):
         form = f"{labels.dtype} of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else type(labels).__name__

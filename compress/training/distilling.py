@@ -142,7 +142,7 @@ class Recorder:
             self.on = False
 
     def close(self) -> None:
-        """Take the hooks off."""
+        """Take the hooks off the network that was watched."""
         for hook in self._hooks:
             hook.remove()
 
@@ -231,6 +231,6 @@ class Features:
         return torch.stack(terms).mean() if terms else torch.zeros(())
 
     def close(self) -> None:
-        """Take the hooks off both."""
+        """Take the hooks off student and teacher."""
         self.student.close()
         self.teacher.close()

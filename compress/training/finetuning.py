@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from compress.networks.running import outputs_of, seed_all, threads
 from compress.tasks.datasets import Split, Stream, batches, sample
+from compress.tasks.user_code import describe
 from compress.training import balancing, mixing
 from compress.training.averaging import Average
 from compress.training.distilling import Features, Layer, matching
@@ -130,7 +131,6 @@ def own_finetune(
     function: Callable[[Any, Any, Any], Any], module: nn.Module, train: Any, settings: FinetuneSettings, seed: int
 ) -> nn.Module:
     """The user's own loop instead of ours. What it prints goes to stderr; what it raises ends the trial."""
-    from compress.tasks.user_code import describe
 
     seed_all(seed)
     before = {name: x.shape for name, x in module.state_dict().items()}

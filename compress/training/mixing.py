@@ -32,13 +32,13 @@ class Mixer:
 
     def mix(self, inputs: tuple[Tensor, ...]) -> Mixed:
         """``inputs`` (samples first) mixed; raises TrainingError for whole numbers."""
-        check(inputs)
+        check_mixable(inputs)
         share = float(self._draw.beta(self._alpha, self._alpha))
         partner = torch.from_numpy(self._draw.permutation(len(inputs[0]))).to(inputs[0].device)
         return Mixed(tuple(torch.lerp(x[partner], x, share) for x in inputs), share, partner)
 
 
-def check(inputs: tuple[Tensor, ...]) -> None:
+def check_mixable(inputs: tuple[Tensor, ...]) -> None:
     """Raise TrainingError unless every input holds real numbers: class or token numbers cannot be mixed."""
     for index, x in enumerate(inputs):
         if not x.is_floating_point():

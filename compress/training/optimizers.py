@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from compress.tasks.user_code import describe
 from compress.values.configs import FinetuneSettings
 from targets.errors import TrainingError
 
@@ -32,8 +33,6 @@ def make_optimizer(
     try:
         made = function(groups, settings)
     except Exception as error:
-        from compress.tasks.user_code import describe
-
         raise TrainingError(f"the task's optimizer raised {describe(error)}") from error
     if not isinstance(made, torch.optim.Optimizer):
         raise TrainingError(

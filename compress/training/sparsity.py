@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from compress.pruning.cutting import tensor_named
 from compress.pruning.groups import Group, Groups, Slot, owner_of
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
-class Part:
+class PenalisedTensor:
     """Where a group's channels sit in one penalised tensor."""
 
     tensor: str
@@ -44,7 +41,7 @@ class Penalty:
     """What is penalised of one group."""
 
     channels: int
-    parts: tuple[Part, ...]
+    parts: tuple[PenalisedTensor, ...]
     joint: bool
     """Whether a channel's parts shrink together by their common norm, or each by itself."""
     mean: float
@@ -103,13 +100,13 @@ def penalised(module: nn.Module, groups: Groups, kind: str, strength: float, ste
         handle.remove()
 
 
-def _part(module: nn.Module, group: Group, slot: Slot) -> Part | None:
+def _part(module: nn.Module, group: Group, slot: Slot) -> PenalisedTensor | None:
     index, root = torch.tensor(slot.index), torch.tensor(slot.root)
-    scale = float(_norms(module, [Part(slot.tensor, slot.dim, index, root, 1.0)], group.channels).mean())
-    return Part(slot.tensor, slot.dim, index, root, scale) if scale > 0 else None
+    scale = float(_norms(module, [PenalisedTensor(slot.tensor, slot.dim, index, root, 1.0)], group.channels).mean())
+    return PenalisedTensor(slot.tensor, slot.dim, index, root, scale) if scale > 0 else None
 
 
-def _norms(module: nn.Module, parts: Sequence[Part], channels: int) -> Tensor:
+def _norms(module: nn.Module, parts: Sequence[PenalisedTensor], channels: int) -> Tensor:
     """(channels,): norm of each channel over ``parts``, each in units of its scale; float64 on the CPU."""
     total = torch.zeros(channels, dtype=torch.float64)
     for part in parts:

@@ -43,7 +43,7 @@ class TrainingMode:
     bf16: bool = False
 
     def described(self) -> str:
-        """In words."""
+        """The mode in words, as the report says it."""
         return f"{self.threads} threads{', channels-last' * self.channels_last}{', bf16' * self.bf16}"
 
     def place(self, x: Tensor) -> Tensor:

@@ -12,16 +12,17 @@ from typing import Any, TypeVar
 import cattrs
 from cattrs.strategies import configure_tagged_union
 
+from compress.values.domains import Choice, Domain, Float, Int
 from targets.documents import file_hash as file_hash
 from targets.documents import finite as finite
 from targets.documents import write_text as write_text
+from targets.errors import SpaceError
 
 T = TypeVar("T")
 
 
 @cache
 def _converter() -> cattrs.Converter:
-    from compress.values.domains import Choice, Domain, Float, Int
 
     converter = cattrs.Converter(forbid_extra_keys=True)
     converter.register_structure_hook(int, _whole)
@@ -71,7 +72,6 @@ def to_json(value: Any) -> Any:
 
 def from_json(kind: type[T], value: Any) -> T:
     """The inverse of ``to_json``; raises SpaceError in one line where the data does not fit."""
-    from targets.errors import SpaceError
 
     try:
         return _converter().structure(value, kind)
@@ -84,8 +84,6 @@ def from_json(kind: type[T], value: Any) -> T:
 
 def _cause(error: BaseException, kind: type | None) -> str:
     from cattrs.v import format_exception
-
-    from targets.errors import SpaceError
 
     if isinstance(error, SpaceError) or type(error) is ValueError:
         return str(error)

@@ -69,7 +69,7 @@ class OneOf:
     cast: Callable[[Any], Any] = str
 
     def check(self, name: str, value: Any) -> None:
-        """Raise SpaceError for any other."""
+        """Raise SpaceError for what is none of the names."""
         if value not in self.names:
             raise SpaceError(f"{name}={value!r}: must be one of {', '.join(self.names)}")
 
@@ -81,7 +81,7 @@ class YesNo:
     cast: Callable[[Any], Any] = bool
 
     def check(self, name: str, value: Any) -> None:
-        """Raise SpaceError for anything else."""
+        """Raise SpaceError for what is neither True nor False."""
         if not isinstance(value, bool):
             raise SpaceError(f"{name}={value!r}: must be True or False")
 
@@ -99,7 +99,7 @@ class ForEachGroup:
 
     @property
     def cast(self) -> Callable[[Any], Any]:
-        """Of one group's value."""
+        """What makes one group's value of what a sampler gives."""
         return self.each.cast
 
 
@@ -124,7 +124,7 @@ BLOCKS = Needs(blocks=1)
 
 
 @dataclass(frozen=True)
-class Setting:
+class SettingInfo:
     """What one setting is. Its neutral value, with which it does nothing, is the default of its field."""
 
     values: Values
@@ -145,8 +145,8 @@ def setting(
     neutral: Any, values: Values, text: str, *, steady: Any = None, name: str = "", needs: Needs = NOTHING,
     changes_cost: bool = False, in_int8_training: bool = True,
 ) -> Any:  # fmt: skip
-    """A dataclass field with its row; ``neutral`` is its default, or what makes it. The rest as in ``Setting``."""
-    metadata = {_ROW: Setting(values, text, steady, name, needs, changes_cost, in_int8_training)}
+    """A dataclass field with its row; ``neutral`` is its default, or what makes it. The rest as in ``SettingInfo``."""
+    metadata = {_ROW: SettingInfo(values, text, steady, name, needs, changes_cost, in_int8_training)}
     if callable(neutral):
         return field(default_factory=neutral, metadata=metadata)
     return field(default=neutral, metadata=metadata)
@@ -164,7 +164,7 @@ class Row:
     part: type
     field: str
     neutral: Any
-    setting: Setting
+    setting: SettingInfo
 
     @property
     def name(self) -> str:

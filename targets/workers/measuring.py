@@ -52,7 +52,7 @@ class Clock(Interface):
     """What the measuring loop takes times from, in nanoseconds; a test drives the loop with a clock of its own."""
 
     def now(self) -> int:
-        """Wall time in nanoseconds."""
+        """The wall time in nanoseconds, from a clock that never goes back."""
 
     def ran(self) -> int:
         """Nanoseconds of the wall time in which the work was really running."""
