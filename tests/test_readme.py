@@ -22,7 +22,7 @@ import compress
 from compress.commands.command_line import cli
 from compress.metrics.metrics import METRICS
 from compress.tasks.tasks import Task
-from compress.values.configs import SCHEMES
+from compress.values.configs import SCHEMES, SETTINGS
 from compress.values.domains import Choice, Float, Int
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -173,8 +173,9 @@ def test_fields_of_a_task_are_those_that_it_has() -> None:
 
 
 def test_fields_and_defaults_of_the_search_space_are_those_that_it_has() -> None:
-    told = {row[0].strip("`"): evaluated(row[-1]) for row in cells("field of `SearchSpace`")}
-    assert told == compress.SearchSpace().domains()
+    rows = cells("field of `SearchSpace`")
+    assert {row[0].strip("`"): evaluated(row[-1]) for row in rows} == compress.SearchSpace().domains()
+    assert {row[0].strip("`"): row[1] for row in rows} == {name: row.setting.text for name, row in SETTINGS.items()}
     assert all(f"`{scheme}`" in README for scheme in SCHEMES)
 
 

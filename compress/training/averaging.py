@@ -8,51 +8,52 @@ et al. 2018 for why averages generalise). BatchNorm's statistics are averaged as
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import copy
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Average:
-    """The average of one module's state while it is trained."""
+    """The average of one module's state while it is trained, ``decay`` of it being kept at every step in the end."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self._module, self._decay, self._steps = module, decay, 0
-        self._kept = {name: x.detach().clone() for name, x in _state(module).items()}
+        self._module = module
+        self._averaged = AveragedModel(module, multi_avg_fn=_warmed_up(decay), use_buffers=True)
+        self._averaged.update_parameters(module)  # it begins with the module as it is
 
-    @torch.no_grad()
     def update(self) -> None:
         """Take in the module as it is after a step."""
-        self._steps += 1
-        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
-        now = _state(self._module)
-        floating = [name for name, x in now.items() if x.is_floating_point()]
-        torch._foreach_lerp_([self._kept[n] for n in floating], [now[n] for n in floating], 1.0 - decay)
-        for name, x in now.items():
-            if not x.is_floating_point():  # counters
-                self._kept[name].copy_(x)
+        self._averaged.update_parameters(self._module)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """The module holds the average for a while."""
-        own = {name: x.detach().clone() for name, x in _state(self._module).items()}
+        """The module holds the average inside, and its own state again afterwards."""
+        own = copy.deepcopy(self._module.state_dict())
         self.take()
         try:
             yield
         finally:
-            _write(self._module, own)
+            self._module.load_state_dict(own)
 
     def take(self) -> None:
         """Put the average into the module, for good."""
-        _write(self._module, self._kept)
+        self._module.load_state_dict(self._averaged.module.state_dict())
 
 
-def _state(module: nn.Module) -> dict[str, Tensor]:
-    return {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor)}
+def _warmed_up(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
+    """How ``AveragedModel`` moves tensors of one type towards the module's; it counts its own first state as a step."""
 
+    @torch.no_grad()
+    def average(kept: _Tensors, now: _Tensors, steps: Tensor | int) -> None:
+        kept_share = min(decay, (1 + int(steps)) / (10 + int(steps)))
+        if kept[0].is_floating_point():
+            torch._foreach_lerp_(kept, now, 1.0 - kept_share)
+        else:  # counters
+            torch._foreach_copy_(kept, now)
 
-@torch.no_grad()
-def _write(module: nn.Module, values: dict[str, Tensor]) -> None:
-    for name, x in _state(module).items():
-        x.copy_(values[name])
+    return average

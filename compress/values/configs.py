@@ -75,7 +75,7 @@ class PruneSettings:
     skew: float = setting(
         0.0,
         Within(-2.0, 2.0),
-        "how much more is cut where a scan says it hurts less",
+        "how much more is cut where a scan of the baseline found that cutting hurts less",
         name="prune_skew",
         needs=SEVERAL_GROUPS,
         changes_cost=True,
@@ -141,9 +141,7 @@ class PruneSettings:
         needs=GROUPS,
         changes_cost=True,
     )
-    sparsity_epochs: int = setting(
-        4, Whole(1), "how long the network is trained with the penalty", needs=GROUPS, changes_cost=True
-    )
+    sparsity_epochs: int = setting(4, Whole(1), "epochs of that training", needs=GROUPS, changes_cost=True)
 
     def __post_init__(self) -> None:
         check_all(self)
@@ -164,7 +162,7 @@ class FinetuneSettings:
         steady=LARGEST,
         in_int8_training=False,
     )
-    batch_size: int = setting(64, Whole(1), "examples in a batch of the training")
+    batch_size: int = setting(64, Whole(1), "examples in one step of training")
     lr: float = setting(
         1e-3,
         Within(0.0, 100.0),
@@ -176,10 +174,12 @@ class FinetuneSettings:
         0.0,
         # Not applied to biases and normalisation weights.
         Within(0.0, 10.0),
-        "L2 on the weights, decoupled from the gradient (AdamW)",
+        "strength of L2 regularization, decoupled from the gradient as in AdamW",
         steady=1e-4,
     )
-    l1: float = setting(0.0, Within(0.0, 10.0), "L1 on the same weights", steady=0.0, in_int8_training=False)
+    l1: float = setting(
+        0.0, Within(0.0, 10.0), "strength of L1 regularization of the same weights", steady=0.0, in_int8_training=False
+    )
     dropout: float = setting(
         0.0,
         Within(0.0, 0.95),
@@ -188,7 +188,7 @@ class FinetuneSettings:
         in_int8_training=False,
     )
     label_smoothing: float = setting(
-        0.0, Within(0.0, 0.95), "share of each label that is spread over all classes", steady=0.0
+        0.0, Within(0.0, 0.95), "share of a label that is spread over all classes", steady=0.0
     )
     distill_weight: float = setting(
         0.0,
@@ -200,7 +200,7 @@ class FinetuneSettings:
     temperature: float = setting(
         4.0,
         Within(0.1, 100.0),
-        "of the distillation: how much the outputs are softened before they are compared",
+        "temperature of the distillation: how much outputs are softened before they are compared",
         steady=4.0,
     )
     patience: int = setting(
@@ -209,7 +209,7 @@ class FinetuneSettings:
     short_share: float = setting(
         0.0,
         Within(0.0, 1.0),
-        "share of the epochs that make a short training; hopeless networks get no more after it",
+        "share of the epochs after which a network is judged, and a hopeless one trained no further; 0: off",
         in_int8_training=False,
     )
     ema: float = setting(
@@ -272,17 +272,17 @@ class PrecisionSettings:
         False,
         # Nagel et al. 2020.
         YesNo(),
-        "round weights by what their layer puts out, not each to the nearest",
+        "round each weight up or down so that its layer's output changes least, instead of to the nearest value",
     )
     correct_bias: bool = setting(
         False,
         # Nagel et al. 2019. A layer without a bias gets one.
         YesNo(),
-        "take off what rounding adds to a channel's mean",
+        "correct biases by what rounding the weights adds to the mean of each channel",
         changes_cost=True,
     )
     qat_epochs: int = setting(
-        0, Whole(0), "above 0: trained on in int8 for so long, as a candidate of its own (`int8-qat`)"
+        0, Whole(0), "epochs of quantization-aware training, which gives a candidate of its own (`int8-qat`); 0: off"
     )
     qat_lr: float = setting(0.1, Within(0.0, 100.0), "its learning rate, as a share of `lr`")
 
