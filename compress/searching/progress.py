@@ -11,6 +11,21 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_IN_WORDS = {
+    "probe": "trying what the target can do",
+    "training mode": "trying how this machine trains fastest",
+    "profile": "trying where the network can be cut",
+    "ask": "choosing a config",
+    "gate": "latency gate",
+    "teacher": "computing the baseline's outputs on train",
+    "finetune": "fine-tune",
+    "judge": "judging the short training",
+    "sparsify": "sparsity learning",
+    "train in int8": "training in int8",
+}
+"""Stages as they are shown, where their name in the record would not be understood."""
+
+
 class Progress(Protocol):
     """What the search tells. Every call is cheap; none may raise."""
 
@@ -72,7 +87,8 @@ class Live:
 
     def stage(self, name: str) -> None:
         """Show the stage in the status line."""
-        self._stage = name
+        first, comma, rest = name.partition(",")
+        self._stage = f"{_IN_WORDS.get(first, first)}{comma}{rest}"
         self._show()
 
     def trial(self, number: int, done: int, asked: int | None, left: float | None) -> None:
