@@ -47,7 +47,8 @@ def test_the_report_has_the_keys_of_the_contract(finished: Result) -> None:
 def test_the_baseline_is_one_of_the_candidates_and_all_have_their_files(finished: Result) -> None:
     report = finished.report
     by_id = {candidate["id"]: candidate for candidate in report["candidates"]}
-    assert len(by_id) == len(report["candidates"]) > 12
+    # How many there are depends on which of them come to the very same file.
+    assert len(by_id) == len(report["candidates"]) > report["trials"]["finished"]
     baseline = by_id[report["baseline"]]
     assert baseline["measured"]["fake"]["latency"]["ratio"] == 1.0
     assert baseline["measured"]["fake"]["quality_drop"]["val"] == {"value": 0.0, "low": 0.0, "high": 0.0}
