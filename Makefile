@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check clean
+COUNT ?= 20
+SEED ?= 0
+
+.PHONY: help demo test test-all check mutants clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
@@ -25,8 +28,12 @@ check: $(VENV)/.installed-test  ## linters, types and import directions only
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+mutants: $(VENV)/.installed-test  ## how many of COUNT small faults in the code the tests notice (the first time: half an hour)
+	$(INSTALL) --no-build-isolation -e '.[mutants]'
+	$(BIN)/python tests/mutants.py --count $(COUNT) --seed $(SEED)
+
 clean:  ## remove the environment and what was built; runs/ stays
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis .mutants
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/.made:
