@@ -1,4 +1,4 @@
-"""The careful expert: a sweep of uniform ratios on the runtime's grid, fine-tuned for equal shares of the time, then int8.
+"""The careful expert: a sweep of uniform ratios on the runtime's grid, fine-tuned for equal times, then int8.
 
     python benchmarks/peers/expert.py keyword-spotting --data fsdd.zip --weights subjects/kws.pt --seconds 480 \\
         --out outcomes/expert-0
