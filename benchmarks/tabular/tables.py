@@ -51,6 +51,8 @@ class Table:
     """Seconds that a search is given."""
     baseline_error: float
     """On val."""
+    baseline_test: float
+    """The baseline's error on test."""
     val_examples: int
     train_examples: int
     patterns: tuple[Pattern, ...]
@@ -68,16 +70,26 @@ class Table:
 
     @cached_property
     def exact(self) -> float:
-        """The hypervolume of everything in the table."""
-        return volume(list(self.points()))
+        """The hypervolume of everything in the table, by its quality on test."""
+        return volume([(1.0, 0.0), *((cost, drop) for cost, _, drop in self.points())])
 
-    def points(self) -> Iterator[tuple[float, float]]:
-        """(cost, drop on val) of everything in the table, and of the baseline."""
-        yield 1.0, 0.0
+    @cached_property
+    def fastest(self) -> float:
+        """The least cost of what is within the limit on test, after the longest training."""
+        within = [
+            entry.costs[precision]
+            for entry in self.entries
+            for precision, errors in entry.test.items()
+            if errors[-1] - self.baseline_test <= self.limit
+        ]
+        return min([1.0, *within])
+
+    def points(self) -> Iterator[tuple[float, float, float]]:
+        """(cost, drop on val, drop on test) of every entry, precision and length."""
         for entry in self.entries:
             for precision, errors in entry.val.items():
-                for error in errors:
-                    yield entry.costs[precision], error - self.baseline_error
+                for error, tested in zip(errors, entry.test[precision], strict=True):
+                    yield entry.costs[precision], error - self.baseline_error, tested - self.baseline_test
 
 
 def volume(points: list[tuple[float, float]]) -> float:

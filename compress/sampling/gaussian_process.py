@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-_STEPS = 150
+_STEPS = 120
 _TINY = 1e-10
 
 
@@ -20,8 +21,8 @@ _TINY = 1e-10
 class Posterior:
     """What observations say, ready for predictions."""
 
-    inverse_factor: np.ndarray
-    """The inverse of the lower Cholesky factor of the observations' covariance, noise included; (n, n)."""
+    factor: np.ndarray
+    """The lower Cholesky factor of the observations' covariance, noise included; (n, n)."""
     residuals: np.ndarray
     """Observations minus their prior means; (n,)."""
 
@@ -36,26 +37,25 @@ class Posterior:
 
     def scaled(self, cross: np.ndarray) -> np.ndarray:
         """The inverse factor times ``cross`` transposed, (n, m): products of columns are what the data explain."""
-        return np.asarray(self.inverse_factor @ cross.T)
+        from scipy.linalg import solve_triangular
+
+        return np.asarray(solve_triangular(self.factor, cross.T, lower=True, check_finite=False))
 
     @property
     def log_likelihood(self) -> float:
         """Of the observations."""
-        half = float(np.log(np.diag(self.inverse_factor)).sum())
-        return half - 0.5 * float(self._white @ self._white) - 0.5 * len(self.residuals) * float(np.log(2 * np.pi))
+        half = float(np.log(np.diag(self.factor)).sum())
+        return -half - 0.5 * float(self._white @ self._white) - 0.5 * len(self.residuals) * float(np.log(2 * np.pi))
 
-    @property
+    @cached_property
     def _white(self) -> np.ndarray:
-        return np.asarray(self.inverse_factor @ self.residuals)
+        return self.scaled(self.residuals[None, :])[:, 0]
 
 
 def posterior(covariance: np.ndarray, residuals: np.ndarray) -> Posterior:
     """From the covariance of the observations, noise included, (n, n), and their residuals, (n,)."""
-    from scipy.linalg import solve_triangular
-
     jitter = _TINY * float(np.mean(np.diag(covariance))) if len(covariance) else 0.0
-    factor = np.linalg.cholesky(covariance + jitter * np.eye(len(covariance)))
-    return Posterior(solve_triangular(factor, np.eye(len(covariance)), lower=True), residuals)
+    return Posterior(np.linalg.cholesky(covariance + jitter * np.eye(len(covariance))), residuals)
 
 
 def most_probable(
@@ -89,7 +89,8 @@ def left_out(found: Posterior, groups: Sequence[Hashable]) -> np.ndarray:
     With Q the inverse of the covariance and r the residuals, the errors of a group are Q_gg^-1 (Q r)_g and their
     covariance is Q_gg^-1 (Rasmussen and Williams 2006, 5.4.2, for blocks).
     """
-    precision = found.inverse_factor.T @ found.inverse_factor
+    inverse = found.scaled(np.eye(len(found.residuals)))
+    precision = inverse.T @ inverse
     weighted = precision @ found.residuals
     errors = np.zeros(len(found.residuals))
     for group in dict.fromkeys(groups):
@@ -99,12 +100,13 @@ def left_out(found: Posterior, groups: Sequence[Hashable]) -> np.ndarray:
     return errors
 
 
-def matern(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:
-    """Matern kernel with smoothness 5/2 of the root mean square distance over the coordinates, over ``length``.
-
-    ``left`` (m, d), ``right`` (n, d); the result (m, n).
-    """
+def mean_squares(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Mean over the coordinates of squared differences; ``left`` (m, d), ``right`` (n, d), the result (m, n)."""
     squares = (left**2).mean(axis=1)[:, None] + (right**2).mean(axis=1)[None, :]
-    squares = np.maximum(squares - 2 * left @ right.T / max(1, left.shape[1]), 0.0)
+    return np.asarray(np.maximum(squares - 2 * left @ right.T / left.shape[1], 0.0))
+
+
+def matern(squares: np.ndarray, length: float) -> np.ndarray:
+    """Matern kernel with smoothness 5/2 of squared distances."""
     scaled = np.sqrt(5.0 * squares) / length
     return np.asarray((1 + scaled + scaled**2 / 3) * np.exp(-scaled))

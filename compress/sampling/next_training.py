@@ -30,6 +30,8 @@ Reason = Literal["halving", "fastest", "front", "ending"]
 
 FRONT_WEIGHT = 0.3
 """What a gain of the whole front counts against one of the fastest network within the limit, of the same size."""
+LUCK = 0.5
+"""Share of a reading's variance with which being within the limit is judged: 0 for what a network really is."""
 REFERENCE = (1.1, 0.1)
 """(cost, drop) in front of which hypervolume is counted."""
 _NEW = 1.5
@@ -93,6 +95,7 @@ class Aim:
     """Standard deviation of z of a reading on val at the limit, by its examples."""
     reference: tuple[float, float] = REFERENCE
     front_weight: float = FRONT_WEIGHT
+    luck: float = LUCK
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,7 @@ def _gains(known: Known, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gains of the fastest network within the limit, and of the front, in its best precision each; (n,)."""
     options, aim, model = known.options, known.aim, known.model
     limit = float(model.response.of_drop(np.array(aim.limit)))
-    noise = (aim.noise**2 + model.scales.training**2) / 2
+    noise = aim.luck * (aim.noise**2 + model.scales.training**2)
     points = trained_points(known.trained, options)
     best_cost = incumbent(known.trained, options, aim.limit)
     under_way = _under_way(known)

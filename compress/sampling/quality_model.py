@@ -11,7 +11,7 @@ On numpy and scipy alone; ``gaussian_process`` says why not BoTorch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +30,7 @@ _CONSTANT = 4.0
 _SLOPE_RESIDUAL = 0.08
 _BASELINE_EXTRA = 0.3
 """The baseline was trained otherwise, and for how long is not known."""
-_MOST_FITTED = 120
+_MOST_FITTED = 100
 """Hyperparameters are fitted on so many readings at most, evenly over all; predictions use every reading."""
 
 
@@ -80,11 +80,6 @@ class Reading:
     split: str = "val"
     precision: str = "fp32"
 
-    @property
-    def source(self) -> tuple[str, str]:
-        """Split and precision: what has an offset of its own, unless it is that of val in fp32."""
-        return self.split, self.precision
-
 
 def proportion_noise(error: float, examples: int) -> float:
     """Standard deviation of an error read on ``examples``; of half an example at least is not claimed to be 0."""
@@ -125,22 +120,19 @@ class Scales:
 
 _CENTRES = tuple(vars(Scales()).values())
 _SPREADS = (0.7, 0.7, 0.7, 0.5, 0.5, 0.6, 0.5)
-_OFFSETS = {"split": 0.7, "precision": 0.4}
+_SPLIT_OFFSET = 0.7
+_PRECISION_OFFSET = 0.4
 
 
 @dataclass(frozen=True)
 class _Points:
-    """Networks at epochs, read at sources."""
+    """Networks at epochs, read on splits and in precisions."""
 
     seen: Seen
     times: np.ndarray
-    sources: tuple[tuple[str, str], ...]
+    splits: tuple[str, ...]
+    precisions: tuple[str, ...]
     networks: tuple[Network, ...]
-
-    def take(self, rows: np.ndarray) -> _Points:
-        seen = Seen(self.seen.layers[rows], self.seen.whole[rows], self.seen.expected[rows])
-        at = [int(row) for row in rows]
-        return _Points(seen, self.times[rows], tuple(self.sources[i] for i in at), tuple(self.networks[i] for i in at))
 
 
 @dataclass(frozen=True)
@@ -157,9 +149,10 @@ class QualityModel:
 
     def predict(self, networks: Sequence[Network], epochs: np.ndarray, precision: str = "fp32") -> Prediction:
         """z on val once the networks have been trained for ``epochs``, (n,), in a precision."""
-        points = _points(self.eyes, networks, epochs, [("val", precision)] * len(networks))
-        added, sd = self._posterior.at(_covariance(points, self._points, self.scales), _variances(points, self.scales))
-        return Prediction(self._mean(points) + added, sd)
+        points = self._ahead(networks, epochs, precision)
+        cross = _Pairs.of(points, self._points).covariance(self.scales)
+        added, sd = self._posterior.at(cross, _variances(points, self.scales))
+        return Prediction(_prior_mean(points, self.response).at(self.scales) + added, sd)
 
     def look_ahead(self, networks: Sequence[Network], epochs: np.ndarray, noise: np.ndarray) -> NextReadings:
         """The next reading on val in fp32; ``noise``: its standard deviation in z by the examples, (n,).
@@ -167,14 +160,16 @@ class QualityModel:
         Its noise is correlated with that of earlier readings of the same network, which is why reading a network
         again says little.
         """
-        points = _points(self.eyes, networks, epochs, [("val", "fp32")] * len(networks))
-        cross, variances = _covariance(points, self._points, self.scales), _variances(points, self.scales)
+        points = self._ahead(networks, epochs, "fp32")
+        pairs = _Pairs.of(points, self._points)
+        cross, variances = pairs.covariance(self.scales), _variances(points, self.scales)
         own = np.sqrt(noise**2 + self.scales.training**2)
         theirs = np.sqrt(self._noise**2 + self.scales.training**2)
-        shared = ONE_READING * _same_reading(points, self._points) * own[:, None] * theirs[None, :]
-        true, read = self._posterior.scaled(cross), self._posterior.scaled(cross + shared)
-        added, sd = self._posterior.at(cross + shared, variances + own**2)
-        return NextReadings(self._mean(points) + added, sd, variances - np.einsum("ij,ij->j", true, read))
+        shared = cross + ONE_READING * pairs.same_reading * own[:, None] * theirs[None, :]
+        true, read = self._posterior.scaled(cross), self._posterior.scaled(shared)
+        added, sd = self._posterior.at(shared, variances + own**2)
+        mean = _prior_mean(points, self.response).at(self.scales) + added
+        return NextReadings(mean, sd, variances - np.einsum("ij,ij->j", true, read))
 
     def calibration(self) -> np.ndarray:
         """Standardised errors of the readings, each predicted without any of its network.
@@ -182,102 +177,144 @@ class QualityModel:
         Those of a calibrated model have a root mean square of 1. Readings on val in fp32 alone, since the others'
         offsets are nobody's claim, and without the baseline's own, of which the model has no other kind.
         """
-        groups = list(self._points.networks)
-        errors = gp.left_out(self._posterior, groups)
-        whole_network = whole(self.eyes.patterns[()])
-        kept = [
-            i for i, name in enumerate(groups) if name != whole_network and self._points.sources[i] == ("val", "fp32")
-        ]
+        points = self._points
+        errors = gp.left_out(self._posterior, points.networks)
+        baseline = whole(self.eyes.patterns[()])
+        sources = zip(points.networks, points.splits, points.precisions, strict=True)
+        kept = [i for i, (name, *source) in enumerate(sources) if name != baseline and source == ["val", "fp32"]]
         return np.asarray(errors[kept])
 
-    def _mean(self, points: _Points) -> np.ndarray:
-        return _prior_mean(points, self.response, self.scales)
+    def _ahead(self, networks: Sequence[Network], epochs: np.ndarray, precision: str) -> _Points:
+        return _points(self.eyes, networks, epochs, ["val"] * len(networks), [precision] * len(networks))
 
 
-def fit(eyes: Eyes, response: Response, readings: Sequence[Reading], baseline_noise: float) -> QualityModel:
+def fit(
+    eyes: Eyes, response: Response, readings: Sequence[Reading], baseline_noise: float, scales: Scales | None = None
+) -> QualityModel:
     """The model of all readings, and of the baseline as one more, noisy one. The order of readings does not matter.
 
-    ``baseline_noise``: standard deviation of the baseline's loss over other examples.
+    ``baseline_noise``: standard deviation of the baseline's loss over other examples. ``scales``: those of an earlier
+    fit, if they are not to be found anew.
     """
-    ordered = sorted(readings, key=lambda r: (r.network.dropped, r.network.widths, r.source, r.epochs, r.loss))
+    ordered = sorted(readings, key=lambda r: (r.network.dropped, r.network.widths, r.split, r.precision, r.epochs))
     losses = np.array([r.loss if r.split == "val" else response.baseline + max(r.loss, 0.0) for r in ordered])
     noise = np.array([r.noise for r in ordered]) / (np.maximum(losses, 0.0) + response.floor)
-    longest = max([r.epochs for r in ordered], default=float(np.exp(_EPOCHS_MIDDLE)))
     own = baseline_noise / (response.baseline + response.floor)
     z = np.append(response.scaled(losses), response.scaled(np.array(response.baseline)))
     noise = np.append(noise, np.sqrt(own**2 + _BASELINE_EXTRA**2))
-    points = _points(
-        eyes,
-        [*(r.network for r in ordered), whole(eyes.patterns[()])],
-        np.array([*(r.epochs for r in ordered), longest]),
-        [*(r.source for r in ordered), ("val", "fp32")],
-    )
-    some = np.unique(np.linspace(0, len(z) - 1, min(len(z), _MOST_FITTED)).round().astype(int))
-    fewer, fewer_noise, fewer_z = points.take(some), noise[some], z[some]
+    longest = max([r.epochs for r in ordered], default=float(np.exp(_EPOCHS_MIDDLE)))
 
-    def likelihood(values: np.ndarray) -> gp.Posterior:
-        return _posterior(fewer, fewer_noise, fewer_z, response, Scales(*values.tolist()))
+    def points(rows: Sequence[int]) -> _Points:
+        taken = [ordered[row] for row in rows]
+        networks = [*(r.network for r in taken), whole(eyes.patterns[()])]
+        epochs = np.array([*(r.epochs for r in taken), longest])
+        return _points(
+            eyes, networks, epochs, [*(r.split for r in taken), "val"], [*(r.precision for r in taken), "fp32"]
+        )
 
-    scales = Scales(*gp.most_probable(likelihood, _CENTRES, _SPREADS).tolist())
-    return QualityModel(eyes, response, scales, points, noise, _posterior(points, noise, z, response, scales))
+    everything = points(range(len(ordered)))
+    if scales is None:
+        some = np.unique(np.linspace(0, len(ordered) - 1, min(len(ordered), _MOST_FITTED)).round().astype(int)).tolist()
+        fewer, mean = _Pairs.of(points(some), points(some)), _prior_mean(points(some), response)
+        rows = [*some, len(ordered)]
+
+        def likelihood(values: np.ndarray) -> gp.Posterior:
+            return _posterior(fewer, noise[rows], z[rows], mean, Scales(*values.tolist()))
+
+        scales = Scales(*gp.most_probable(likelihood, _CENTRES, _SPREADS).tolist())
+    found = _posterior(_Pairs.of(everything, everything), noise, z, _prior_mean(everything, response), scales)
+    return QualityModel(eyes, response, scales, everything, noise, found)
 
 
-def _posterior(points: _Points, noise: np.ndarray, z: np.ndarray, response: Response, scales: Scales) -> gp.Posterior:
+def _posterior(pairs: _Pairs, noise: np.ndarray, z: np.ndarray, mean: _PriorMean, scales: Scales) -> gp.Posterior:
     deviations = np.sqrt(noise**2 + scales.training**2)
-    shared = ONE_READING * _same_reading(points, points)
+    shared = ONE_READING * pairs.same_reading
     np.fill_diagonal(shared, 1.0)
-    covariance = _covariance(points, points, scales) + shared * deviations[:, None] * deviations[None, :]
-    return gp.posterior(covariance, z - _prior_mean(points, response, scales))
+    covariance = pairs.covariance(scales) + shared * deviations[:, None] * deviations[None, :]
+    return gp.posterior(covariance, z - mean.at(scales))
 
 
-def _points(eyes: Eyes, networks: Sequence[Network], epochs: np.ndarray, sources: Sequence[tuple[str, str]]) -> _Points:
+@dataclass(frozen=True)
+class _PriorMean:
+    """Of points; ``slope`` is what it grows by for each unit of the model's own slope."""
+
+    fixed: np.ndarray
+    slope: np.ndarray
+
+    def at(self, scales: Scales) -> np.ndarray:
+        return np.asarray(self.fixed + scales.slope * self.slope)
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """What two lists of points have to do with each other, apart from the hyperparameters."""
+
+    squares: np.ndarray
+    """Mean squared distances of their layers' widths."""
+    inner: np.ndarray
+    """Inner products of ``Seen.whole``."""
+    times: np.ndarray
+    apart: np.ndarray
+    same_split: np.ndarray
+    """1 where both are of one split that is not val."""
+    same_precision: np.ndarray
+    """1 where both are in one precision that is not fp32."""
+    same_network: np.ndarray
+    same_reading: np.ndarray
+    """1 where both are of one network on one split: the same examples."""
+
+    @staticmethod
+    def of(left: _Points, right: _Points) -> _Pairs:
+        network, split, precision = (
+            _equal(getattr(left, name), getattr(right, name)) for name in ("networks", "splits", "precisions")
+        )
+        return _Pairs(
+            gp.mean_squares(left.seen.layers, right.seen.layers),
+            left.seen.whole @ right.seen.whole.T,
+            left.times[:, None] * right.times[None, :],
+            np.exp(-((left.times[:, None] - right.times[None, :]) ** 2) / 2),
+            split * np.array([name != "val" for name in left.splits])[:, None],
+            precision * np.array([name != "fp32" for name in left.precisions])[:, None],
+            network,
+            network * split,
+        )
+
+    def covariance(self, scales: Scales) -> np.ndarray:
+        """Of z as it really is, at both points' own splits and precisions."""
+        over_time = scales.similar**2 + _SLOPE_RESIDUAL**2 * self.times + scales.wiggle**2 * self.apart
+        own = scales.discrepancy**2 * self.same_network
+        return np.asarray(
+            _CONSTANT
+            + scales.linear**2 * self.inner
+            + over_time * gp.matern(self.squares, scales.length)
+            + self.same_split * (_SPLIT_OFFSET**2 + own)
+            + self.same_precision * (_PRECISION_OFFSET**2 + own)
+        )
+
+
+def _equal(left: Sequence[Hashable], right: Sequence[Hashable]) -> np.ndarray:
+    """1.0 where the things are equal, else 0.0."""
+    numbers = {thing: i for i, thing in enumerate(dict.fromkeys([*left, *right]))}
+    mine, theirs = (np.array([numbers[thing] for thing in things], dtype=int) for things in (left, right))
+    return (mine[:, None] == theirs[None, :]).astype(np.float64)
+
+
+def _points(
+    eyes: Eyes, networks: Sequence[Network], epochs: np.ndarray, splits: Sequence[str], precisions: Sequence[str]
+) -> _Points:
     times = np.log(np.maximum(np.asarray(epochs, dtype=np.float64), 1e-3)) - _EPOCHS_MIDDLE
-    return _Points(eyes.see(networks), times, tuple(sources), tuple(networks))
+    return _Points(eyes.see(networks), times, tuple(splits), tuple(precisions), tuple(networks))
 
 
-def _prior_mean(points: _Points, response: Response, scales: Scales) -> np.ndarray:
+def _prior_mean(points: _Points, response: Response) -> _PriorMean:
     level = float(response.scaled(np.array(response.baseline)))
-    return np.asarray(level + points.seen.expected - scales.slope * points.times)
-
-
-def _covariance(left: _Points, right: _Points, scales: Scales) -> np.ndarray:
-    """Of z as it really is, at both points' own sources."""
-    apart = left.times[:, None] - right.times[None, :]
-    over_time = (
-        scales.similar**2
-        + _SLOPE_RESIDUAL**2 * left.times[:, None] * right.times[None, :]
-        + scales.wiggle**2 * np.exp(-(apart**2) / 2)
-    )
-    found = _CONSTANT + scales.linear**2 * left.seen.whole @ right.seen.whole.T
-    found = found + over_time * gp.matern(left.seen.layers, right.seen.layers, scales.length)
-    for place, usual in ((0, "val"), (1, "fp32")):
-        mine = np.array([source[place] for source in left.sources])
-        theirs = np.array([source[place] for source in right.sources])
-        if (mine != usual).any() and (theirs != usual).any():
-            together = (mine[:, None] == theirs[None, :]) & (mine != usual)[:, None]
-            offset = _OFFSETS["split" if place == 0 else "precision"] ** 2
-            found = found + together * (offset + scales.discrepancy**2 * _same_network(left, right))
-    return np.asarray(found)
+    return _PriorMean(level + points.seen.expected, -points.times)
 
 
 def _variances(points: _Points, scales: Scales) -> np.ndarray:
-    """The diagonal of ``_covariance(points, points)``, without the rest of it."""
+    """The diagonal of the covariance of points with themselves, without the rest of it."""
     found = _CONSTANT + scales.linear**2 * (points.seen.whole**2).sum(axis=1)
     found = found + scales.similar**2 + _SLOPE_RESIDUAL**2 * points.times**2 + scales.wiggle**2
-    for place, usual, name in ((0, "val", "split"), (1, "fp32", "precision")):
-        other = np.array([source[place] != usual for source in points.sources])
-        found = found + other * (_OFFSETS[name] ** 2 + scales.discrepancy**2)
-    return np.asarray(found)
-
-
-def _same_network(left: _Points, right: _Points) -> np.ndarray:
-    numbers = {network: i for i, network in enumerate(dict.fromkeys([*left.networks, *right.networks]))}
-    mine = np.array([numbers[network] for network in left.networks])
-    return np.asarray(mine[:, None] == np.array([numbers[network] for network in right.networks])[None, :])
-
-
-def _same_reading(left: _Points, right: _Points) -> np.ndarray:
-    """1 where both are of one network on one split: the same examples."""
-    mine, theirs = (np.array([source[0] for source in points.sources]) for points in (left, right))
-    same = _same_network(left, right) & (mine[:, None] == theirs[None, :])
-    return np.asarray(same.astype(np.float64))
+    own = scales.discrepancy**2
+    found = found + np.array([name != "val" for name in points.splits]) * (_SPLIT_OFFSET**2 + own)
+    return np.asarray(found + np.array([name != "fp32" for name in points.precisions]) * (_PRECISION_OFFSET**2 + own))
