@@ -296,7 +296,7 @@ def _equal(left: Sequence[Hashable], right: Sequence[Hashable]) -> np.ndarray:
     """1.0 where the things are equal, else 0.0."""
     numbers = {thing: i for i, thing in enumerate(dict.fromkeys([*left, *right]))}
     mine, theirs = (np.array([numbers[thing] for thing in things], dtype=int) for things in (left, right))
-    return (mine[:, None] == theirs[None, :]).astype(np.float64)
+    return np.asarray((mine[:, None] == theirs[None, :]).astype(np.float64))
 
 
 def _points(
