@@ -4,9 +4,9 @@
 
 Nothing is trained or timed; a search is told what the table says, and its clock goes on by what it would have taken:
 0.7 s to measure a network, the table's seconds for its epochs. A search is judged by the hypervolume of all that it
-has trained, as it is on test (luck on val is no merit), over simulated minutes, and by its fastest network within the
-limit on val, of the weights kept last. Optuna's samplers choose the length of training as one more parameter, or take
-the longest; both are shown. What they ask for a second time costs them nothing.
+has trained, as it is on test (luck on val is no merit), over simulated minutes, and by what it ships: the network that
+it says, or else the fastest within the limit on val, of the weights kept last. Optuna's samplers choose the length of
+training as one more parameter, or take the longest; both are shown. What they ask for a second time costs nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from benchmarks.tabular import synthetic
 from benchmarks.tabular.tables import Table, load, volume
 from compress.sampling import cost_model, quality_model, rungs
 from compress.sampling.network_features import Eyes
-from compress.sampling.next_training import Aim, Known, Options, Trained, next_training
+from compress.sampling.next_training import Aim, Known, Options, Trained, next_training, shipped
 from compress.sampling.pool import spread
 from compress.values.networks import Network
 
@@ -51,6 +51,8 @@ class Clock:
     kept: dict[Network, int] = field(default_factory=dict)
     """Network -> index of the length that it was trained for last."""
     trainings: int = 0
+    choice: Network | None = None
+    """What is shipped, if the search says so itself; else the fastest within the limit on val."""
 
     def measure(self, count: int = 1) -> None:
         """Time that measuring so many networks takes."""
@@ -69,10 +71,12 @@ class Clock:
         self.curve.append((self.seconds, volume(self.points)))
         return True
 
-    def fastest(self) -> tuple[float, float]:
-        """(cost, drop on test) of the fastest network within the limit on val, of the weights kept."""
+    def shipped(self) -> tuple[float, float]:
+        """(cost, drop on test) of the network that is shipped, in its fastest precision within the limit on val."""
         found = [(1.0, 0.0)]
         for network, length in self.kept.items():
+            if self.choice not in (None, network):
+                continue
             entry = self.table.of[network]
             for precision, errors in entry.val.items():
                 if errors[length] - self.table.baseline_error <= self.table.limit:
@@ -111,6 +115,8 @@ def replay_ours(table: Table, seed: int, budget: float, **changes: Any) -> Clock
         options = Options(networks, {p: each.costs(networks) for p, each in models.items()}, seconds)
         known = Known(plan, clock.seconds, aim, options, tuple(trained.values()), model, endings=endings)
         found = next_training(known)
+        now = shipped(known)
+        clock.choice = now[0] if now else None
         if found is None:
             return clock
         entry = table.of[found.network]
@@ -191,13 +197,13 @@ def summary(clocks: list[Clock]) -> dict[str, float]:
     """Medians over seeds: where they stand at the end, and how long they took to get there."""
     exact = clocks[0].table.exact
     ends = np.array([clock.curve[-1][1] / exact if clock.curve else 0.0 for clock in clocks])
-    picks = np.array([clock.fastest() for clock in clocks])
+    picks = np.array([clock.shipped() for clock in clocks])
     return {
         "hypervolume": float(np.median(ends)),
         "worst": float(ends.min()),
         "minutes to 90 %": float(np.median([clock.reached(0.90) for clock in clocks])) / 60,
         "minutes to 95 %": float(np.median([clock.reached(0.95) for clock in clocks])) / 60,
-        "fastest": float(picks[:, 0].mean()),
+        "shipped": float(picks[:, 0].mean()),
         "its drop on test": float(picks[:, 1].mean()),
         "beyond the limit": float((picks[:, 1] > clocks[0].table.limit).mean()),
         "networks": float(np.median([len(clock.kept) for clock in clocks])),

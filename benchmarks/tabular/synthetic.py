@@ -82,7 +82,7 @@ class _Truth:
         self.weights = weights / weights.sum()
         self.powers = rng.uniform(1.3, 3.0, len(blocks) + 1)
         self.examples = rng.normal(size=settings.val_examples)
-        self.baseline_on_val = self._read(settings.baseline_error, np.zeros(settings.val_examples))
+        self.baseline_on_val = self._read(settings.baseline_error, rng.normal(size=settings.val_examples))
 
     def entry(self, network: Network, cost: float, cost_int8: float) -> Entry:
         settings, rng = self.settings, self.rng

@@ -202,16 +202,20 @@ def _ended(known: Known) -> Training | None:
     seconds = plan.end_seconds(known.spent, known.endings)
     if seconds <= 0.0:
         return None
-    anew = not plan.is_dear
+    # Where trainings have given lengths each starts anew, and the longest need not be done twice.
+    anew = not plan.is_dear or bool(plan.lengths)
     epochs = np.full(len(options.networks), plan.lengths[-1]) if plan.lengths else seconds / options.seconds_per_epoch
-    _, done = _progress(known)
+    rungs, done = _progress(known)
     ahead = epochs if anew else epochs + done
     possible = epochs * options.seconds_per_epoch <= plan.budget - known.spent
+    if plan.lengths:
+        possible &= rungs < len(plan.lengths)
     costs = _least_costs(options)
     limit = float(model.response.of_drop(np.array(known.aim.limit)))
     readings = model.look_ahead(options.networks, ahead, np.full(len(costs), known.aim.noise))
     beliefs = model.predict(options.networks, ahead).at(costs)
-    gains = knowledge_gradient(beliefs, readings, limit, shipped_usefulness(known))
+    now = shipped(known)
+    gains = knowledge_gradient(beliefs, readings, limit, now[1] if now else 0.0)
     busy = {each.network for each in known.under_way}
     gains = np.where(possible & np.array([network not in busy for network in options.networks]), gains, 0.0)
     best = int(np.argmax(gains))
@@ -220,16 +224,24 @@ def _ended(known: Known) -> Training | None:
     return _training(known, best, float(epochs[best]), float(ahead[best]), "ending", float(gains[best]), anew=anew)
 
 
-def shipped_usefulness(known: Known) -> float:
-    """The greatest usefulness of a trained network within the limit on val; 0 if the baseline would be shipped."""
+def shipped(known: Known) -> tuple[Network, float] | None:
+    """The trained network within the limit on val that is most useful, and how useful; None if only the baseline is.
+
+    Usefulness weighs speed against the certainty to be within the limit really, and not only on val.
+    """
     within = [each for each in known.trained if min(each.drops.values()) <= known.aim.limit]
     if not within:
-        return 0.0
+        return None
     place = {network: i for i, network in enumerate(known.options.networks)}
-    costs = _least_costs(known.options)[[place[each.network] for each in within]]
-    prediction = known.model.predict([each.network for each in within], np.array([each.epochs for each in within]))
     limit = float(known.model.response.of_drop(np.array(known.aim.limit)))
-    return float(usefulness(costs, prediction.at(costs).within(limit)).max())
+    networks, epochs = [each.network for each in within], np.array([each.epochs for each in within])
+    found = np.zeros(len(within))
+    for precision, costs in known.options.costs.items():
+        read_within = np.array([each.drops.get(precision, np.inf) <= known.aim.limit for each in within])
+        beliefs = known.model.predict(networks, epochs, precision).at(costs[[place[each] for each in networks]])
+        found = np.maximum(found, np.where(read_within, usefulness(beliefs.costs, beliefs.within(limit)), 0.0))
+    best = int(np.argmax(found))
+    return networks[best], float(found[best])
 
 
 def _gains(known: Known, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
