@@ -1,0 +1,186 @@
+"""What a network costs on a target, known before it is trained, from some twenty untrained networks that were measured.
+
+Runtimes compute in blocks of channels, so cost is a staircase of widths; as a sum of blocks over layers, with a
+weight for every kind of layer, it is linear. The weights are found by non-negative least squares (Lawson and Hanson
+1974), relative errors counting alike for small and large networks, and the error is stated by leaving out each
+measured network in turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from compress.sampling.network_arrays import Patterns, by_pattern, channels
+from compress.values.networks import Network, Pattern
+
+Row = Mapping[str, float]
+"""Column -> value, for one network; a column that is not there is 0."""
+_MOST_LEFT_OUT = 64
+"""Networks that are left out to state the error; of more, as many evenly over their costs."""
+_LEAST_ERROR = 0.005
+"""Measurements scatter by this much at least, whatever the regression says of itself."""
+_OFF = 3.0
+
+
+def features(pattern: Pattern, network: Network, step: int, *, places: bool = True) -> dict[str, float]:
+    """The columns of one network; see ``feature_rows``."""
+    return feature_rows({pattern.dropped: pattern}, [network], step, places=places)[0]
+
+
+def feature_rows(
+    patterns: Patterns, networks: Sequence[Network], step: int, *, places: bool = True
+) -> list[dict[str, float]]:
+    """What the cost is a weighted sum of, for each network.
+
+    ``step``: channels of a block on the target. ``1``: always 1. For every kind of layer and size of kernel: their
+    number; output blocks times positions; output blocks times input blocks times positions times kernel (not of
+    depthwise layers, where it says nothing new). ``moved``: input and output blocks times positions, of all layers.
+    Without ``places`` every layer counts as if it computed at one position, as for the size of a file.
+    """
+    rows: list[dict[str, float]] = [{} for _ in networks]
+    for dropped, indices in by_pattern(networks).items():
+        pattern = patterns[dropped]
+        inputs, outputs = (np.ceil(counts / step) for counts in channels(pattern, [networks[i] for i in indices]))
+        columns: dict[str, np.ndarray] = {"1": np.ones(len(indices)), "moved": np.zeros(len(indices))}
+
+        def add(name: str, values: np.ndarray, columns: dict[str, np.ndarray] = columns) -> None:
+            columns[name] = columns.get(name, 0.0) + values
+
+        for j, layer in enumerate(pattern.layers):
+            positions = layer.positions if places else 1
+            name = f"{layer.kind} {layer.kernel}"
+            add(name, np.ones(len(indices)))
+            add(f"{name} out", outputs[:, j] * positions)
+            if layer.kind != "depthwise":
+                add(f"{name} in x out", inputs[:, j] * outputs[:, j] * positions * layer.kernel)
+            add("moved", (inputs[:, j] + outputs[:, j]) * positions)
+        for place, i in enumerate(indices):
+            rows[i] = {name: float(values[place]) for name, values in columns.items()}
+    return rows
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The cost of any network of a space, as a share of the baseline's."""
+
+    patterns: Patterns
+    step: int
+    places: bool
+    measured: Mapping[Network, tuple[float, ...]]
+    """Network -> its measurements, in the order in which they came."""
+
+    @cached_property
+    def _rows(self) -> list[dict[str, float]]:
+        return feature_rows(self.patterns, list(self.measured), self.step, places=self.places)
+
+    @cached_property
+    def _ratios(self) -> np.ndarray:
+        return np.array([float(np.median(values)) for values in self.measured.values()])
+
+    @cached_property
+    def _weights(self) -> dict[str, float]:
+        return regress(self._rows, self._ratios)
+
+    @cached_property
+    def errors(self) -> np.ndarray:
+        """Relative errors of the measured networks, each predicted from all others; of at most 64 of them."""
+        return left_out_errors(self._rows, self._ratios)
+
+    @property
+    def median_error(self) -> float:
+        """The median of ``errors``: what a prediction is usually off by."""
+        return float(np.median(self.errors))
+
+    @property
+    def worst_error(self) -> float:
+        """The largest of ``errors``."""
+        return float(self.errors.max())
+
+    def predict(self, networks: Sequence[Network]) -> np.ndarray:
+        """The model's costs, of shape (networks,), measured or not."""
+        return _applied(self._weights, feature_rows(self.patterns, networks, self.step, places=self.places))
+
+    def costs(self, networks: Sequence[Network]) -> np.ndarray:
+        """The costs to go by: the mean of model and measurement where there is one, else the model's.
+
+        The fastest of many measurements was also lucky; the model was not chosen by that luck.
+        """
+        predicted = self.predict(networks)
+        for i, network in enumerate(networks):
+            if network in self.measured:
+                predicted[i] = (predicted[i] + float(np.median(self.measured[network]))) / 2
+        return predicted
+
+    def with_measured(self, network: Network, ratio: float) -> CostModel:
+        """The model with one more measurement, fitted again. Of several of one network the median counts."""
+        _check(ratio)
+        measured = dict(self.measured)
+        measured[network] = (*measured.get(network, ()), ratio)
+        return CostModel(self.patterns, self.step, self.places, measured)
+
+    def is_off(self, network: Network, ratio: float) -> bool:
+        """Whether a measurement is more than three usual errors off its prediction, and should be repeated."""
+        predicted = float(self.predict([network])[0])
+        return abs(ratio - predicted) > _OFF * max(self.median_error, _LEAST_ERROR) * predicted
+
+
+def fit(
+    patterns: Patterns, networks: Sequence[Network], ratios: Sequence[float], step: int, *, places: bool = True
+) -> CostModel:
+    """The cost model of measured networks. ``ratios``: their costs, as shares of the baseline's.
+
+    For latency and instructions ``step`` is the target's; for memory 1; for the size of a file 1 and no ``places``,
+    which is exact. Raises ValueError for fewer than three networks, or a cost that is not positive and finite.
+    """
+    if len(networks) != len(ratios) or len(set(networks)) < 3:
+        raise ValueError(f"{len(set(networks))} networks and {len(ratios)} costs; three or more of both, as many")
+    measured: dict[Network, tuple[float, ...]] = {}
+    for network, ratio in zip(networks, ratios, strict=True):
+        _check(ratio)
+        measured[network] = (*measured.get(network, ()), float(ratio))
+    return CostModel(patterns, step, places, measured)
+
+
+def regress(rows: Sequence[Row], ratios: np.ndarray) -> dict[str, float]:
+    """Column -> weight, none negative, that make the sum of squared relative errors least."""
+    from scipy.optimize import nnls
+
+    names = sorted({name for row in rows for name in row})
+    matrix = _matrix(names, rows)
+    scale = np.maximum(matrix.max(axis=0), 1e-300)
+    weights, _ = nnls(matrix / scale / ratios[:, None], np.ones(len(rows)))
+    return dict(zip(names, (weights / scale).tolist(), strict=True))
+
+
+def left_out_errors(rows: Sequence[Row], ratios: np.ndarray) -> np.ndarray:
+    """Relative errors, each row predicted by a regression on all others; of at most 64 rows, evenly over their costs.
+
+    The row of largest cost is not left out: beyond it nothing is ever predicted.
+    """
+    order = np.argsort(ratios, kind="stable")[:-1]
+    if len(order) > _MOST_LEFT_OUT:
+        order = order[np.linspace(0, len(order) - 1, _MOST_LEFT_OUT).astype(int)]
+    errors = []
+    for out in order:
+        kept = [i for i in range(len(rows)) if i != out]
+        weights = regress([rows[i] for i in kept], ratios[kept])
+        errors.append(abs(float(_applied(weights, [rows[out]])[0]) / ratios[out] - 1))
+    return np.array(errors)
+
+
+def _applied(weights: Mapping[str, float], rows: Sequence[Row]) -> np.ndarray:
+    names = list(weights)
+    return np.asarray(_matrix(names, rows) @ np.array([weights[name] for name in names]))
+
+
+def _matrix(names: Sequence[str], rows: Sequence[Row]) -> np.ndarray:
+    return np.array([[row.get(name, 0.0) for name in names] for row in rows])
+
+
+def _check(ratio: float) -> None:
+    if not (np.isfinite(ratio) and ratio > 0):
+        raise ValueError(f"a cost of {ratio} is no positive, finite number")
