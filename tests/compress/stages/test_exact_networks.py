@@ -91,7 +91,9 @@ def test_repeats_go_in_a_search_and_the_candidate_is_rebuilt(
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)).eval()
     data = tiny.datasets()
     task = compress.Task(name="repeats", model=model, **data)
-    space = SearchSpace(epochs=0, precision="fp32", prune_ratio=Choice(0.5), depth=0.67, prune_skew=0.0, prune_delta=0.0)
+    space = SearchSpace(
+        epochs=0, precision="fp32", prune_ratio=Choice(0.5), depth=0.67, prune_skew=0.0, prune_delta=0.0
+    )
     result = search(task=task, space=space, trials=1, constraints=["quality_drop<=1"], out=tmp_path / "run")
     [found] = [c for c in result.candidates() if c.id != "baseline"]
     dropped = found.config["dropped"]
