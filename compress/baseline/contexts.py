@@ -5,12 +5,12 @@ A stage is handed the parts that it uses; ``Context`` holds them together for th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from compress.pruning.blocks import find_blocks
+from compress.pruning.blocks import find_blocks, groups_without
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -165,6 +165,20 @@ class Training:
 
     @cached_property
     def blocks(self) -> Blocks:
-        """Residual blocks that can be dropped; looked for where they are asked for."""
-
+        """Blocks that can be dropped; looked for where they are asked for."""
         return find_blocks(self.module, self.example)
+
+    @cached_property
+    def _remaining(self) -> dict[tuple[str, ...], Groups]:
+        """What ``groups_without`` found, by what is dropped."""
+        return {}
+
+    def groups_without(self, groups: Groups, dropped: Collection[str]) -> Groups:
+        """The groups that are left without blocks of these names; ``groups``: those of the whole baseline.
+
+        Found once in a session for each set of blocks. Raises SpaceError for a name that is no removable block.
+        """
+        names = tuple(block.name for block in self.blocks.named(dropped)) if dropped else ()
+        if names not in self._remaining:
+            self._remaining[names] = groups_without(self.module, self.example, groups, self.blocks, names)
+        return self._remaining[names]

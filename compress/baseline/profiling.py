@@ -74,7 +74,7 @@ def damages(cache: Cache, training: Training, groups: Groups) -> dict[str, list[
 
 
 def block_losses(cache: Cache, training: Training) -> dict[str, float]:
-    """Removable residual block -> loss on train examples without it alone."""
+    """Removable block -> loss on train examples without it alone."""
 
     def compute(_: Path) -> dict[str, Any]:
         return {

@@ -1,1 +1,1 @@
-"""What may be cut out of a network (groups of channels, residual blocks), what matters least, and the cut itself."""
+"""What may be cut out of a network (groups of channels, blocks, repeats), what matters least, and the cut itself."""

@@ -1,9 +1,10 @@
-"""Depth: residual blocks are dropped, so that their input passes alone and nothing of them is computed.
+"""Depth: blocks are dropped, so that their input passes alone and nothing of them is computed.
 
-``find_blocks`` lists what can be dropped: a block must compute, without it, what the network does with the block's
-branch multiplied by zero, alone and all of them together. ``drop_blocks`` puts modules in their places that export to
-nothing: a block that is a module becomes its shortcut, the module that ends a branch a constant zero (added to the
-shortcut, which the exporter folds away). Names of the weights that stay do not change.
+``find_blocks`` lists what can be dropped. Residual blocks: a network must compute, without one, what it does with the
+block's branch multiplied by zero, alone and all of them together. Repeats (``repeats.py``): a network must run without
+one, and give outputs of the same shapes. ``drop_blocks`` puts modules in their places that export to nothing: a block
+that is a module becomes its shortcut, the module that ends a branch a constant zero (added to the shortcut, which the
+exporter folds away), the modules of a repeat pass on what they are given. Names of the weights that stay do not change.
 """
 
 from __future__ import annotations
@@ -19,8 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.running import as_inputs, few_samples, repeatable, tensors_in, unfused
-from compress.pruning.groups import Group, Groups
+from compress.networks.running import as_inputs, few_samples, forward, repeatable, tensors_in, unfused
+from compress.pruning.grouping import find_groups
+from compress.pruning.groups import KEPT_AS_ASKED, Group, Groups
+from compress.pruning.repeats import Repeat, possible_repeats
 from compress.tracing.residuals import Block, RecordedRun, possible_blocks, zeroed
 from compress.values.error_lines import one_line
 from targets.errors import SpaceError, TaskError
@@ -31,13 +34,13 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Blocks:
-    """The residual blocks of a network: those that can be dropped, and where others are."""
+    """The residual blocks and repeats of a network: those that can be dropped, and where others are."""
 
-    removable: tuple[Block, ...]
+    removable: tuple[Block | Repeat, ...]
     kept: tuple[tuple[str, str], ...]
-    """(module, why its residual additions stay)."""
+    """(module, why its residual additions stay), and repeats with why they do."""
 
-    def named(self, names: Iterable[str]) -> list[Block]:
+    def named(self, names: Iterable[str]) -> list[Block | Repeat]:
         """The blocks of these names, in the network's order; raises SpaceError for one that is not removable."""
         known = {block.name: block for block in self.removable}
         asked = list(names)
@@ -57,7 +60,7 @@ def drop_blocks(
     *,
     blocks: Blocks | None = None,
 ) -> nn.Module:
-    """A copy of ``module`` without the residual blocks of these names.
+    """A copy of ``module`` without the residual blocks and repeats of these names.
 
     ``example_inputs``: a tensor or a tuple of tensors, batch first. ``blocks``: what ``find_blocks`` found, to save
     finding it again. Raises SpaceError for a name that is no removable block, TaskError if the module does not run.
@@ -68,7 +71,7 @@ def drop_blocks(
 
 
 def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Blocks:
-    """The residual blocks of ``module`` that can be dropped, and where others are. ``module`` is untouched.
+    """The blocks of ``module`` that can be dropped, and where others are. ``module`` is untouched.
 
     Raises TaskError if the module cannot be copied or run on ``example_inputs``.
     """
@@ -100,13 +103,24 @@ def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) 
             else:
                 kept.append((block.name, f"not together with the blocks before it: {why}"))
         passed = together
-    return Blocks(tuple(passed), tuple(kept))
+    repeats, refused = _repeats(network, inputs, passed)
+    removable: list[Block | Repeat] = [*passed, *repeats]
+    if repeats:
+        place = {name: i for i, (name, _) in enumerate(network.named_modules())}
+        removable.sort(key=lambda one: place[one.children[0] if isinstance(one, Repeat) else one.name])
+    return Blocks(tuple(removable), (*kept, *refused))
 
 
-def without_blocks(module: nn.Module, blocks: Iterable[Block]) -> nn.Module:
+def without_blocks(module: nn.Module, blocks: Iterable[Block | Repeat]) -> nn.Module:
     """A copy of ``module`` without ``blocks``, which were found for this network; modes and names of weights stay."""
     smaller = copy.deepcopy(module)
     for block in blocks:
+        if isinstance(block, Repeat):
+            for name in block.children:
+                child = _present(smaller, name)
+                if child is not None:
+                    _put(smaller, name, _Pass(child))
+            continue
         old = _present(smaller, block.name)
         if old is not None:
             _put(smaller, block.name, _Shortcut(old, block) if block.shortcut else _Zero(old, block))
@@ -115,6 +129,30 @@ def without_blocks(module: nn.Module, blocks: Iterable[Block]) -> nn.Module:
             if idle is not None:
                 _put(smaller, name, _Pass(idle))
     return smaller
+
+
+def groups_without(
+    module: nn.Module,
+    example_inputs: Tensor | tuple[Tensor, ...],
+    groups: Groups,
+    blocks: Blocks,
+    dropped: Iterable[str],
+) -> Groups:
+    """The groups of ``module`` without the blocks ``dropped``; ``groups``: those that were found for it whole.
+
+    Residual blocks leave the groups around them as they are. Without a repeat the widths on its two sides become one,
+    so groups are found anew: a group goes by the first layer whose width it is, which may be another one than before.
+    Nothing but whole modules goes, so a channel's index is that of its layer's channel in the whole network.
+
+    Raises SpaceError for a name that is no removable block.
+    """
+    gone = blocks.named(dropped)
+    smaller = without_blocks(module, gone)
+    if not any(isinstance(block, Repeat) for block in gone):
+        return remaining(groups, smaller) if gone else groups
+    present = {name for name, _ in smaller.named_modules()} | {name for name, _ in smaller.named_parameters()}
+    keep = [name for name, why in groups.kept if why == KEPT_AS_ASKED and name in present]
+    return find_groups(smaller, example_inputs, keep=keep)
 
 
 def remaining(groups: Groups, module: nn.Module) -> Groups:
@@ -138,6 +176,44 @@ def least_harmful(blocks: Blocks, losses: Mapping[str, float], share: float) -> 
     ranked = sorted(names, key=lambda name: (losses[name], names.index(name)))
     gone = set(ranked[: round(share * len(names))])
     return tuple(name for name in names if name in gone)
+
+
+def _repeats(
+    network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Block]
+) -> tuple[list[Repeat], list[tuple[str, str]]]:
+    """The repeats that can go, alone and together with ``blocks``, and why others stay.
+
+    A repeat that is, or holds, a removable residual block goes by that.
+    """
+    passed: list[Repeat] = []
+    kept: list[tuple[str, str]] = []
+    for repeat in possible_repeats(network, inputs):
+        held = any(f"{block.name}.".startswith(f"{child}.") for block in blocks for child in repeat.children)
+        if held:
+            continue
+        why = _change(network, inputs, [repeat])
+        if why is None and (blocks or passed):
+            why = _change(network, inputs, [*blocks, *passed, repeat])
+            why = why and f"not together with the blocks before it: {why}"
+        if why is None:
+            passed.append(repeat)
+        else:
+            kept.append((repeat.name, why))
+    return passed, kept
+
+
+def _change(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Block | Repeat]) -> str | None:
+    """Why ``blocks`` cannot go: the network does not run without them, or gives something of another form."""
+    expected = forward(network, inputs)
+    try:
+        found = forward(without_blocks(network, blocks), inputs)
+    except Exception as error:
+        return f"the network does not run without it ({one_line(error, kind=True)})"
+    if [(x.shape, x.dtype) for x in found] != [(x.shape, x.dtype) for x in expected]:
+        return "the outputs' shapes change without it"
+    if not all(bool(x.isfinite().all()) for x in found if x.is_floating_point()):
+        return "the outputs are not finite without it"
+    return None
 
 
 def _refusal(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Block]) -> str | None:
@@ -247,7 +323,7 @@ class _Zero(_Gone):
 
 
 class _Pass(_Gone):
-    """What only served a dropped branch."""
+    """What only served a dropped branch, or is part of a repeat that is dropped."""
 
     def __init__(self, old: nn.Module) -> None:
         super().__init__()
@@ -256,5 +332,5 @@ class _Pass(_Gone):
         self.train(old.training)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Its first input, unchanged, since nothing reads it."""
+        """Its first input, unchanged: a repeat is left out so, and of what served a branch nothing reads it."""
         return self._given(args, kwargs)[0]

@@ -24,7 +24,7 @@ from torch.nn.modules.conv import _ConvNd
 from compress.networks.plain_copies import without_computed_weights
 from compress.networks.running import as_inputs, few_samples, forward
 from compress.pruning.cutting import is_depthwise, side_of, why_uncuttable
-from compress.pruning.groups import Group, Groups, Slot, Unsupported, owner_of
+from compress.pruning.groups import KEPT_AS_ASKED, Group, Groups, Slot, Unsupported, owner_of
 from compress.pruning.narrow_attention import adapt
 from compress.pruning.permutation_check import PermutationCheck
 from compress.pruning.prunable_groups import select_prunable
@@ -54,7 +54,7 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
     groups = []
     for group in found.groups:
         if any(_within(owner, name) for owner in group.owners() for name in asked):
-            kept[group.name] = "asked to keep"
+            kept[group.name] = KEPT_AS_ASKED
         else:
             groups.append(group)
     prunable, refused = select_prunable(found.module, PermutationCheck(module, inputs), groups, found.parts)

@@ -12,6 +12,10 @@ Place = tuple[str, int, bool]
 """Tensor, dimension, whether grouped: a channel axis of the network."""
 
 
+KEPT_AS_ASKED = "asked to keep"
+"""The reason of layers that the user wants to stay as wide as they are."""
+
+
 class Unsupported(Exception):
     """A layer or group that is not known how to be cut; caught where groups are judged, never seen by users."""
 

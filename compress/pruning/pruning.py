@@ -20,7 +20,7 @@ from compress.networks.counting import macs_and_parameters
 from compress.networks.running import as_inputs, forward
 from compress.pruning.cutting import channels_at, cut, positions
 from compress.pruning.grouping import find_groups, with_ordinary_weights
-from compress.pruning.groups import Group, Groups, Unsupported
+from compress.pruning.groups import KEPT_AS_ASKED, Group, Groups, Unsupported
 from compress.pruning.importance import ALLOCATIONS, IMPORTANCES, Allocation, Importance, global_ratios, scores
 from compress.pruning.widths import check_ratio, check_step, realise
 from compress.values.error_lines import one_line
@@ -241,7 +241,7 @@ def _without(groups: Groups, keep: Iterable[str]) -> Groups:
     def asked(group: Group) -> bool:
         return any(owner == n or owner.startswith(n + ".") for owner in group.owners() for n in names)
 
-    kept = tuple((group.name, "asked to keep") for group in groups.prunable if asked(group))
+    kept = tuple((group.name, KEPT_AS_ASKED) for group in groups.prunable if asked(group))
     return Groups(tuple(group for group in groups.prunable if not asked(group)), groups.kept + kept)
 
 

@@ -50,7 +50,7 @@ class Facts:
     groups: tuple[str, ...] = ()
     """Names of the prunable groups."""
     blocks: int = 0
-    """Number of residual blocks that can be dropped; 0 also where nobody asked."""
+    """Number of blocks that can be dropped; 0 also where nobody asked."""
     mode: Mapping[str, Any] | None = None
     """``mode``: how to train fastest here, as a ``TrainingMode``; ``seconds`` of a step in each that was tried."""
     learning_rates: tuple[float, float] | None = None

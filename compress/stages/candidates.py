@@ -35,7 +35,7 @@ class Source:
     module: nn.Module | None
     """None where the model is an ONNX file."""
     dropped: list[str] = field(default_factory=list)
-    """Residual blocks that it lacks."""
+    """Blocks that it lacks."""
 
 
 def make_candidates(

@@ -30,7 +30,7 @@ class Shape:
     widths: Mapping[str, int]
     """Group -> channels left, of the groups that are cut."""
     dropped: tuple[str, ...]
-    """Residual blocks that it lacks."""
+    """Blocks that it lacks."""
     limits: VersionLimits
 
     def key(self) -> dict[str, Any]:

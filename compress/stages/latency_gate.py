@@ -49,7 +49,7 @@ def gate(
 ) -> Gated | None:
     """Measure the untrained network; Gated if no precision can meet the limits on any target, else None.
 
-    ``left``: widths of the groups that are cut; ``dropped``: residual blocks that it lacks.
+    ``left``: widths of the groups that are cut; ``dropped``: blocks that it lacks.
     """
     hard = tuple(c for c in constraints if c.quantity in KNOWN)
     if not hard:

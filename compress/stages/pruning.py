@@ -31,7 +31,7 @@ from compress.stages.sparsifying import sparse_weights
 from compress.tasks import datasets
 from compress.values.configs import PruneSettings
 from targets.documents import file_hash
-from targets.errors import TrainingError
+from targets.errors import SpaceError, TrainingError
 
 VERSION = 2
 _TAYLOR_VERSION, _TAYLOR_BATCHES, _TAYLOR_BATCH = 1, 16, 64
@@ -48,7 +48,7 @@ class Origin:
     """The file with them; None for the baseline's own."""
     groups: Groups
     dropped: tuple[str, ...] = ()
-    """Residual blocks that it lacks."""
+    """Blocks that it lacks, in the network's order."""
 
     def key(self) -> dict[str, Any]:
         """What stands for it in a cache key."""
@@ -60,11 +60,15 @@ Train = Callable[[Origin, Pruned, int], Trained]
 
 
 def make_origin(cache: Cache, training: Training, profile: Profile, settings: PruneSettings) -> Origin:
-    """The baseline without the blocks that ``settings.depth`` drops."""
-    dropped: tuple[str, ...] = ()
+    """The baseline without the blocks that ``settings`` names, and those that its ``depth`` drops.
+
+    Raises SpaceError for a name that is no removable block.
+    """
+    names = set(settings.dropped)
     if settings.depth > 0 and training.blocks.removable:
         losses = profiling.block_losses(cache, training)
-        dropped = blocks.least_harmful(training.blocks, losses, settings.depth)
+        names.update(blocks.least_harmful(training.blocks, losses, settings.depth))
+    dropped = tuple(block.name for block in training.blocks.named(names)) if names else ()
     return _without(training, profile, Origin(training.module, training.digest, None, Groups((), ()), dropped))
 
 
@@ -85,8 +89,11 @@ def realised_widths(
 ) -> dict[str, int]:
     """Group -> channels left, for the groups that lose some; widths are multiples of ``step``.
 
-    Skew and deltas come on top of any allocation.
+    Skew and deltas come on top of any allocation. Where the settings have exact widths, those are meant, whatever the
+    step. Raises SpaceError for one that its group cannot have, and for a name that is no prunable group's.
     """
+    if settings.widths:
+        return _asked_widths(origin, settings.widths)
     shares = _shares(cache, training, profile, origin, settings)
     left: dict[str, int] = {}
     for group in origin.groups.prunable:
@@ -96,6 +103,24 @@ def realised_widths(
         if width < group.channels:
             left[group.name] = width
     return left
+
+
+def _asked_widths(origin: Origin, asked: Mapping[str, int]) -> dict[str, int]:
+    """``asked``, by the groups' names, as far as they cut anything."""
+    left: dict[str, int] = {}
+    for name, width in asked.items():
+        group = pruning.group_named(origin.groups, name)
+        if width > group.channels or width % group.multiple:
+            raise SpaceError(
+                f"width of {name!r} is {width}: it must be a multiple of {group.multiple} up to {group.channels}"
+            )
+        if left.setdefault(group.name, width) != width:
+            raise SpaceError(
+                f"widths of {name!r} and of another layer of the group {group.name!r} differ ({width} and "
+                f"{left[group.name]}): they can only be cut together, give one"
+            )
+    known = {group.name: group.channels for group in origin.groups.prunable}
+    return {name: left[name] for name, channels in known.items() if left.get(name, channels) < channels}
 
 
 def prune_to(cache: Cache, training: Training, origin: Origin, left: Mapping[str, int], importance: str) -> Pruned:
@@ -178,7 +203,7 @@ def _without(training: Training, profile: Profile, origin: Origin) -> Origin:
     if not origin.dropped:
         return replace(origin, groups=profile.groups)
     module = blocks.without_blocks(origin.module, training.blocks.named(origin.dropped))
-    return replace(origin, module=module, groups=blocks.remaining(profile.groups, module))
+    return replace(origin, module=module, groups=training.groups_without(profile.groups, origin.dropped))
 
 
 def _shares(
@@ -191,8 +216,10 @@ def _shares(
         return pruning_importance.global_ratios(origin.module, groups, settings.ratio, by)
     if settings.allocation == "sensitivity":
         curves = profiling.damages(cache, training, profile.groups)
-        channels = {group.name: group.channels for group in groups.prunable}
-        return widths.evened({name: curves[name] for name in channels}, channels, settings.ratio)
+        # Without a repeat, two groups of the baseline are one: it goes by one of their names.
+        channels = {group.name: group.channels for group in groups.prunable if group.name in curves}
+        shares = widths.evened({name: curves[name] for name in channels}, channels, settings.ratio)
+        return {group.name: shares.get(group.name, settings.ratio) for group in groups.prunable}
     return {group.name: settings.ratio for group in groups.prunable}
 
 

@@ -28,7 +28,7 @@ def rebuilt(
     )
     if not removed:
         return module
-    left = blocks.remaining(groups, module) if dropped else groups
+    left = training.groups_without(groups, dropped) if dropped else groups
     return pruning.prune(module, training.example, removed=removed, groups=left).module
 
 
@@ -41,7 +41,7 @@ def removed_channels(run: Run, candidate: Candidate) -> dict[str, tuple[int, ...
 
 
 def dropped_blocks(candidate: Candidate) -> tuple[str, ...]:
-    """Which residual blocks a candidate lacks."""
+    """Which blocks a candidate lacks."""
     return tuple(candidate.config.get("dropped", ()))
 
 

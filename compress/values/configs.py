@@ -118,7 +118,8 @@ class PruneSettings:
     depth: float = setting(
         0.0,
         Within(0.0, 1.0),
-        "share of the removable residual blocks that is dropped, the least harmful first",
+        "share of the removable blocks (residual ones, repeats of equal layers) that is dropped, the least harmful "
+        "first",
         needs=BLOCKS,
         changes_cost=True,
         steady=0.0,
@@ -142,9 +143,18 @@ class PruneSettings:
         changes_cost=True,
     )
     sparsity_epochs: int = setting(4, Whole(1), "epochs of that training", needs=GROUPS, changes_cost=True)
+    widths: dict[str, int] = unsearched(dict, omitted=True)
+    """One exact network: group -> channels left, the others staying whole. Where it is given, ratio, skew, deltas and
+    allocation are not looked at. The groups are those of the network without the blocks that are dropped."""
+    dropped: tuple[str, ...] = unsearched((), omitted=True)
+    """Blocks that are dropped by their names, beside those that ``depth`` drops."""
 
     def __post_init__(self) -> None:
         check_all(self)
+        for name, width in self.widths.items():
+            Whole(1).check(f"widths.{name}", width)
+        if isinstance(self.dropped, str) or not all(isinstance(name, str) for name in self.dropped):
+            raise SpaceError(f"dropped={self.dropped!r}: must be a tuple of blocks' names")
 
 
 @dataclass(frozen=True)
@@ -372,7 +382,7 @@ class SearchSpace:
     def dimensions(self, groups: tuple[str, ...], blocks: int = 0) -> dict[str, Float | Int | Choice]:
         """What a sampler chooses: searched settings by name, the delta once per group.
 
-        ``groups``: names of the prunable ones; ``blocks``: number of removable residual blocks. What the network has
+        ``groups``: names of the prunable ones; ``blocks``: number of removable blocks. What the network has
         nothing for is no dimension.
         """
         found: dict[str, Float | Int | Choice] = {}

@@ -16,7 +16,7 @@ class LayerShape:
     """A layer that computes products, as it is in a pattern before any group is cut."""
 
     name: str
-    """Of the module, in the baseline."""
+    """Of the module, in the baseline; of the weight, where a module has several (``lstm.weight_ih_l0``)."""
     kind: str
     """``conv``, ``depthwise``, ``linear`` or ``recurrent``."""
     kernel: int
@@ -26,20 +26,46 @@ class LayerShape:
     inputs: int
     outputs: int
     """Channels, or features. A depthwise layer has as many inputs as outputs, each output reading one of them."""
-    input_groups: tuple[tuple[str, int], ...] = ()
-    output_groups: tuple[tuple[str, int], ...] = ()
-    """(group, channels of this layer for each channel of the group), for the groups that reach it."""
+    input_groups: tuple[tuple[str, float], ...] = ()
+    output_groups: tuple[tuple[str, float], ...] = ()
+    """(group, channels of this layer for each channel of the group), for the groups that reach it. A half where the
+    layer gets one of two blocks of channels that lose equally many."""
+    parts: int = 1
+    """Of a grouped convolution that is not depthwise: each output reads the inputs of its own part only."""
+    input_overlaps: tuple[tuple[str, str, float], ...] = ()
+    output_overlaps: tuple[tuple[str, str, float], ...] = ()
+    """(group, another one, channels of this layer for each pair of their channels), where one channel of the layer
+    belongs to both: to a head and to a place in each head."""
+    position_groups: tuple[tuple[str, float], ...] = ()
+    """(group, positions for each channel of the group), of a layer that is computed for each channel of another one:
+    a mixer's, over tokens."""
 
     def channels(self, widths: Mapping[str, int], full: Mapping[str, int]) -> tuple[int, int]:
         """(inputs, outputs) with groups at ``widths``; ``full``: the groups' channels before they are cut."""
-        inputs = self.inputs - sum(each * (full[name] - widths[name]) for name, each in self.input_groups)
-        outputs = self.outputs - sum(each * (full[name] - widths[name]) for name, each in self.output_groups)
+        inputs = self.inputs - _lost(self.input_groups, widths, full, self.input_overlaps)
+        outputs = self.outputs - _lost(self.output_groups, widths, full, self.output_overlaps)
         return inputs, outputs
 
-    def macs(self, inputs: int, outputs: int) -> int:
-        """Multiplications and additions for one example."""
-        pairs = outputs if self.kind == "depthwise" else inputs * outputs
-        return pairs * self.kernel * self.positions
+    def places(self, widths: Mapping[str, int], full: Mapping[str, int]) -> int:
+        """Positions with groups at ``widths``: ``positions``, but for layers with ``position_groups``."""
+        return self.positions - _lost(self.position_groups, widths, full)
+
+    def macs(self, inputs: int, outputs: int, positions: int | None = None) -> int:
+        """Multiplications and additions for one example; ``positions``: where they are not those of the whole layer."""
+        pairs = outputs if self.kind == "depthwise" else inputs * outputs // self.parts
+        return pairs * self.kernel * (self.positions if positions is None else positions)
+
+
+def _lost(
+    groups: tuple[tuple[str, float], ...],
+    widths: Mapping[str, int],
+    full: Mapping[str, int],
+    overlaps: tuple[tuple[str, str, float], ...] = (),
+) -> int:
+    """What a layer loses where ``groups`` are cut from ``full`` to ``widths``; widths are such that it is whole."""
+    gone = sum(each * (full[name] - widths[name]) for name, each in groups)
+    twice = sum(each * (full[a] - widths[a]) * (full[b] - widths[b]) for a, b, each in overlaps)
+    return round(gone - twice)
 
 
 @dataclass(frozen=True)
@@ -68,7 +94,11 @@ class Pattern:
 
     def macs(self, widths: Mapping[str, int]) -> int:
         """Multiplications and additions of its layers for one example, with groups at ``widths``."""
-        return sum(layer.macs(*layer.channels(widths, self.full)) for layer in self.layers)
+        full = self.full
+        return sum(
+            layer.macs(*layer.channels(widths, full), layer.places(widths, full) if layer.position_groups else None)
+            for layer in self.layers
+        )
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
 import cattrs
+from cattrs.gen import make_dict_unstructure_fn, override
 from cattrs.strategies import configure_tagged_union
 
 from compress.values.domains import Choice, Domain, Float, Int
+from compress.values.settings import OMITTED
 from targets.documents import file_hash as file_hash
 from targets.documents import finite as finite
 from targets.documents import write_text as write_text
@@ -35,7 +38,20 @@ def _converter() -> cattrs.Converter:
     unstructure = converter.get_unstructure_hook(domain)
     converter.register_structure_hook(Domain, lambda v, _: structure(v, domain) if isinstance(v, dict) else v)
     converter.register_unstructure_hook(Domain, lambda v: unstructure(v) if isinstance(v, (Float, Int, Choice)) else v)
+    converter.register_unstructure_hook_factory(
+        _omits, lambda kind: make_dict_unstructure_fn(kind, converter, **_omissions(kind))
+    )
     return converter
+
+
+def _omits(kind: Any) -> bool:
+    """Whether ``kind`` is a dataclass with fields that are left out of JSON where they have their default."""
+    return isinstance(kind, type) and is_dataclass(kind) and bool(_omissions(kind))
+
+
+def _omissions(kind: type) -> dict[str, Any]:
+    """Those fields, as cattrs wants to know of them."""
+    return {one.name: override(omit_if_default=True) for one in fields(kind) if one.metadata.get(OMITTED)}
 
 
 def _whole(value: Any, _: Any) -> int:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from targets.errors import SpaceError
 
 _ROW = "setting"
+OMITTED = "omitted"
+"""Key of a field's metadata: whether the field is left out of JSON where it has its default."""
 LARGEST = "largest"
 """As a row's ``steady``: the upper end of the domain."""
 
@@ -152,9 +154,15 @@ def setting(
     return field(default=neutral, metadata=metadata)
 
 
-def unsearched(default: Any) -> Any:
-    """A dataclass field of a config that is no setting: it follows from something else."""
-    return field(default=default, metadata={_ROW: None})
+def unsearched(default: Any, *, omitted: bool = False) -> Any:
+    """A dataclass field of a config that is no setting: it follows from something else.
+
+    ``default``: its value, or what makes it. ``omitted``: it is not written where it has that value.
+    """
+    metadata = {_ROW: None, OMITTED: omitted}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,19 @@ def test_order_of_keys_does_not_matter() -> None:
     assert stable_hash({"a": 1, "b": 2}) == stable_hash({"b": 2, "a": 1})
 
 
+def test_an_exact_network_is_written_where_one_is_asked_for() -> None:
+    plain, exact = PruneSettings(), PruneSettings(widths={"conv": 16}, dropped=("layer1.0",))
+    assert {"widths", "dropped"}.isdisjoint(to_json(Config(plain))["prune"])
+    assert to_json(exact)["widths"] == {"conv": 16}
+    assert to_json(exact)["dropped"] in (["layer1.0"], ("layer1.0",))
+    for settings in (plain, exact):
+        assert from_json(PruneSettings, json.loads(json.dumps(to_json(settings)))) == settings
+    with pytest.raises(SpaceError, match=r"widths.conv=0: must be within"):
+        PruneSettings(widths={"conv": 0})
+    with pytest.raises(SpaceError, match=r"dropped='layer1.0': must be a tuple of blocks' names"):
+        PruneSettings(dropped="layer1.0")
+
+
 def test_hashes_do_not_drift() -> None:
     """Cache keys: if these change, every cache is void, and that must be on purpose."""
     config = Config(PruneSettings(0.5, deltas={"conv": 0.25}), FinetuneSettings(epochs=3, lr=0.01), PrecisionSettings())
