@@ -38,10 +38,9 @@ def plain_copy(module: nn.Module) -> nn.Module:
     # Weights that a hook computes are no leaves, which deepcopy refuses.
     computed = [x for m in module.modules() for x in vars(m).values() if isinstance(x, Tensor) and not x.is_leaf]
     copied: nn.Module = copy.deepcopy(module, {id(x): x.detach().clone() for x in computed})
-    for parent in list(copied.modules()):
-        for key, child in list(parent.named_children()):
-            if _held(child) is not child:
-                setattr(parent, key, _held(child))
+    for child in list(copied.modules()):
+        if _held(child) is not child:
+            replace_everywhere(copied, child, _held(child))
     for layer in list(copied.modules()):
         _without_hooks(layer)
     return copied
@@ -53,6 +52,14 @@ def without_computed_weights(module: nn.Module) -> nn.Module:
     Raises what deepcopy does.
     """
     return plain_copy(module) if any(_is_computed(layer) for layer in module.modules()) else module
+
+
+def replace_everywhere(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` is a submodule in ``module``, in place: it may be there under several names."""
+    for parent in list(module.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, key, new)
 
 
 def in_half(module: nn.Module) -> bool:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from compress.networks.plain_copies import replace_everywhere
 from compress.networks.running import as_inputs, few_samples, repeatable, tensors_in, unfused
 from compress.pruning.groups import Group, Groups
 from compress.tracing.residuals import Block, RecordedRun, possible_blocks, zeroed
@@ -121,7 +122,7 @@ def remaining(groups: Groups, module: nn.Module) -> Groups:
     """``groups`` of a network, as far as they are left in ``module``, which is it without some blocks; names stay."""
     held = {n for n, _ in module.named_parameters(remove_duplicate=False)}
     held |= {n for n, _ in module.named_buffers(remove_duplicate=False)}
-    modules = {n for n, _ in module.named_modules()}
+    modules = {n for n, _ in module.named_modules(remove_duplicate=False)}
     left: list[Group] = []
     for group in groups.prunable:
         slots = tuple(slot for slot in group.slots if slot.tensor in held)
@@ -172,8 +173,7 @@ def _present(module: nn.Module, name: str) -> nn.Module | None:
 
 
 def _put(module: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, new)
+    replace_everywhere(module, module.get_submodule(name), new)
 
 
 def _remembered(old: nn.Module, to: Any) -> None:

@@ -317,7 +317,8 @@ def _unused(layer: nn.Module) -> str:
 def _check_keep(module: nn.Module, keep: Iterable[str]) -> tuple[str, ...]:
     """The names to keep; raises SpaceError for one that is no module or parameter of the network."""
     names = (keep,) if isinstance(keep, str) else tuple(keep)
-    known = [n for n, _ in module.named_modules() if n] + [n for n, _ in module.named_parameters()]
+    known = [n for n, _ in module.named_modules(remove_duplicate=False) if n]
+    known += [n for n, _ in module.named_parameters(remove_duplicate=False)]
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
