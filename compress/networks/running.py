@@ -6,6 +6,7 @@ that hold for a while and are then as they were (``evaluating``, ``repeatable``,
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from targets.errors import TaskError
 
@@ -49,6 +51,44 @@ def forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
         return tensors_in(module(*inputs))
 
 
+def forward_in_training(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """The tensors that a copy of ``module`` gives for ``inputs`` in training mode, without chance.
+
+    Dropout and its kind let everything through, so that two networks can be compared. Inputs of one sample are
+    doubled where BatchNorm refuses them. Raises what the network raises.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _WithoutChance():
+        torch.manual_seed(0)
+        try:
+            return tensors_in(copy.deepcopy(module).train()(*inputs))
+        except ValueError:
+            return tensors_in(copy.deepcopy(module).train()(*doubled(inputs)))
+
+
+def doubled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """``inputs`` twice, one after the other: BatchNorm takes no single sample in training mode."""
+    return tuple(torch.cat([t, t]) if t.ndim else t for t in inputs)
+
+
+class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Gives for each draw of yes or no its mean, which dropout and stochastic depth divide by again."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator, or what stands for it."""
+        given = kwargs or {}
+        name = str(func)
+        if name == "aten.bernoulli_.float":
+            return args[0].fill_(args[1] if len(args) > 1 else given.get("p", 0.5))
+        if name == "aten.native_dropout.default":
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        return func(*args, **given)
+
+
 def tensors_in(outputs: Any) -> list[Tensor]:
     """All tensors in nested tuples, lists and dicts, in their order; anything else in there is passed over."""
     if isinstance(outputs, Tensor):
@@ -78,6 +118,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every submodule is in the mode that it was in."""
     modes = {m: m.training for m in module.modules()}
     module.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+@contextmanager
+def training(module: nn.Module) -> Iterator[None]:
+    """Training mode inside; afterwards every submodule is in the mode that it was in."""
+    modes = {m: m.training for m in module.modules()}
+    module.train()
     try:
         yield
     finally:

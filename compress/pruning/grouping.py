@@ -57,7 +57,8 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             kept[group.name] = "asked to keep"
         else:
             groups.append(group)
-    prunable, refused = select_prunable(found.module, PermutationCheck(module, inputs), groups, found.parts)
+    check = PermutationCheck(module, inputs, trained=found.trained)
+    prunable, refused = select_prunable(found.module, check, groups, found.parts)
     for name, why in refused.items():
         kept.setdefault(name, why)
     kept = _worth_saying(kept, prunable)
@@ -102,6 +103,8 @@ class _Found:
     kept: dict[str, str]
     parts: dict[str, list[list[int]]] = field(default_factory=dict)
     """Group -> its channels, part by part, where the network divides them in parts of unequal kinds."""
+    trained: bool = False
+    """Whether the network has layers that work only in training mode."""
 
 
 def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
@@ -181,7 +184,7 @@ class _Builder:
                     kept[name] = str(error)
         for name, why in self._reasons(groups).items():
             kept.setdefault(name, why)
-        return _Found(self.module, groups, kept, parts)
+        return _Found(self.module, groups, kept, parts, self.seen.trained)
 
     def _roots_first(self) -> list[tuple[Axis, list[int], str]]:
         """All axes, those of layers before those of bare parameters (a position embedding is no root)."""

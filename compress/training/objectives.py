@@ -52,9 +52,10 @@ class Objective:
         """How far ``outputs`` are from a teacher's, averaged over the outputs.
 
         T^2 * KL(teacher / T, student / T) where outputs are logits (Hinton et al. 2015), else the squared distance.
+        What a network puts out in training only, after what it always does, has no teacher.
         """
         terms = []
-        for student, teacher in zip(outputs, expected, strict=True):
+        for student, teacher in zip(outputs[: len(expected)], expected, strict=True):
             student, teacher = student.float(), teacher.float()
             if self.kind == "cross_entropy" and student.dim() > 1 and student.shape[1] > 1:
                 axis = class_axis(student.shape, labels.shape) if isinstance(labels, Tensor) else 1

@@ -101,7 +101,8 @@ def test_what_is_removed_reads_as_nothing_in_the_original(kind: Callable[[], nn.
 
 def test_what_was_one_object_stays_one() -> None:
     small = compress.prune(*made(TwoNames)).module
-    assert small.stem is small.encoder[0] and small.rest[0] is small.encoder[1]
+    assert small.stem is small.encoder[0]
+    assert small.rest[0] is small.encoder[1]
     small = compress.prune(*made(Thrice)).module
     assert small.blocks[0] is small.blocks[2] is small.block
     small = compress.prune(*made(SharedWeights)).module
