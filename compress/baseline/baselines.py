@@ -115,13 +115,14 @@ def warn(run: Run, text: str) -> None:
 def _module(preparation: Preparation) -> torch.nn.Module:
     """The baseline kept in the run, else the task's own, kept from now on."""
     folder = preparation.path.parent
+    val = preparation.splits.val
     if (folder / "weights.pt").exists():
-        return modules.load(preparation.task, folder)
+        return modules.callable_by_place(modules.load(preparation.task, folder), preparation.example, val.names)
     with preparation.cache.timed("baseline"):
         module = modules.make_module(preparation.task)
         modules.save(module, folder, whole=not isinstance(preparation.task.model, torch.nn.Module))
     _remember_architecture(preparation)
-    return module
+    return modules.callable_by_place(module, preparation.example, val.names)
 
 
 def _remember_architecture(preparation: Preparation) -> None:

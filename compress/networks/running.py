@@ -7,6 +7,7 @@ that hold for a while and are then as they were (``evaluating``, ``repeatable``,
 from __future__ import annotations
 
 import copy
+import dataclasses
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -21,13 +22,29 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from targets.errors import TaskError
 
+RANDOM = (
+    "it is random in eval mode: the same input gives other outputs each time (dropout without "
+    "training=self.training, torch.rand or bernoulli in its forward?)"
+)
+"""What is wrong with a network of which ``is_random`` holds."""
+_RUNS = 4
+
 
 def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
-    """``example_inputs`` as a tuple of tensors; raises TaskError if it is anything else than one or several of them."""
-    inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
+    """``example_inputs`` as a tuple of tensors, those of a dict in its order.
+
+    Raises TaskError if it is anything else than one or several tensors.
+    """
+    if isinstance(example_inputs, Mapping):
+        inputs = tuple(example_inputs.values())
+    else:
+        inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
     if not inputs or not all(isinstance(t, Tensor) for t in inputs):
         kinds = ", ".join(type(t).__name__ for t in inputs) or "nothing"
-        raise TaskError(f"example_inputs is {kinds}: give a tensor, or a tuple of tensors, batch first")
+        raise TaskError(
+            f"example_inputs is {kinds}: give a tensor, a tuple of tensors, or a dict of tensors by the names of "
+            "forward's arguments, batch first"
+        )
     return inputs
 
 
@@ -46,9 +63,40 @@ def few_samples(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
 
 
 def forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The tensors that ``module`` gives for ``inputs``, in eval mode, without gradients and with a fixed seed."""
+    """The tensors that ``module`` gives for ``inputs``, in eval mode, without gradients and with a fixed seed.
+
+    It is given copies: ``inputs`` stay as they are, whatever it writes to them.
+    """
     with repeatable(module):
-        return tensors_in(module(*inputs))
+        return tensors_in(module(*copies(inputs)))
+
+
+def copies(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copies of ``inputs``, for a network that may write to what it is given."""
+    return tuple(x.detach().clone() for x in inputs)
+
+
+def is_random(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether ``module``, in eval mode, gives other outputs for the same ``inputs`` when it is run again.
+
+    Tried with a few seeds of all generators; raises what its forward raises.
+    """
+    first: list[Tensor] | None = None
+    with evaluating(module), torch.no_grad():
+        for seed in range(_RUNS):
+            with seeded(seed):
+                found = tensors_in(module(*copies(inputs)))
+            first = found if first is None else first
+            if len(found) != len(first) or not all(map(_alike, found, first)):
+                return True
+    return False
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    if a.shape != b.shape or not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
 
 
 def forward_in_training(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
@@ -60,7 +108,7 @@ def forward_in_training(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[T
     with torch.no_grad(), torch.random.fork_rng(devices=[]), _WithoutChance():
         torch.manual_seed(0)
         try:
-            return tensors_in(copy.deepcopy(module).train()(*inputs))
+            return tensors_in(copy.deepcopy(module).train()(*copies(inputs)))
         except ValueError:
             return tensors_in(copy.deepcopy(module).train()(*doubled(inputs)))
 
@@ -90,27 +138,46 @@ class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dicts, in their order; anything else in there is passed over."""
+    """All tensors in what a network returns, in their order: in tuples, lists, dicts and dataclasses, however nested.
+
+    Anything else in there (None, numbers, caches) is passed over.
+    """
+    return [tensor for _, tensor in named_tensors(outputs)]
+
+
+def named_tensors(outputs: Any) -> list[tuple[str, Tensor]]:
+    """All tensors in what a network returns, each with its path: keys, fields and places, joined by dots.
+
+    The path of a tensor that is returned by itself is empty.
+    """
     if isinstance(outputs, Tensor):
-        return [outputs]
-    if isinstance(outputs, dict):
-        return [t for value in outputs.values() for t in tensors_in(value)]
-    if isinstance(outputs, list | tuple):
-        return [t for value in outputs for t in tensors_in(value)]
+        return [("", outputs)]
+    return [
+        (f"{key}.{path}" if path else str(key), tensor)
+        for key, value in _entries(outputs)
+        for path, tensor in named_tensors(value)
+    ]
+
+
+def _entries(value: Any) -> list[tuple[Any, Any]]:
+    """(key, value) of what is in a container; none of anything else."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     return []
 
 
 def outputs_of(value: Any) -> tuple[Tensor, ...]:
-    """A network's outputs as a tuple of tensors, whatever it returns them in.
-
-    Unlike ``tensors_in`` it passes over nothing, since every output is compared or trained: an output that is a number
-    or None raises TypeError.
-    """
-    if isinstance(value, Tensor):
-        return (value,)
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    return tuple(x for item in value for x in outputs_of(item))
+    """A network's outputs as a tuple of tensors, whatever it returns them in; raises TypeError where there are none."""
+    found = tuple(tensors_in(value))
+    if not found:
+        raise TypeError(f"it returns {type(value).__name__} without a tensor in it")
+    return found
 
 
 @contextmanager

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.plain_copies import replace_everywhere
-from compress.networks.running import as_inputs, few_samples, repeatable, tensors_in, unfused
+from compress.networks.plain_copies import replace_everywhere, unwrapped
+from compress.networks.prepared_modules import ExampleInputs, ready
+from compress.networks.running import RANDOM, copies, few_samples, is_random, repeatable, tensors_in, unfused
 from compress.pruning.groups import Group, Groups
 from compress.tracing.residuals import Block, RecordedRun, possible_blocks, zeroed
 from compress.values.error_lines import one_line
@@ -53,33 +54,38 @@ class Blocks:
 
 def drop_blocks(
     module: nn.Module,
-    example_inputs: Tensor | tuple[Tensor, ...],
+    example_inputs: ExampleInputs,
     names: Iterable[str],
     *,
     blocks: Blocks | None = None,
 ) -> nn.Module:
     """A copy of ``module`` without the residual blocks of these names.
 
-    ``example_inputs``: a tensor or a tuple of tensors, batch first. ``blocks``: what ``find_blocks`` found, to save
+    ``example_inputs``: as ``find_blocks`` takes them. ``blocks``: what ``find_blocks`` found, to save
     finding it again. Raises SpaceError for a name that is no removable block, TaskError if the module does not run.
     """
     names = (names,) if isinstance(names, str) else tuple(names)
     known = find_blocks(module, example_inputs) if blocks is None else blocks
-    return without_blocks(module, known.named(names))
+    return without_blocks(unwrapped(module), known.named(names))
 
 
-def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Blocks:
+def find_blocks(module: nn.Module, example_inputs: ExampleInputs) -> Blocks:
     """The residual blocks of ``module`` that can be dropped, and where others are. ``module`` is untouched.
+
+    ``example_inputs``: a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments, batch
+    first.
 
     Raises TaskError if the module cannot be copied or run on ``example_inputs``.
     """
-    inputs = as_inputs(example_inputs)
+    module, inputs = ready(module, example_inputs)
     try:
         network = copy.deepcopy(module).eval()
         inputs = few_samples(network, inputs)
+        if is_random(network, inputs):
+            return Blocks((), (("(the network itself)", RANDOM),))
         traced = copy.deepcopy(network)
         with repeatable(traced):
-            run = RecordedRun(traced, inputs)
+            run = RecordedRun(traced, copies(inputs))
     except Exception as error:
         raise TaskError(
             f"the model cannot be copied or does not run on example_inputs ({one_line(error, kind=True)})"
@@ -146,11 +152,10 @@ def _refusal(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Bl
     try:
         smaller = without_blocks(network, blocks)
         with repeatable(smaller), unfused():
-            found = tensors_in(smaller(*(t.clone() for t in inputs)))
+            found = tensors_in(smaller(*copies(inputs)))
     except Exception as error:
         return f"the network does not run without it ({one_line(error, kind=True)})"
-    given = tuple(t.clone() for t in inputs)
-    expected = zeroed(copy.deepcopy(network), given, [a for block in blocks for a in block.additions])
+    expected = zeroed(copy.deepcopy(network), copies(inputs), [a for block in blocks for a in block.additions])
     for a, b in zip(expected, found, strict=True):
         if a.shape != b.shape:
             return "the outputs' shapes change without it"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from compress.networks.fingerprints import tensor_hash
-from compress.networks.plain_copies import full_precision
+from compress.networks.plain_copies import single_precision
 from compress.networks.running import seeded
 from compress.tasks.fingerprints import dataset_hash
 from compress.tasks.user_code import guarded
@@ -41,6 +41,8 @@ class Split:
     labels: Any
     """A tensor, samples first."""
     digest: str
+    names: tuple[str, ...] = ()
+    """Of the inputs, where the examples give them by name."""
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -209,7 +211,7 @@ def _pair(example: Any, index: int, name: str) -> tuple[tuple[Tensor, ...], Any]
     inputs, label = example
     inputs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
     try:
-        return tuple(full_precision(torch.as_tensor(x)) for x in inputs), label
+        return tuple(single_precision(torch.as_tensor(x)) for x in inputs), label
     except (TypeError, ValueError, RuntimeError) as error:
         kinds = ", ".join(type(x).__name__ for x in inputs)
         raise TaskError(f"{name}[{index}]: the input ({kinds}) is no tensor: {one_line(error)}") from None
@@ -228,7 +230,7 @@ def _collate(items: list[tuple[tuple[Tensor, ...], Any]], name: str) -> tuple[tu
 
 
 def _split(inputs: tuple[Tensor, ...], labels: Tensor, name: str) -> Split:
-    inputs = tuple(full_precision(x.detach().cpu()).contiguous() for x in inputs)
+    inputs = tuple(single_precision(x.detach().cpu()).contiguous() for x in inputs)
     labels = labels.detach().cpu()
     for what, tensors in (("inputs", inputs), ("labels", (labels,))):
         if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors):

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from compress.networks.running import doubled, tensors_in, training, unfused
+from compress.networks.running import copies, doubled, tensors_in, training, unfused
 from compress.tracing.calls import OperatorCall
 from compress.tracing.labels import FIXED, FREE, Axis, ChannelTrace, Labels
 from compress.tracing.rules import output_labels
@@ -32,6 +32,7 @@ def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelTrac
     other parameters, as those of an auxiliary head, it is followed as well: what has been pruned must still train.
     Statistics of ``module`` may change by that.
     """
+    inputs = copies(inputs)  # which it may write to
     mode = _Mode(module, inputs)
     with unfused(), mode:
         mode.freeze_outputs(module(*inputs))
@@ -56,7 +57,7 @@ def _where_training_differs(
     for given in (inputs, doubled(inputs)):
         uses = _Uses()
         with contextlib.suppress(Exception), training(module), unfused(), uses:
-            module(*given)
+            module(*copies(given))
             same = all(uses.used[key] == used[key] for key in held)
             return None if same else given
     return None
