@@ -13,11 +13,12 @@ import torch
 from compress.baseline import modules, onnx_baselines
 from compress.baseline.onnx_baselines import EXAMPLES
 from compress.measurement import latencies, scoring
-from compress.metrics import metrics
+from compress.metrics import metrics, output_kinds
 from compress.networks import counting, fingerprints
 from compress.onnx_files import exporting, graphs
 from compress.onnx_files import limits as onnx_files_limits
 from compress.onnx_files import parity as onnx_files_parity
+from compress.onnx_files.contents import last_operator
 from compress.onnx_import import importer
 from compress.run_folder.caching import Cache
 from compress.run_folder.runs import Run
@@ -168,11 +169,36 @@ def baseline_candidate(
     return candidate
 
 
+def fitted_metric(preparation: Preparation, scorer: scoring.Scorer) -> metrics.Metric:
+    """The task's metric, as it is scored where the baseline puts out probabilities; that is found once, and said."""
+    run, splits, metric = preparation.run, preparation.splits, preparation.metric
+    if "baseline" not in run.state.candidates and run.state.facts.outputs == "logits":
+        _decide_where(preparation, preparation.places[0], scorer)
+        found = scorer.outputs(preparation.places[0], preparation.path, splits.val, "val").outputs
+        last = last_operator(graphs.read_unchecked(preparation.path))
+        kind = output_kinds.output_kind(metric, found, splits.val.labels.numpy(), last)
+        run.record.note("outputs", kind)
+    kind = run.state.facts.outputs
+    if kind == "logits":
+        return metric
+    fitted = output_kinds.scoring_probabilities(metric)
+    usual = preparation.task.loss is None and splits.train is not None
+    if usual or fitted is not metric:
+        warn(run, output_kinds.explained(kind, metric, trained=usual))
+    return fitted
+
+
+def _decide_where(preparation: Preparation, target: Target, scorer: scoring.Scorer) -> None:
+    """Whether ``target`` scores the splits itself."""
+    splits = preparation.splits
+    scorer.decide(target, preparation.path, {"val": splits.val, **({"test": splits.test} if splits.test else {})})
+
+
 def _baseline_on(preparation: Preparation, names: list[str], target: Target, scorer: scoring.Scorer) -> Measured:
     """The baseline on one target; of a network against itself nothing is uncertain."""
     cache, splits, metric = preparation.cache, preparation.splits, preparation.metric
     described = preparation.describe[target.name]
-    scorer.decide(target, preparation.path, {"val": splits.val, **({"test": splits.test} if splits.test else {})})
+    _decide_where(preparation, target, scorer)
     scored = scorer.outputs(target, preparation.path, splits.val, "val")
     found = scored.outputs
     shape = found[0].shape if isinstance(found, tuple) else found.shape

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from compress.baseline import onnx_baselines, profiling, training_setup
-from compress.baseline.baselines import Preparation, baseline_candidate, baseline_model, warn
+from compress.baseline.baselines import Preparation, baseline_candidate, baseline_model, fitted_metric, warn
 from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
 from compress.measurement import scoring
 from compress.metrics import metrics
@@ -46,6 +47,8 @@ def prepare(
     names = [node.name for node in parity.open_session(path).get_inputs()]
     onnx_baselines.check_inputs(names, splits)
     scorer = scoring.Scorer(cache, run, describe, names)
+    metric = fitted_metric(preparation, scorer)
+    preparation = replace(preparation, metric=metric)
     baseline = Baseline(baseline_candidate(preparation, names, module, scorer), path, graph, tuple(names))
     training = None
     if module is not None and template is not None:

@@ -15,6 +15,7 @@ from torch.utils.data import TensorDataset
 
 import compress
 from compress.results import Result
+from compress.tasks.onnx_tasks import onnx_task
 from targets.errors import CompressError
 from targets.runtimes.fake.fake_target import FakeTarget
 
@@ -81,3 +82,44 @@ def test_data_in_double_precision_for_a_network_in_single(tmp_path: Path) -> Non
     arrays = [(np.asarray(x, np.float64), int(y)) for x, y in zip(X, Y, strict=True)]
     network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2))
     assert searched(network, arrays, tmp_path).candidates()
+
+
+def sigmoid_network() -> nn.Sequential:
+    """Right about everything."""
+    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 1), nn.Sigmoid())
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network[0].weight[0, 0], network[0].weight[1, 0] = 1.0, -1.0
+        network[2].weight[0, 0], network[2].weight[0, 1] = 20.0, -20.0
+        network[0].weight[2:] = 0.01 * torch.randn(14, 6)
+    return network
+
+
+def test_sigmoid_outputs_are_scored_as_probabilities_and_said_to_be(tmp_path: Path) -> None:
+    data = TensorDataset(X, Y[:, None])
+    for _ in range(2):
+        result = searched(sigmoid_network(), data, tmp_path, metric="multilabel_accuracy")
+        quality = result.report["candidates"][0]["measured"]["fake"]["quality"]["val"]
+        assert (quality["metric"], quality["value"]) == ("multilabel_accuracy", 1.0)
+        said = [text for text in result.report["environment"]["warnings"] if "probabilities" in text]
+        assert len(said) == 1
+    assert all(one.quality.value > 0.8 for one in result.candidates() if one.id == "baseline")
+
+
+def test_a_file_that_ends_in_a_sigmoid_with_yes_and_no_as_labels(tmp_path: Path) -> None:
+    compress.export(sigmoid_network(), X[:4], tmp_path / "yes.onnx")
+    np.savez(tmp_path / "data.npz", input=X.numpy(), labels=Y.numpy())
+    task = onnx_task(tmp_path / "yes.onnx", tmp_path / "data.npz")
+    result = compress.search(task, FakeTarget(), trials=1, space=SPACE, out=tmp_path / "run")
+    quality = result.report["candidates"][0]["measured"]["fake"]["quality"]["val"]
+    assert (quality["metric"], quality["value"]) == ("multilabel_accuracy", 1.0)
+    assert any("probabilities" in text for text in result.report["environment"]["warnings"])
+
+
+def test_a_softmax_is_trained_by_its_logits(tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2), nn.Softmax(-1))
+    result = searched(network, TensorDataset(X, Y), tmp_path)
+    assert any("probabilities (softmax)" in text for text in result.report["environment"]["warnings"])
+    other = searched(network, TensorDataset(X, Y), tmp_path / "own", loss=lambda a, b: F.nll_loss(a.log(), b))
+    assert not any("probabilities" in text for text in other.report["environment"]["warnings"])
