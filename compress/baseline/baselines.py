@@ -15,6 +15,7 @@ from compress.baseline.onnx_baselines import EXAMPLES
 from compress.measurement import latencies, scoring
 from compress.metrics import metrics, output_kinds
 from compress.networks import counting, fingerprints
+from compress.networks.running import MAIN
 from compress.onnx_files import exporting, graphs
 from compress.onnx_files import limits as onnx_files_limits
 from compress.onnx_files import parity as onnx_files_parity
@@ -170,22 +171,25 @@ def baseline_candidate(
 
 
 def fitted_metric(preparation: Preparation, scorer: scoring.Scorer) -> metrics.Metric:
-    """The task's metric, as it is scored where the baseline puts out probabilities; that is found once, and said."""
+    """The task's metric, as it is scored where the baseline has several outputs or puts out probabilities.
+
+    What it puts out is found once, before it is scored first, and said.
+    """
     run, splits, metric = preparation.run, preparation.splits, preparation.metric
+    model = graphs.read_unchecked(preparation.path)
+    names = [value.name for value in model.graph.output]
+    index = names.index(MAIN) if len(names) > 1 and MAIN in names else None
     if "baseline" not in run.state.candidates and run.state.facts.outputs == "logits":
         _decide_where(preparation, preparation.places[0], scorer)
         found = scorer.outputs(preparation.places[0], preparation.path, splits.val, "val").outputs
-        last = last_operator(graphs.read_unchecked(preparation.path))
-        kind = output_kinds.output_kind(metric, found, splits.val.labels.numpy(), last)
-        run.record.note("outputs", kind)
+        chosen = found[index] if index is not None and isinstance(found, tuple) else found
+        last = last_operator(model, index or 0)
+        run.record.note("outputs", output_kinds.output_kind(metric, chosen, splits.val.labels.numpy(), last))
     kind = run.state.facts.outputs
-    if kind == "logits":
-        return metric
-    fitted = output_kinds.scoring_probabilities(metric)
     usual = preparation.task.loss is None and splits.train is not None
-    if usual or fitted is not metric:
+    if kind != "logits" and (usual or metric.loss == "bce"):
         warn(run, output_kinds.explained(kind, metric, trained=usual))
-    return fitted
+    return output_kinds.scored_as(metric, kind, index)
 
 
 def _decide_where(preparation: Preparation, target: Target, scorer: scoring.Scorer) -> None:

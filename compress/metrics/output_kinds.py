@@ -51,16 +51,33 @@ def output_kind(metric: Metric, outputs: Arrays, labels: Arrays, last: str = "")
     return "sigmoid" if _decides_better(metric, outputs, labels) else "logits"
 
 
-def scoring_probabilities(metric: Metric) -> Metric:
-    """``metric`` for outputs that are probabilities: those of several labels decide at 0.5, all others as they do."""
-    if METRICS.get(metric.name) is not metric or metric.loss != "bce":
+def scored_as(metric: Metric, kind: OutputKind, index: int | None = None) -> Metric:
+    """A metric of ours for a model that puts out ``kind``; one of the user's own is as it is.
+
+    Probabilities of several labels decide at 0.5; all others decide as logits do. ``index``: of the output that
+    decides, where the model has several.
+    """
+    if METRICS.get(metric.name) is not metric:
+        return metric
+    shifted = kind != "logits" and metric.loss == "bce"
+    if index is None and not shifted:
         return metric
 
-    def shifted(function: Callable[[Any, Any], Any] | None) -> Any:
-        return None if function is None else lambda outputs, labels: function(_less(outputs), labels)
+    def chosen(outputs: Any) -> Any:
+        picked = outputs[index] if index is not None and isinstance(outputs, tuple) else outputs
+        return _less(picked) if shifted else picked
 
-    decide: Any = shifted(metric.decide)
-    return replace(metric, function=shifted(metric.function), per_example=shifted(metric.per_example), decide=decide)
+    return _of(metric, chosen)
+
+
+def _of(metric: Metric, chosen: Callable[[Any], Any]) -> Metric:
+    """``metric`` of what is ``chosen`` of the outputs."""
+
+    def after(function: Callable[[Any, Any], Any] | None) -> Any:
+        return None if function is None else lambda outputs, labels: function(chosen(outputs), labels)
+
+    decide: Any = after(metric.decide)
+    return replace(metric, function=after(metric.function), per_example=after(metric.per_example), decide=decide)
 
 
 def explained(kind: OutputKind, metric: Metric, *, trained: bool) -> str:
@@ -83,7 +100,7 @@ def _adds_up(scores: np.ndarray, labels: Arrays) -> bool:
 
 def _decides_better(metric: Metric, outputs: Arrays, labels: Arrays) -> bool:
     """Whether the decisions at 0.5 are better than those at 0, which all are for yes."""
-    other = scoring_probabilities(metric)
+    other = scored_as(metric, "sigmoid")
     if other is metric:
         return False
     try:

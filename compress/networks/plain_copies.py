@@ -73,6 +73,11 @@ def other_floats(module: nn.Module) -> list[str]:
     return [str(kind).removeprefix("torch.") for kind in OTHER_FLOATS if kind in found]
 
 
+def full_precision(tensor: Tensor) -> Tensor:
+    """``tensor`` as float32 where it is in half precision (float16 or bfloat16), else ``tensor`` itself."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
 def single_precision(tensor: Tensor) -> Tensor:
     """``tensor`` as float32 where it is of another floating type, else ``tensor`` itself."""
     return tensor.float() if tensor.dtype in OTHER_FLOATS else tensor

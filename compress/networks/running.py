@@ -28,6 +28,8 @@ RANDOM = (
 )
 """What is wrong with a network of which ``is_random`` holds."""
 _RUNS = 4
+MAIN = "logits"
+"""The name of the output that decides, where outputs have names."""
 
 
 def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
@@ -178,6 +180,14 @@ def outputs_of(value: Any) -> tuple[Tensor, ...]:
     if not found:
         raise TypeError(f"it returns {type(value).__name__} without a tensor in it")
     return found
+
+
+def main_output(value: Any) -> Tensor:
+    """The output that is scored and trained by: what is returned as ``logits``, else the first tensor."""
+    named = named_tensors(value)
+    if not named:
+        raise TypeError(f"it returns {type(value).__name__} without a tensor in it")
+    return dict(named).get(MAIN, named[0][1])
 
 
 @contextmanager

@@ -46,10 +46,10 @@ def graphs_inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 _PASSING = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Clip")
 
 
-def last_operator(model: onnx.ModelProto) -> str:
-    """The kind of operator that computes the first output, past those that only hand values on; empty if none."""
+def last_operator(model: onnx.ModelProto, index: int = 0) -> str:
+    """The kind of operator that makes the output at ``index``, past those that only hand values on; empty if none."""
     made = {name: node for node in model.graph.node for name in node.output}
-    name = model.graph.output[0].name if model.graph.output else ""
+    name = model.graph.output[index].name if model.graph.output else ""
     while name in made:
         node = made[name]
         if node.op_type not in _PASSING:

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from compress.metrics.decisions import class_axis
 from compress.metrics.output_kinds import OutputKind
-from compress.networks.running import outputs_of
+from compress.networks.running import main_output
 from targets.errors import TaskError
 
 Loss = Callable[[Any, Any], Tensor]
@@ -39,7 +39,7 @@ class Objective:
         """The loss of a batch; ``weights`` (classes,) are those of the classes in a cross-entropy."""
         if self.loss is not None:
             return self.loss(outputs, labels)
-        first = outputs_of(outputs)[0].float()
+        first = main_output(outputs).float()
         first = self._logits(first)
         kind = _likely(first, labels) if self.kind == "own" else self.kind
         if kind == "unknown":

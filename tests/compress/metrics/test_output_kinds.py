@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from compress.metrics.metrics import METRICS, Metric, get
-from compress.metrics.output_kinds import explained, output_kind, scoring_probabilities
+from compress.metrics.metrics import METRICS, Metric, get, quality_of
+from compress.metrics.output_kinds import explained, output_kind, scored_as
 from compress.training.objectives import Objective
 
 RANDOM = np.random.default_rng(0)
@@ -24,7 +24,7 @@ def test_probabilities_of_labels_decide_at_a_half(name: str) -> None:
     metric = get(name)
     assert output_kind(metric, SHARES, LABELS) == "sigmoid"
     assert output_kind(metric, LOGITS, LABELS) == "logits"
-    fitted = scoring_probabilities(metric)
+    fitted = scored_as(metric, "sigmoid")
     assert fitted.name == metric.name
     assert fitted.function(SHARES, LABELS) == metric.function(LOGITS, LABELS) == 1.0
     assert fitted.function((SHARES,), LABELS) == 1.0
@@ -51,12 +51,20 @@ def test_a_softmax_is_told_by_its_sum_on_either_axis_of_the_classes() -> None:
     tokens = np.stack([SOFTMAX, SOFTMAX], 1)
     assert output_kind(get("token_accuracy"), tokens, np.stack([CLASSES, CLASSES], 1)) == "softmax"
     assert output_kind(get("accuracy"), SOFTMAX[:4], CLASSES[:4]) == "logits", "too few to tell"
-    assert scoring_probabilities(get("accuracy")) is get("accuracy")
+    assert scored_as(get("accuracy"), "softmax") is get("accuracy")
 
 
 def test_a_metric_of_the_users_own_is_scored_as_it_is() -> None:
     own = Metric("multilabel_accuracy", lambda _, __: 0.0, loss="bce")
-    assert scoring_probabilities(own) is own
+    assert scored_as(own, "sigmoid", 1) is own
+
+
+def test_of_several_outputs_the_one_that_decides_is_scored() -> None:
+    several = (np.zeros((60, 7), np.float32), SHARES)
+    fitted = scored_as(get("multilabel_macro_f1"), "sigmoid", 1)
+    assert fitted.function(several, LABELS) == 1.0
+    assert quality_of(fitted, several, LABELS).value == 1.0
+    assert quality_of(scored_as(get("accuracy"), "logits", 1), several, CLASSES).value == 1.0
 
 
 def test_what_is_said_names_the_metric_and_what_is_done() -> None:
