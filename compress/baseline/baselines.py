@@ -13,11 +13,13 @@ import torch
 from compress.baseline import modules, onnx_baselines
 from compress.baseline.onnx_baselines import EXAMPLES
 from compress.measurement import latencies, scoring
-from compress.metrics import metrics
+from compress.metrics import metrics, output_kinds
 from compress.networks import counting, fingerprints
+from compress.networks.running import MAIN
 from compress.onnx_files import exporting, graphs
 from compress.onnx_files import limits as onnx_files_limits
 from compress.onnx_files import parity as onnx_files_parity
+from compress.onnx_files.contents import last_operator
 from compress.onnx_import import importer
 from compress.run_folder.caching import Cache
 from compress.run_folder.runs import Run
@@ -115,13 +117,14 @@ def warn(run: Run, text: str) -> None:
 def _module(preparation: Preparation) -> torch.nn.Module:
     """The baseline kept in the run, else the task's own, kept from now on."""
     folder = preparation.path.parent
+    val = preparation.splits.val
     if (folder / "weights.pt").exists():
-        return modules.load(preparation.task, folder)
+        return modules.callable_by_place(modules.load(preparation.task, folder), preparation.example, val.names)
     with preparation.cache.timed("baseline"):
         module = modules.make_module(preparation.task)
         modules.save(module, folder, whole=not isinstance(preparation.task.model, torch.nn.Module))
     _remember_architecture(preparation)
-    return module
+    return modules.callable_by_place(module, preparation.example, val.names)
 
 
 def _remember_architecture(preparation: Preparation) -> None:
@@ -167,11 +170,39 @@ def baseline_candidate(
     return candidate
 
 
+def fitted_metric(preparation: Preparation, scorer: scoring.Scorer) -> metrics.Metric:
+    """The task's metric, as it is scored where the baseline has several outputs or puts out probabilities.
+
+    What it puts out is found once, before it is scored first, and said.
+    """
+    run, splits, metric = preparation.run, preparation.splits, preparation.metric
+    model = graphs.read_unchecked(preparation.path)
+    names = [value.name for value in model.graph.output]
+    index = names.index(MAIN) if len(names) > 1 and MAIN in names else None
+    if "baseline" not in run.state.candidates and run.state.facts.outputs == "logits":
+        _decide_where(preparation, preparation.places[0], scorer)
+        found = scorer.outputs(preparation.places[0], preparation.path, splits.val, "val").outputs
+        chosen = found[index] if index is not None and isinstance(found, tuple) else found
+        last = last_operator(model, index or 0)
+        run.record.note("outputs", output_kinds.output_kind(metric, chosen, splits.val.labels.numpy(), last))
+    kind = run.state.facts.outputs
+    usual = preparation.task.loss is None and splits.train is not None
+    if kind != "logits" and (usual or metric.loss == "bce"):
+        warn(run, output_kinds.explained(kind, metric, trained=usual))
+    return output_kinds.scored_as(metric, kind, index)
+
+
+def _decide_where(preparation: Preparation, target: Target, scorer: scoring.Scorer) -> None:
+    """Whether ``target`` scores the splits itself."""
+    splits = preparation.splits
+    scorer.decide(target, preparation.path, {"val": splits.val, **({"test": splits.test} if splits.test else {})})
+
+
 def _baseline_on(preparation: Preparation, names: list[str], target: Target, scorer: scoring.Scorer) -> Measured:
     """The baseline on one target; of a network against itself nothing is uncertain."""
     cache, splits, metric = preparation.cache, preparation.splits, preparation.metric
     described = preparation.describe[target.name]
-    scorer.decide(target, preparation.path, {"val": splits.val, **({"test": splits.test} if splits.test else {})})
+    _decide_where(preparation, target, scorer)
     scored = scorer.outputs(target, preparation.path, splits.val, "val")
     found = scored.outputs
     shape = found[0].shape if isinstance(found, tuple) else found.shape

@@ -18,7 +18,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from compress.networks.plain_copies import in_half, unwrap
+from compress.networks.accepted import check_accepted
+from compress.networks.calling import Calling, called, check_names, writes_to_inputs
+from compress.networks.plain_copies import other_floats, unwrap
 from compress.networks.running import threads
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import guarded
@@ -36,7 +38,7 @@ def make_module(task: Task, *, trained: bool = True) -> nn.Module:
     ``trained=False`` asks a function that has a parameter ``trained`` for the bare network (dry runs).
     """
     made: Any
-    if isinstance(task.model, nn.Module):
+    if isinstance(task.model, nn.Module | torch.export.ExportedProgram | torch.jit.ScriptFunction):
         made = task.model
     elif callable(task.model):
         function: Callable[..., Any] = task.model
@@ -54,12 +56,30 @@ def make_module(task: Task, *, trained: bool = True) -> nn.Module:
             f"task {task.name!r}: model is {type(task.model).__name__}; give an nn.Module, a function or an .onnx path"
         )
     whole = made
+    check_accepted(whole, f"the model of task {task.name!r}")
     check_shapes(whole, task.name)
     network: nn.Module = guarded(f"copying the model of task {task.name!r}", lambda: unwrap(whole, task.name)).eval()
     check_module(network, task.name)
-    if in_half(made):
-        print("the model is in half precision: it is worked with, and compared with, in float32", file=sys.stderr)
+    if kinds := other_floats(made):
+        kind = "half precision" if kinds[0] != "float64" else "double precision"
+        print(f"the model is in {kind}: it is worked with, and compared with, in float32", file=sys.stderr)
     return network
+
+
+def callable_by_place(module: nn.Module, inputs: tuple[torch.Tensor, ...], names: tuple[str, ...]) -> nn.Module:
+    """``module`` itself, from now on called with tensors by place; those that it writes to are copied for it.
+
+    ``inputs``: a few samples of each input; ``names``: of the arguments that they are meant for, empty where they are
+    given by place. Raises TaskError for names that its forward lacks.
+    """
+    if names:
+        check_names(module, names)
+    called(module, Calling(names))
+    try:
+        copied = writes_to_inputs(module, inputs)
+    except Exception:  # what does not run is told where it is exported
+        copied = False
+    return called(module, Calling(names, copied))
 
 
 def check_shapes(module: nn.Module, name: str) -> None:

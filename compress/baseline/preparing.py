@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from compress.baseline import onnx_baselines, profiling, training_setup
-from compress.baseline.baselines import Preparation, baseline_candidate, baseline_model, warn
+from compress.baseline.baselines import Preparation, baseline_candidate, baseline_model, fitted_metric, warn
 from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
 from compress.measurement import scoring
 from compress.metrics import metrics
@@ -20,8 +22,12 @@ from compress.tasks.identities import check_identity, identity
 from compress.tasks.splits import Splits
 from compress.tasks.tasks import Task
 from compress.values.configs import QAT
+from targets.errors import TaskError
 from targets.probing.probing import probed
 from targets.target import Capabilities, Target
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CALIBRATION = 256
 
@@ -46,6 +52,8 @@ def prepare(
     names = [node.name for node in parity.open_session(path).get_inputs()]
     onnx_baselines.check_inputs(names, splits)
     scorer = scoring.Scorer(cache, run, describe, names)
+    metric = fitted_metric(preparation, scorer)
+    preparation = replace(preparation, metric=metric)
     baseline = Baseline(baseline_candidate(preparation, names, module, scorer), path, graph, tuple(names))
     training = None
     if module is not None and template is not None:
@@ -79,10 +87,25 @@ def _calibration(preparation: Preparation, names: list[str]) -> Calibration:
     """Samples to calibrate with: from train where there is one, never from test."""
     if preparation.splits.train is not None:
         inputs, _ = datasets.sample(preparation.splits.train, _CALIBRATION, preparation.run.request.seed)
+        _check_lengths(preparation, inputs)
     else:
         inputs = preparation.splits.val.first(_CALIBRATION)
     samples = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
     return Calibration(samples, profiling.digest(samples))
+
+
+def _check_lengths(preparation: Preparation, inputs: tuple[Tensor, ...]) -> None:
+    """Raise TaskError where train examples have other shapes than those of val, which a network is exported with."""
+    if preparation.task.onnx_path is not None:
+        return
+    for place, (x, like) in enumerate(zip(inputs, preparation.splits.val.inputs, strict=False)):
+        if x.shape[1:] != like.shape[1:]:
+            names = preparation.splits.val.names
+            raise TaskError(
+                f"input {repr(names[place]) if names else place} is of shape {tuple(x.shape[1:])} in train and "
+                f"{tuple(like.shape[1:])} in val, but an exported network takes one shape: let collate (or the "
+                "dataset) pad all examples to one length"
+            )
 
 
 def _abilities(run: Run, cache: Cache, places: Sequence[Target]) -> dict[str, Capabilities]:

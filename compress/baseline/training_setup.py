@@ -49,10 +49,11 @@ def make_training(setup: Setup, module: torch.nn.Module, template: onnx.ModelPro
     task, metric, train = setup.task, setup.metric, setup.train
     if train is None:
         raise TaskError(f"task {task.name!r}: train is None; fine-tuning needs training data")
+    outputs = setup.run.state.facts.outputs
     if task.finetune is None:
-        objective = make_objective(task.loss, metric.loss, metric.name)
+        objective = make_objective(task.loss, metric.loss, metric.name, outputs)
     else:
-        objective = Objective(task.loss, metric.loss or "mse")
+        objective = Objective(task.loss, metric.loss or "mse", outputs)
     place = resolve_device(device)
     mode = default_mode(place)
     if not setup.deterministic and task.finetune is None:

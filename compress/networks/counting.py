@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from compress.networks.running import as_inputs, forward, repeatable, unfused
+from compress.networks.running import as_inputs, copies, forward, repeatable, unfused
 
 
 def macs_and_parameters(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> tuple[int, int]:
@@ -23,7 +23,7 @@ def macs_and_parameters(module: nn.Module, example_inputs: Tensor | tuple[Tensor
     counter = FlopCounterMode(display=False)
     try:
         with unfused(), repeatable(module), counter:  # fused kernels are unknown to the counter
-            module(*one)
+            module(*copies(one))
     except Exception:
         return _macs_by_shapes(module, inputs), parameters
     return int(counter.get_total_flops()) // 2, parameters

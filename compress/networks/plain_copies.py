@@ -18,30 +18,29 @@ from targets.errors import TaskError
 MOST_BYTES = 2 * 10**9
 """Weights beyond this do not fit into one ONNX file."""
 _HOOKS = ("torch.nn.utils.prune", "torch.nn.utils.weight_norm", "torch.nn.utils.spectral_norm")
-HALF = (torch.float16, torch.bfloat16)
+OTHER_FLOATS = (torch.float16, torch.bfloat16, torch.float64)
+"""Types of weights and data that are made float32, which every runtime computes in."""
 
 
 def unwrap(module: nn.Module, name: str) -> nn.Module:
-    """A plain copy of ``module`` on the CPU, half precision made float32; modes and ``requires_grad`` as they were.
+    """A plain copy of ``module`` on the CPU, in float32; modes and ``requires_grad`` as they were.
 
     ``name``: the task's, for messages. Raises TaskError for weights without values (on the meta device) and for more
     than ``MOST_BYTES`` of them.
     """
-    _check(_held(module), name)
-    copied = plain_copy(module).to("cpu")
-    return copied.float() if in_half(copied) else copied
+    _check(unwrapped(module), name)
+    return in_single_precision(plain_copy(module).to("cpu"))
 
 
 def plain_copy(module: nn.Module) -> nn.Module:
     """A copy of ``module`` without wrappers and computed weights; devices and types stay. Raises what deepcopy does."""
-    module = _held(module)
+    module = unwrapped(module)
     # Weights that a hook computes are no leaves, which deepcopy refuses.
     computed = [x for m in module.modules() for x in vars(m).values() if isinstance(x, Tensor) and not x.is_leaf]
     copied: nn.Module = copy.deepcopy(module, {id(x): x.detach().clone() for x in computed})
-    for parent in list(copied.modules()):
-        for key, child in list(parent.named_children()):
-            if _held(child) is not child:
-                setattr(parent, key, _held(child))
+    for child in list(copied.modules()):
+        if unwrapped(child) is not child:
+            replace_everywhere(copied, child, unwrapped(child))
     for layer in list(copied.modules()):
         _without_hooks(layer)
     return copied
@@ -55,17 +54,36 @@ def without_computed_weights(module: nn.Module) -> nn.Module:
     return plain_copy(module) if any(_is_computed(layer) for layer in module.modules()) else module
 
 
-def in_half(module: nn.Module) -> bool:
-    """Whether some weights or buffers of ``module`` are in half precision (float16 or bfloat16)."""
-    return any(tensor.dtype in HALF for tensor in module.state_dict().values())
+def replace_everywhere(module: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Put ``new`` wherever ``old`` is a submodule in ``module``, in place: it may be there under several names."""
+    for parent in list(module.modules()):
+        for key, child in list(parent._modules.items()):
+            if child is old:
+                setattr(parent, key, new)
+
+
+def in_single_precision(module: nn.Module) -> nn.Module:
+    """``module`` itself, its weights and buffers made float32 in place where they are of another floating type."""
+    return module.float() if other_floats(module) else module
+
+
+def other_floats(module: nn.Module) -> list[str]:
+    """Names of the floating types other than float32 that weights and buffers of ``module`` are of."""
+    found = {tensor.dtype for tensor in (*module.parameters(), *module.buffers())}
+    return [str(kind).removeprefix("torch.") for kind in OTHER_FLOATS if kind in found]
 
 
 def full_precision(tensor: Tensor) -> Tensor:
     """``tensor`` as float32 where it is in half precision (float16 or bfloat16), else ``tensor`` itself."""
-    return tensor.float() if tensor.dtype in HALF else tensor
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _held(module: nn.Module) -> nn.Module:
+def single_precision(tensor: Tensor) -> Tensor:
+    """``tensor`` as float32 where it is of another floating type, else ``tensor`` itself."""
+    return tensor.float() if tensor.dtype in OTHER_FLOATS else tensor
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
     """The module inside ``module`` where that is a wrapper (data parallel, compiled), else ``module`` itself."""
     while True:
         if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):

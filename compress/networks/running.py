@@ -6,6 +6,8 @@ that hold for a while and are then as they were (``evaluating``, ``repeatable``,
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import random
 import warnings
 from collections.abc import Iterator, Mapping
@@ -16,16 +18,35 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from targets.errors import TaskError
 
+RANDOM = (
+    "it is random in eval mode: the same input gives other outputs each time (dropout without "
+    "training=self.training, torch.rand or bernoulli in its forward?)"
+)
+"""What is wrong with a network of which ``is_random`` holds."""
+_RUNS = 4
+MAIN = "logits"
+"""The name of the output that decides, where outputs have names."""
+
 
 def as_inputs(example_inputs: Any) -> tuple[Tensor, ...]:
-    """``example_inputs`` as a tuple of tensors; raises TaskError if it is anything else than one or several of them."""
-    inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
+    """``example_inputs`` as a tuple of tensors, those of a dict in its order.
+
+    Raises TaskError if it is anything else than one or several tensors.
+    """
+    if isinstance(example_inputs, Mapping):
+        inputs = tuple(example_inputs.values())
+    else:
+        inputs = tuple(example_inputs) if isinstance(example_inputs, list | tuple) else (example_inputs,)
     if not inputs or not all(isinstance(t, Tensor) for t in inputs):
         kinds = ", ".join(type(t).__name__ for t in inputs) or "nothing"
-        raise TaskError(f"example_inputs is {kinds}: give a tensor, or a tuple of tensors, batch first")
+        raise TaskError(
+            f"example_inputs is {kinds}: give a tensor, a tuple of tensors, or a dict of tensors by the names of "
+            "forward's arguments, batch first"
+        )
     return inputs
 
 
@@ -44,33 +65,129 @@ def few_samples(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
 
 
 def forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The tensors that ``module`` gives for ``inputs``, in eval mode, without gradients and with a fixed seed."""
+    """The tensors that ``module`` gives for ``inputs``, in eval mode, without gradients and with a fixed seed.
+
+    It is given copies: ``inputs`` stay as they are, whatever it writes to them.
+    """
     with repeatable(module):
-        return tensors_in(module(*inputs))
+        return tensors_in(module(*copies(inputs)))
+
+
+def copies(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copies of ``inputs``, for a network that may write to what it is given."""
+    return tuple(x.detach().clone() for x in inputs)
+
+
+def is_random(module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether ``module``, in eval mode, gives other outputs for the same ``inputs`` when it is run again.
+
+    Tried with a few seeds of all generators; raises what its forward raises.
+    """
+    first: list[Tensor] | None = None
+    with evaluating(module), torch.no_grad():
+        for seed in range(_RUNS):
+            with seeded(seed):
+                found = tensors_in(module(*copies(inputs)))
+            first = found if first is None else first
+            if len(found) != len(first) or not all(map(_alike, found, first)):
+                return True
+    return False
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    if a.shape != b.shape or not (a.is_floating_point() or a.is_complex()):
+        return torch.equal(a, b)
+    return torch.allclose(a, b, rtol=1e-3, atol=1e-5, equal_nan=True)
+
+
+def forward_in_training(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
+    """The tensors that a copy of ``module`` gives for ``inputs`` in training mode, without chance.
+
+    Dropout and its kind let everything through, so that two networks can be compared. Inputs of one sample are
+    doubled where BatchNorm refuses them. Raises what the network raises.
+    """
+    with torch.no_grad(), torch.random.fork_rng(devices=[]), _WithoutChance():
+        torch.manual_seed(0)
+        try:
+            return tensors_in(copy.deepcopy(module).train()(*copies(inputs)))
+        except ValueError:
+            return tensors_in(copy.deepcopy(module).train()(*doubled(inputs)))
+
+
+def doubled(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """``inputs`` twice, one after the other: BatchNorm takes no single sample in training mode."""
+    return tuple(torch.cat([t, t]) if t.ndim else t for t in inputs)
+
+
+class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Gives for each draw of yes or no its mean, which dropout and stochastic depth divide by again."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator, or what stands for it."""
+        given = kwargs or {}
+        name = str(func)
+        if name == "aten.bernoulli_.float":
+            return args[0].fill_(args[1] if len(args) > 1 else given.get("p", 0.5))
+        if name == "aten.native_dropout.default":
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        return func(*args, **given)
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dicts, in their order; anything else in there is passed over."""
+    """All tensors in what a network returns, in their order: in tuples, lists, dicts and dataclasses, however nested.
+
+    Anything else in there (None, numbers, caches) is passed over.
+    """
+    return [tensor for _, tensor in named_tensors(outputs)]
+
+
+def named_tensors(outputs: Any) -> list[tuple[str, Tensor]]:
+    """All tensors in what a network returns, each with its path: keys, fields and places, joined by dots.
+
+    The path of a tensor that is returned by itself is empty.
+    """
     if isinstance(outputs, Tensor):
-        return [outputs]
-    if isinstance(outputs, dict):
-        return [t for value in outputs.values() for t in tensors_in(value)]
-    if isinstance(outputs, list | tuple):
-        return [t for value in outputs for t in tensors_in(value)]
+        return [("", outputs)]
+    return [
+        (f"{key}.{path}" if path else str(key), tensor)
+        for key, value in _entries(outputs)
+        for path, tensor in named_tensors(value)
+    ]
+
+
+def _entries(value: Any) -> list[tuple[Any, Any]]:
+    """(key, value) of what is in a container; none of anything else."""
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return list(zip(value._fields, value, strict=True))
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
     return []
 
 
 def outputs_of(value: Any) -> tuple[Tensor, ...]:
-    """A network's outputs as a tuple of tensors, whatever it returns them in.
+    """A network's outputs as a tuple of tensors, whatever it returns them in; raises TypeError where there are none."""
+    found = tuple(tensors_in(value))
+    if not found:
+        raise TypeError(f"it returns {type(value).__name__} without a tensor in it")
+    return found
 
-    Unlike ``tensors_in`` it passes over nothing, since every output is compared or trained: an output that is a number
-    or None raises TypeError.
-    """
-    if isinstance(value, Tensor):
-        return (value,)
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    return tuple(x for item in value for x in outputs_of(item))
+
+def main_output(value: Any) -> Tensor:
+    """The output that is scored and trained by: what is returned as ``logits``, else the first tensor."""
+    named = named_tensors(value)
+    if not named:
+        raise TypeError(f"it returns {type(value).__name__} without a tensor in it")
+    return dict(named).get(MAIN, named[0][1])
 
 
 @contextmanager
@@ -78,6 +195,18 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     """Eval mode inside; afterwards every submodule is in the mode that it was in."""
     modes = {m: m.training for m in module.modules()}
     module.eval()
+    try:
+        yield
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+
+
+@contextmanager
+def training(module: nn.Module) -> Iterator[None]:
+    """Training mode inside; afterwards every submodule is in the mode that it was in."""
+    modes = {m: m.training for m in module.modules()}
+    module.train()
     try:
         yield
     finally:

@@ -41,3 +41,18 @@ def graphs_inside(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     for attribute in node.attribute:
         for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
             yield from graphs_in(inner)
+
+
+_PASSING = ("Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Gather", "Clip")
+
+
+def last_operator(model: onnx.ModelProto, index: int = 0) -> str:
+    """The kind of operator that makes the output at ``index``, past those that only hand values on; empty if none."""
+    made = {name: node for node in model.graph.node for name in node.output}
+    name = model.graph.output[index].name if model.graph.output else ""
+    while name in made:
+        node = made[name]
+        if node.op_type not in _PASSING:
+            return str(node.op_type)
+        name = node.input[0]
+    return ""

@@ -24,9 +24,12 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from compress.networks.plain_copies import plain_copy
-from compress.networks.running import as_inputs
+from compress.networks.calling import argument_names
+from compress.networks.plain_copies import OTHER_FLOATS, other_floats, plain_copy, single_precision
+from compress.networks.prepared_modules import ExampleInputs, ready
+from compress.networks.running import RANDOM, is_random
 from compress.onnx_files.contents import graphs_in
+from compress.onnx_files.flat_modules import PREFIX, FlatModule, distinct_names, is_flat, output_names
 from compress.onnx_files.limits import VersionLimits, fit_to_limits
 from compress.onnx_files.parity import check_parity, with_batch
 from compress.values.candidates import Parity
@@ -40,16 +43,23 @@ _LARGEST_BATCH = 1024
 """A graph must hold for batches of this size at least."""
 
 
-def export(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path: str | Path) -> Parity:
+def export(module: nn.Module, example_inputs: ExampleInputs, path: str | Path) -> Parity:
     """Write ``module`` as ONNX with a dynamic batch, checked against it at two batch sizes.
 
-    ``example_inputs``: a tensor or a tuple of tensors, batch first. The module is left as it was.
+    ``example_inputs``: a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments, batch
+    first; the file's inputs bear the names of those arguments, its outputs the keys and fields that they are returned
+    under. Modules in half or double precision are written, and compared, in float32. The module is left as it was.
 
-    Raises TaskError if ``example_inputs`` are no tensors, RequestError if the folder of ``path`` does not exist,
-    ExportError if the exporter fails, ParityError if the file computes something else.
+    Raises TaskError if ``example_inputs`` are no tensors or ``module`` is of a kind that has no layers (TorchScript, a
+    ``torch.export`` program, quantized or sharded layers), RequestError if the folder of ``path`` does not exist,
+    ExportError if the exporter fails or the network is random in eval mode, ParityError if the file computes something
+    else.
     """
-    inputs, path = as_inputs(example_inputs), Path(path)
+    path = Path(path)
     check_folder(path)
+    module, inputs = ready(module, example_inputs)
+    if other_floats(module) or any(x.dtype in OTHER_FLOATS for x in inputs):
+        module, inputs = plain_copy(module).float(), tuple(map(single_precision, inputs))
     model = bind(trace_graph(module, inputs), module.state_dict())
     with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
@@ -71,34 +81,58 @@ def trace_graph(module: nn.Module, inputs: tuple[Tensor, ...], limits: VersionLi
     ``inputs``: samples, batch first; ``limits``: what the target's runtime knows. The module is left as it was. Raises
     ExportError where the exporter fails, or where the graph would hold for some batch sizes only.
     """
-    opset = max(_OLDEST_OPSET, (limits or VersionLimits()).opset)
-    batch = torch.export.Dim("batch")
-    # A network that was imported keeps the names of its file.
-    names = getattr(module, "meta", {})
+    name = type(module).__name__
     with _quiet():
         try:
-            network = plain_copy(module).to("cpu").eval()
-            program = torch.onnx.export(
-                network,
-                with_batch(inputs, 2),
-                dynamo=True,
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
-                external_data=False,
-                optimize=False,
-                verbose=False,
-                opset_version=opset,
-                input_names=names.get("input_names"),
-                output_names=names.get("output_names"),
-            )
+            network, given = plain_copy(module).to("cpu").eval(), with_batch(inputs, 2)
+            random = is_random(network, given)
+            program = None if random else _program(network, given, limits or VersionLimits())
         except Exception as error:
-            raise ExportError(
-                f"{type(module).__name__} cannot be exported to ONNX: {one_line(root_cause(error), kind=True)}"
-            ) from error
+            raise ExportError(f"{name} cannot be exported to ONNX: {one_line(root_cause(error), kind=True)}") from error
+    if random:
+        raise ExportError(f"{name} cannot be exported to ONNX: {RANDOM}")
     if program is None:
-        raise ExportError(f"{type(module).__name__} cannot be exported to ONNX: the exporter returned nothing")
-    _check_batch(program, type(module).__name__)
+        raise ExportError(f"{name} cannot be exported to ONNX: the exporter returned nothing")
+    _check_batch(program, name)
+    _without_prefix(program.model.graph)
     _tell_apart(program.model.graph)
     return clean(program.model_proto)
+
+
+def _program(network: nn.Module, inputs: tuple[Tensor, ...], limits: VersionLimits) -> Any:
+    """What torch's exporter makes of ``network``, a plain one in eval mode; ``inputs``: two samples."""
+    # A network that was imported keeps the names of its file.
+    known: Mapping[str, Any] = getattr(network, "meta", {})
+    given, returned = known.get("input_names"), known.get("output_names")
+    weights = network.state_dict().keys()
+    called = argument_names(network, len(inputs))
+    batch = {0: torch.export.Dim("batch")}
+    shapes: Any = tuple(batch for _ in inputs)
+    flat = is_flat(network, inputs)
+    if not flat:
+        given, shapes = given or distinct_names(called, weights), (shapes,)
+    if returned is None:
+        returned = output_names(network, inputs, {*(given or called), *weights})
+    return torch.onnx.export(
+        network if flat else FlatModule(network),
+        inputs,
+        dynamo=True,
+        dynamic_shapes=shapes,
+        external_data=False,
+        optimize=False,
+        verbose=False,
+        opset_version=max(_OLDEST_OPSET, limits.opset),
+        input_names=given,
+        output_names=returned,
+    )
+
+
+def _without_prefix(graph: Any) -> None:
+    """The weights of a ``FlatModule`` under the names that they have in the network inside."""
+    for name in [name for name in graph.initializers if name.startswith(PREFIX)]:
+        value = graph.initializers.pop(name)
+        value.name = name.removeprefix(PREFIX)
+        graph.initializers[value.name] = value
 
 
 def _tell_apart(graph: Any) -> None:

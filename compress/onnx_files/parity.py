@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from compress.networks.running import evaluating, outputs_of
+from compress.networks.running import copies, evaluating, outputs_of
 from compress.values.candidates import Parity
 from compress.values.error_lines import one_line, root_cause
 from targets.errors import ExportError, ParityError
@@ -41,7 +41,7 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
         batch = with_batch(inputs, size)
         try:
             with evaluating(module), torch.no_grad():
-                expected = [x.cpu().numpy() for x in outputs_of(module(*(x.to(device) for x in batch)))]
+                expected = [x.cpu().numpy() for x in outputs_of(module(*copies(tuple(x.to(device) for x in batch))))]
         except Exception as error:
             raise ExportError(
                 f"{type(module).__name__} cannot be exported to ONNX: it does not run on a batch of {size} "

@@ -20,7 +20,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from compress.networks.running import as_inputs, few_samples, forward, repeatable, tensors_in, unfused
+from compress.networks.plain_copies import replace_everywhere, unwrapped
+from compress.networks.prepared_modules import ExampleInputs, ready
+from compress.networks.running import (
+    RANDOM,
+    copies,
+    few_samples,
+    forward,
+    is_random,
+    repeatable,
+    tensors_in,
+    unfused,
+)
 from compress.pruning.grouping import find_groups
 from compress.pruning.groups import KEPT_AS_ASKED, Group, Groups
 from compress.pruning.repeats import Repeat, possible_repeats
@@ -55,33 +66,38 @@ class Blocks:
 
 def drop_blocks(
     module: nn.Module,
-    example_inputs: Tensor | tuple[Tensor, ...],
+    example_inputs: ExampleInputs,
     names: Iterable[str],
     *,
     blocks: Blocks | None = None,
 ) -> nn.Module:
     """A copy of ``module`` without the residual blocks and repeats of these names.
 
-    ``example_inputs``: a tensor or a tuple of tensors, batch first. ``blocks``: what ``find_blocks`` found, to save
+    ``example_inputs``: as ``find_blocks`` takes them. ``blocks``: what ``find_blocks`` found, to save
     finding it again. Raises SpaceError for a name that is no removable block, TaskError if the module does not run.
     """
     names = (names,) if isinstance(names, str) else tuple(names)
     known = find_blocks(module, example_inputs) if blocks is None else blocks
-    return without_blocks(module, known.named(names))
+    return without_blocks(unwrapped(module), known.named(names))
 
 
-def find_blocks(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...]) -> Blocks:
+def find_blocks(module: nn.Module, example_inputs: ExampleInputs) -> Blocks:
     """The blocks of ``module`` that can be dropped, and where others are. ``module`` is untouched.
+
+    ``example_inputs``: a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments, batch
+    first.
 
     Raises TaskError if the module cannot be copied or run on ``example_inputs``.
     """
-    inputs = as_inputs(example_inputs)
+    module, inputs = ready(module, example_inputs)
     try:
         network = copy.deepcopy(module).eval()
         inputs = few_samples(network, inputs)
+        if is_random(network, inputs):
+            return Blocks((), (("(the network itself)", RANDOM),))
         traced = copy.deepcopy(network)
         with repeatable(traced):
-            run = RecordedRun(traced, inputs)
+            run = RecordedRun(traced, copies(inputs))
     except Exception as error:
         raise TaskError(
             f"the model cannot be copied or does not run on example_inputs ({one_line(error, kind=True)})"
@@ -159,7 +175,7 @@ def remaining(groups: Groups, module: nn.Module) -> Groups:
     """``groups`` of a network, as far as they are left in ``module``, which is it without some blocks; names stay."""
     held = {n for n, _ in module.named_parameters(remove_duplicate=False)}
     held |= {n for n, _ in module.named_buffers(remove_duplicate=False)}
-    modules = {n for n, _ in module.named_modules()}
+    modules = {n for n, _ in module.named_modules(remove_duplicate=False)}
     left: list[Group] = []
     for group in groups.prunable:
         slots = tuple(slot for slot in group.slots if slot.tensor in held)
@@ -221,11 +237,10 @@ def _refusal(network: nn.Module, inputs: tuple[Tensor, ...], blocks: Sequence[Bl
     try:
         smaller = without_blocks(network, blocks)
         with repeatable(smaller), unfused():
-            found = tensors_in(smaller(*(t.clone() for t in inputs)))
+            found = tensors_in(smaller(*copies(inputs)))
     except Exception as error:
         return f"the network does not run without it ({one_line(error, kind=True)})"
-    given = tuple(t.clone() for t in inputs)
-    expected = zeroed(copy.deepcopy(network), given, [a for block in blocks for a in block.additions])
+    expected = zeroed(copy.deepcopy(network), copies(inputs), [a for block in blocks for a in block.additions])
     for a, b in zip(expected, found, strict=True):
         if a.shape != b.shape:
             return "the outputs' shapes change without it"
@@ -248,8 +263,7 @@ def _present(module: nn.Module, name: str) -> nn.Module | None:
 
 
 def _put(module: nn.Module, name: str, new: nn.Module) -> None:
-    parent, _, leaf = name.rpartition(".")
-    setattr(module.get_submodule(parent), leaf, new)
+    replace_everywhere(module, module.get_submodule(name), new)
 
 
 def _remembered(old: nn.Module, to: Any) -> None:

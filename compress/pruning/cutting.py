@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from compress.pruning.groups import Group, Knob, Place, Side, Unsupported, owner_of
+from compress.pruning.groups import Group, Knob, Place, Side, Slot, Unsupported, owner_of
 from compress.pruning.source_numbers import numbers, put
 
 _COMPUTED = "its weight is computed from others"
@@ -60,6 +60,14 @@ def tensor_named(module: nn.Module, name: str) -> Tensor:
     if not isinstance(found, Tensor):
         raise Unsupported(f"{name!r} is neither a parameter nor a buffer")
     return found
+
+
+def distinct_slots(module: nn.Module, group: Group) -> list[Slot]:
+    """The group's slots, in their order; of a tensor that goes by several names, as a shared one does, the first."""
+    found: dict[tuple[int, int, Side], Slot] = {}
+    for slot in group.slots:
+        found.setdefault((id(tensor_named(module, slot.tensor)), slot.dim, slot.side), slot)
+    return list(found.values())
 
 
 def channels_at(module: nn.Module, place: Place) -> int:
@@ -175,10 +183,14 @@ def take(module: nn.Module, orders: Mapping[Place, Sequence[int]]) -> None:
     adapt(module, touched | {name.removesuffix(".out_proj") for name in touched})
     # Old and new tensor by (old tensor, dimension, order): the old one is held so that its id is not used again.
     done: dict[tuple[int, int, tuple[int, ...]], tuple[Tensor, Tensor]] = {}
+    met: set[tuple[int, str, int, bool]] = set()
     for (name, dim, grouped), order in sorted(orders.items(), key=lambda item: item[0][1]):
-        old = tensor_named(module, name)
         parent, _, leaf = name.rpartition(".")
         layer = module.get_submodule(parent)
+        if (id(layer), leaf, dim, grouped) in met:
+            continue  # the same layer under another name, which has the same labels
+        met.add((id(layer), leaf, dim, grouped))
+        old = tensor_named(module, name)
         if grouped and isinstance(layer, _ConvNd):
             new = _selected_by_group(old, layer.groups, layer.in_channels, order)
         else:

@@ -21,8 +21,8 @@ import numpy as np
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from compress.networks.plain_copies import without_computed_weights
-from compress.networks.running import as_inputs, few_samples, forward
+from compress.networks.prepared_modules import ExampleInputs, ready, uncopied
+from compress.networks.running import RANDOM, few_samples, forward, is_random
 from compress.pruning.cutting import is_depthwise, side_of, why_uncuttable
 from compress.pruning.groups import KEPT_AS_ASKED, Group, Groups, Slot, Unsupported, owner_of
 from compress.pruning.narrow_attention import adapt
@@ -38,16 +38,18 @@ _HEADS = "heads"
 """Ends the name of a group of whole heads."""
 
 
-def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], *, keep: Iterable[str] = ()) -> Groups:
+def find_groups(module: nn.Module, example_inputs: ExampleInputs, *, keep: Iterable[str] = ()) -> Groups:
     """The groups of ``module`` that may be cut, and why the others may not.
 
-    ``example_inputs``: a tensor or a tuple of tensors, batch first, on the module's device. ``keep``: names of layers
+    ``example_inputs``: a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments, batch
+    first, on the module's device. ``keep``: names of layers
     (or of modules that contain them) whose widths stay. ``module`` is untouched; weights that it computes (weight norm,
     masks) are taken as they are now.
 
-    Raises SpaceError if ``keep`` names nothing, TaskError if the module cannot be run on ``example_inputs`` or copied.
+    Raises SpaceError if ``keep`` names nothing, TaskError if the module cannot be run on ``example_inputs`` or copied,
+    or is of a kind that has no layers to cut (TorchScript, a ``torch.export`` program, quantized or sharded layers).
     """
-    inputs, module = as_inputs(example_inputs), with_ordinary_weights(module)
+    module, inputs = ready(module, example_inputs)
     asked = _check_keep(module, keep)
     found = _found(module, inputs)
     kept = dict(found.kept)
@@ -57,27 +59,14 @@ def find_groups(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], 
             kept[group.name] = KEPT_AS_ASKED
         else:
             groups.append(group)
-    prunable, refused = select_prunable(found.module, PermutationCheck(module, inputs), groups, found.parts)
+    check = PermutationCheck(module, inputs, trained=found.trained)
+    prunable, refused = select_prunable(found.module, check, groups, found.parts)
     for name, why in refused.items():
         kept.setdefault(name, why)
     kept = _worth_saying(kept, prunable)
     position = {name: i for i, (name, _) in enumerate(module.named_modules())}
     order = sorted(kept.items(), key=lambda item: position.get(item[0].partition(":")[0], len(position)))
     return Groups(tuple(prunable), tuple(order))
-
-
-def with_ordinary_weights(module: nn.Module) -> nn.Module:
-    """``module``, or a copy with ordinary weights where it computes some; raises TaskError if it cannot be copied."""
-    try:
-        return without_computed_weights(module)
-    except Exception as error:
-        raise _uncopied(error) from error
-
-
-def _uncopied(error: Exception) -> TaskError:
-    return TaskError(
-        f"the model cannot be copied ({one_line(error, kind=True)}): pruning needs a module that deepcopy takes"
-    )
 
 
 def _worth_saying(kept: dict[str, str], prunable: Sequence[Group]) -> dict[str, str]:
@@ -102,6 +91,8 @@ class _Found:
     kept: dict[str, str]
     parts: dict[str, list[list[int]]] = field(default_factory=dict)
     """Group -> its channels, part by part, where the network divides them in parts of unequal kinds."""
+    trained: bool = False
+    """Whether the network has layers that work only in training mode."""
 
 
 def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
@@ -109,7 +100,7 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
     try:
         copied = copy.deepcopy(module).eval()
     except Exception as error:
-        raise _uncopied(error) from error
+        raise uncopied(error) from error
     try:
         forward(copied, inputs)
     except Exception as error:
@@ -117,6 +108,8 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
             f"the model does not run on example_inputs ({one_line(error, kind=True)}): "
             "give them as its forward takes them"
         ) from error
+    if is_random(copied, few_samples(copied, inputs)):
+        return _Found(copied, [], {name: RANDOM for name, layer in module.named_modules() if _has_width(layer)})
     adapt(copied)
     try:
         seen = trace_channels(copied, few_samples(copied, inputs))
@@ -181,7 +174,7 @@ class _Builder:
                     kept[name] = str(error)
         for name, why in self._reasons(groups).items():
             kept.setdefault(name, why)
-        return _Found(self.module, groups, kept, parts)
+        return _Found(self.module, groups, kept, parts, self.seen.trained)
 
     def _roots_first(self) -> list[tuple[Axis, list[int], str]]:
         """All axes, those of layers before those of bare parameters (a position embedding is no root)."""
@@ -317,7 +310,8 @@ def _unused(layer: nn.Module) -> str:
 def _check_keep(module: nn.Module, keep: Iterable[str]) -> tuple[str, ...]:
     """The names to keep; raises SpaceError for one that is no module or parameter of the network."""
     names = (keep,) if isinstance(keep, str) else tuple(keep)
-    known = [n for n, _ in module.named_modules() if n] + [n for n, _ in module.named_parameters()]
+    known = [n for n, _ in module.named_modules(remove_duplicate=False) if n]
+    known += [n for n, _ in module.named_parameters(remove_duplicate=False)]
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)

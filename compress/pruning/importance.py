@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from compress.networks.running import evaluating
-from compress.pruning.cutting import tensor_named
+from compress.pruning.cutting import distinct_slots, tensor_named
 from compress.pruning.groups import Group, Groups, Slot, owner_of
 from targets.errors import SpaceError
 
@@ -116,10 +116,14 @@ def taylor(
 def _change(held: Mapping[str, nn.Parameter], gradients: Mapping[int, Tensor], group: Group) -> Tensor:
     """(channels,): weight times gradient, summed over what produces each channel."""
     change = torch.zeros(group.channels, dtype=torch.float64)
+    met: set[tuple[int, int]] = set()
     for slot in group.slots:
         parameter = held.get(slot.tensor)
         if slot.side == "in" or parameter is None or (gradient := gradients.get(id(parameter))) is None:
             continue
+        if (id(parameter), slot.dim) in met:
+            continue  # shared: its gradient is that of all its uses
+        met.add((id(parameter), slot.dim))
         product = (
             (parameter.detach() * gradient).movedim(slot.dim, 0).flatten(1)
             if parameter.ndim > 1
@@ -132,7 +136,7 @@ def _change(held: Mapping[str, nn.Parameter], gradients: Mapping[int, Tensor], g
 def _rows(module: nn.Module, group: Group) -> list[tuple[Tensor, Tensor]]:
     """For each weight that makes channels of the group: (positions, rest) as float64, and the channel of each."""
     found = []
-    for slot in group.slots:
+    for slot in distinct_slots(module, group):
         tensor = tensor_named(module, slot.tensor)
         if slot.side == "in" or tensor.ndim < 2 or owner_of(slot) == slot.tensor:
             continue
@@ -144,7 +148,7 @@ def _rows(module: nn.Module, group: Group) -> list[tuple[Tensor, Tensor]]:
 def _scales(module: nn.Module, group: Group) -> list[float] | None:
     """Sum of the sizes of each channel's BatchNorm scales; None where the group has none."""
     total = torch.zeros(group.channels, dtype=torch.float64)
-    found = [slot for slot in group.slots if _is_scale(module, slot)]
+    found = [slot for slot in distinct_slots(module, group) if _is_scale(module, slot)]
     for slot in found:
         sizes = tensor_named(module, slot.tensor).detach().abs().double().cpu()
         total.index_add_(0, torch.tensor(slot.root), sizes[list(slot.index)])

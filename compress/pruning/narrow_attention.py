@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from compress.networks.plain_copies import replace_everywhere
 from compress.pruning.groups import Unsupported
 
 
@@ -96,11 +97,10 @@ class NarrowAttention(nn.Module):
 
 def adapt(module: nn.Module, touched: set[str] | None = None) -> None:
     """Replace each nn.MultiheadAttention (of those ``touched``, or all) that can be by one that may lose heads."""
-    for name, layer in list(module.named_modules()):
+    for name, layer in list(module.named_modules(remove_duplicate=False)):
         if type(layer) is nn.MultiheadAttention and name and (touched is None or name in touched):
             try:
                 narrow = NarrowAttention(layer)
             except Unsupported:
                 continue
-            parent, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(parent), leaf, narrow)
+            replace_everywhere(module, layer, narrow)

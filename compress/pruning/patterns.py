@@ -15,10 +15,9 @@ from fractions import Fraction
 
 from torch import Tensor, nn
 
-from compress.networks.running import as_inputs
+from compress.networks.prepared_modules import ready
 from compress.pruning.blocks import Blocks, groups_without, without_blocks
 from compress.pruning.cutting import cut, tensor_named
-from compress.pruning.grouping import with_ordinary_weights
 from compress.pruning.groups import Group, Groups
 from compress.pruning.layers import Axis, Matrix, matrices
 from compress.pruning.narrow_attention import adapt
@@ -89,11 +88,11 @@ def network_pattern(
     """
     check_step(step)
     names = tuple(sorted(set(dropped)))
-    smaller = without_blocks(with_ordinary_weights(module), blocks.named(names)) if names else module
-    network = copy.deepcopy(with_ordinary_weights(smaller)).eval()
+    whole, inputs = ready(module, example_inputs)
+    network = (without_blocks(whole, blocks.named(names)) if names else copy.deepcopy(whole)).eval()
     adapt(network)
     try:
-        found = matrices(network, as_inputs(example_inputs))
+        found = matrices(network, inputs)
     except Exception as error:
         raise TaskError(
             f"the model does not run on example_inputs without {', '.join(names) or 'anything dropped'} "
@@ -102,7 +101,7 @@ def network_pattern(
     held = _Held(network, groups)
     uneven = {group for matrix in found for group in held.uneven(matrix)}
     layers = [_shape(matrix, held, uneven) for matrix in found]
-    uneven |= _fitted(network, as_inputs(example_inputs), groups, uneven, layers)
+    uneven |= _fitted(network, inputs, groups, uneven, layers)
     return Pattern(names, tuple(_ladder(group, step, uneven) for group in groups.prunable), tuple(layers))
 
 

@@ -24,14 +24,14 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from compress.networks.running import few_samples, forward
+from compress.networks.running import few_samples, forward, forward_in_training
 from compress.pruning.cutting import cut, duplicate, permute, zero
 from compress.pruning.groups import Group
 from compress.pruning.narrow_attention import adapt
@@ -44,6 +44,8 @@ BLOCKS = 16
 UNEQUAL = "removing channels is not the same as their not being there"
 """Begins the reason of a group whose cut runs but computes something else."""
 _SEEDS = (0, 1, 2)
+Run = Callable[[nn.Module, tuple[Tensor, ...]], list[Tensor]]
+"""Gives the outputs of a network."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,15 @@ class CheckedGroup:
 class PermutationCheck:
     """Checks the dependency groups of one network, on randomised copies of it; the network is untouched.
 
-    ``module`` must be in eval mode; ``inputs``: the arguments of its forward.
+    ``module`` must be in eval mode; ``inputs``: the arguments of its forward. ``trained``: whether its groups must hold
+    in training mode as well, since it has layers that work only then.
     """
 
-    def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def __init__(
+        self, module: nn.Module, inputs: tuple[Tensor, ...], *, trained: bool = False, run: Run = forward
+    ) -> None:
+        self._run = run
+        self._also = PermutationCheck(module, inputs, run=forward_in_training) if trained else None
         self._copies: dict[int, tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]] = {}
         self._source = (module, few_samples(module, inputs))
         self._exact = True
@@ -82,9 +89,12 @@ class PermutationCheck:
     def why_not(self, groups: Sequence[Group]) -> str | None:
         """Why these groups cannot be cut, all together; None if they can."""
         try:
-            return self._uncuttable(groups) or self._ordered(groups)
+            reason = self._uncuttable(groups) or self._ordered(groups)
         except Exception as error:
-            return f"it cannot be cut ({one_line(error, kind=True)})"
+            reason = f"it cannot be cut ({one_line(error, kind=True)})"
+        if reason is None and self._also is not None and (why := self._also.why_not(groups)) is not None:
+            return why if why == OUTPUT else f"in training mode {why}"
+        return reason
 
     def _uncuttable(self, groups: Sequence[Group]) -> str | None:
         """Really cut: by half, and by as little as possible."""
@@ -105,7 +115,7 @@ class PermutationCheck:
             small = lightly_copied(network)
             cut(small, removed)
             try:
-                outputs = forward(small, inputs)
+                outputs = self._run(small, inputs)
             except Exception as error:
                 return f"the network does not run when it is cut ({one_line(error, kind=True)})"
             if [o.shape for o in outputs] != [r.shape for r in reference]:
@@ -119,7 +129,7 @@ class PermutationCheck:
         full = copy.deepcopy(network)
         duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
         zero(full, [(group, gone) for group, gone in removed if not group.mixed])
-        return forward(full, self._copies[_SEEDS[0]][1])
+        return self._run(full, self._copies[_SEEDS[0]][1])
 
     def _close(self, outputs: list[Tensor], expected: list[Tensor]) -> bool:
         limit = 1e-9 if self._exact else 1e-3
@@ -168,7 +178,7 @@ class PermutationCheck:
         permute(permuted, orders, root_only=root_only)
         changes = [
             (new - old).abs().max() / old.abs().max().clamp_min(1e-30)
-            for new, old in zip(forward(permuted, inputs), reference, strict=True)
+            for new, old in zip(self._run(permuted, inputs), reference, strict=True)
             if old.is_floating_point() and old.numel()
         ]
         return float(torch.stack(changes).max())
@@ -179,13 +189,13 @@ class PermutationCheck:
             module, inputs = self._source
             if self._exact:
                 try:
-                    self._copies[seed] = _prepared(module, inputs, seed, torch.device("cpu"), torch.float64)
+                    self._copies[seed] = _prepared(module, inputs, seed, self._run, torch.device("cpu"), torch.float64)
                 except Exception:  # a network that makes float32 tensors, or tensors on its device, as it goes
                     self._exact = False
                     self._copies.clear()
             if not self._exact:
                 device = next((t.device for t in [*module.parameters(), *inputs]), torch.device("cpu"))
-                self._copies[seed] = _prepared(module, inputs, seed, device, torch.float32)
+                self._copies[seed] = _prepared(module, inputs, seed, self._run, device, torch.float32)
         return self._copies[seed]
 
 
@@ -224,7 +234,7 @@ def lightly_copied(module: nn.Module) -> nn.Module:
 
 
 def _prepared(
-    module: nn.Module, inputs: tuple[Tensor, ...], seed: int, device: torch.device, dtype: torch.dtype
+    module: nn.Module, inputs: tuple[Tensor, ...], seed: int, run: Run, device: torch.device, dtype: torch.dtype
 ) -> tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]:
     network = copy.deepcopy(module).to(device, dtype).eval()
     adapt(network)
@@ -241,7 +251,7 @@ def _prepared(
             moved.append(tensor.to(device, dtype))
         else:
             moved.append(tensor.to(device))
-    reference = forward(network, tuple(moved))
+    reference = run(network, tuple(moved))
     return network, tuple(moved), reference
 
 

@@ -16,10 +16,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from compress.networks.calling import input_names, uncalled
 from compress.networks.counting import macs_and_parameters
-from compress.networks.running import as_inputs, forward
+from compress.networks.prepared_modules import ExampleInputs, ready
+from compress.networks.running import forward
 from compress.pruning.cutting import channels_at, cut, positions
-from compress.pruning.grouping import find_groups, with_ordinary_weights
+from compress.pruning.grouping import find_groups
 from compress.pruning.groups import KEPT_AS_ASKED, Group, Groups, Unsupported
 from compress.pruning.importance import ALLOCATIONS, IMPORTANCES, Allocation, Importance, global_ratios, scores
 from compress.pruning.widths import check_ratio, check_step, realise
@@ -49,7 +51,7 @@ class Pruned:
 
 def prune(
     module: nn.Module,
-    example_inputs: Tensor | tuple[Tensor, ...],
+    example_inputs: ExampleInputs,
     ratio: float | Mapping[str, float] = 0.5,
     *,
     step: int = 1,
@@ -65,7 +67,8 @@ def prune(
     Modes, device, dtype and ``requires_grad`` are kept. Weights that it computes (weight norm, spectral norm, masks)
     become ordinary ones, as they are now.
 
-    ``example_inputs``: a tensor or a tuple of tensors, batch first, on the module's device.
+    ``example_inputs``: a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments, batch
+    first, on the module's device.
     ``ratio``: share of channels to remove, in [0, 1): of every prunable group, or {layer: ratio}, the others then
     staying whole; a group goes by the name of any layer whose width it is. ``step``: round widths to multiples of it.
     ``keep``: layers, or modules with all their layers, whose widths stay.
@@ -75,9 +78,10 @@ def prune(
     ``groups``: what ``find_groups`` found for this module, to save finding it again.
 
     Raises SpaceError for a ratio, width, step or name that does not fit, PruneError if the result is not as planned,
-    TaskError if the module cannot be run on ``example_inputs`` or copied.
+    TaskError if the module cannot be run on ``example_inputs`` or copied, or is of a kind that has no layers to cut.
     """
-    inputs, module = as_inputs(example_inputs), with_ordinary_weights(module)
+    names = input_names(example_inputs)
+    module, inputs = ready(module, example_inputs)
     check_step(step)
     if not isinstance(ratio, Mapping):
         check_ratio(ratio)
@@ -99,7 +103,7 @@ def prune(
     smaller = _cut_and_checked(module, inputs, plan)
     macs, parameters = macs_and_parameters(smaller, inputs)
     return Pruned(
-        module=smaller,
+        module=uncalled(smaller) if names else smaller,
         macs=macs,
         parameters=parameters,
         pruned=[(group.name, group.channels, group.channels - len(gone)) for group, gone in plan],

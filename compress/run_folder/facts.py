@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from typing import Any, TypeVar
 
+from compress.metrics.output_kinds import OutputKind
 from compress.values.serialization import from_json
 from targets.target import Capabilities
 
@@ -45,6 +46,8 @@ class Facts:
     """Target -> its description, and its state when the call began."""
     architecture: str = ""
     """What stood for the model before anything was exported."""
+    outputs: OutputKind = "logits"
+    """What the baseline puts out, as it was found before it was scored first."""
     abilities: Mapping[str, Capabilities] = field(default_factory=dict)
     """Target -> what it can do, as measured."""
     groups: tuple[str, ...] = ()
@@ -107,6 +110,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "warnings": _as(tuple[str, ...]),
     "targets": _as(dict[str, dict[str, Any]]),
     "architecture": _as(str),
+    "outputs": lambda value: from_json(OutputKind, value),  # type: ignore[arg-type]  # a Literal is no type to mypy
     "abilities": _as(dict[str, Capabilities]),
     "groups": _as(tuple[str, ...]),
     "blocks": _as(int),

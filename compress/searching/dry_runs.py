@@ -99,7 +99,10 @@ def _of_file(task: Task, splits: Splits, space: SearchSpace, file: Path) -> dict
 
 
 def _of_module(task: Task, splits: Splits, space: SearchSpace, folder: Path) -> dict[str, Any]:
-    return _of_network(_module(task, folder), task, splits, space)
+    from compress.baseline import modules
+
+    module = modules.callable_by_place(_module(task, folder), splits.val.first(4), splits.val.names)
+    return _of_network(module, task, splits, space)
 
 
 def _of_network(module: nn.Module, task: Task, splits: Splits, space: SearchSpace) -> dict[str, Any]:

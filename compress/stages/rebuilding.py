@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from compress.baseline.contexts import Context, Training
+from compress.networks.calling import uncalled
 from compress.pruning import blocks, pruning
 from compress.pruning.groups import Groups
 from compress.run_folder.runs import Run
@@ -60,6 +61,6 @@ def module_maker(context: Context) -> Callable[[Candidate], nn.Module] | None:
         weights = context.run.candidate_folder(candidate.id) / "weights.pt"
         if weights.exists():
             module.load_state_dict(torch.load(weights, weights_only=True))
-        return module.eval()
+        return uncalled(module).eval()
 
     return make

@@ -8,8 +8,8 @@ augmentation) or does not fit is asked anew every epoch instead.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from compress.networks.fingerprints import tensor_hash
-from compress.networks.plain_copies import full_precision
+from compress.networks.plain_copies import full_precision, single_precision
 from compress.networks.running import seeded
-from compress.tasks.fingerprints import dataset_hash
-from compress.tasks.user_code import guarded
-from compress.values.error_lines import one_line
+from compress.tasks.examples import Collate, Example, as_example, collated, raw_example, raw_examples, together
+from compress.tasks.fingerprints import dataset_hash, source_hash
 from compress.values.serialization import stable_hash
 from targets.errors import TaskError
 
@@ -41,6 +40,8 @@ class Split:
     labels: Any
     """A tensor, samples first."""
     digest: str
+    names: tuple[str, ...] = ()
+    """Of the inputs, where the examples give them by name."""
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -50,8 +51,17 @@ class Split:
         return tuple(x[:n] for x in self.inputs)
 
     def arrays(self, names: list[str]) -> dict[str, np.ndarray]:
-        """Inputs as arrays by the ONNX file's input names."""
+        """Inputs as arrays by the ONNX file's input names, which are in their order."""
         return {name: x.numpy() for name, x in zip(names, self.inputs, strict=True)}
+
+    def in_single_precision(self) -> Split:
+        """The same with inputs in double precision made float32; it stays the same data, by its digest."""
+        return replace(self, inputs=tuple(map(single_precision, self.inputs)))
+
+    def reordered(self, names: Sequence[str], name: str) -> Split:
+        """The same with the inputs in the order of ``names``; raises TaskError where it has others."""
+        example = Example(self.inputs, self.labels, self.names).ordered(tuple(names), name)
+        return replace(self, inputs=example.inputs, names=example.names)
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,14 @@ class Stream:
 
     dataset: Any
     digest: str
+    names: tuple[str, ...] = ()
+    """Of the inputs, where the examples give them by name."""
+    collate: Collate | None = None
+    """The task's own, for examples that differ in length."""
+    longest: tuple[Any, ...] = ()
+    """Examples as they come that ``sample`` is put together with, so that it is as long as val is."""
+    single: bool = False
+    """Whether inputs in double precision are made float32, as a network takes them."""
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -68,51 +86,91 @@ class Stream:
     def labels(self) -> Tensor:
         """The labels of all examples, samples first; read once, when they are first asked for."""
         chunks = (range(i, min(i + 256, len(self))) for i in range(0, len(self), 256))
-        labels = [label for chunk in chunks for _, label in _items(self.dataset, list(chunk), "train")]
-        return _collate([((), label) for label in labels], "train")[1]
+        labels = [label for chunk in chunks for label in self._labels(chunk)]
+        return torch.as_tensor(torch.utils.data.default_collate(labels))
+
+    def _labels(self, indices: Sequence[int]) -> list[Any]:
+        raw = raw_examples(self.dataset, indices, "train")
+        if self.collate is not None:
+            return list(collated(self.collate, raw, "train").label)
+        return [as_example(one, f"train[{index}]").label for one, index in zip(raw, indices, strict=True)]
+
+    def batch(self, indices: Sequence[int], *, as_long: bool = False) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Inputs and labels of the examples at ``indices``; ``as_long``: as those of val."""
+        raw = raw_examples(self.dataset, indices, "train")
+        if self.collate is None:
+            rows = [as_example(one, f"train[{index}]") for one, index in zip(raw, indices, strict=True)]
+            found = together(rows, "train")
+        else:
+            found = collated(self.collate, [*raw, *(self.longest if as_long else ())], "train")
+        found = found.ordered(self.names, "train")
+        inputs = tuple(single_precision(x) if self.single else x for x in found.inputs)
+        return tuple(x[: len(raw)] for x in inputs), found.label[: len(raw)]
 
 
 def read(dataset: Any, name: str) -> Split:
     """All of a dataset as tensors. Raises TaskError naming the split and what is wrong with it."""
-    _check_size(dataset, name)
+    check_size(dataset, name)
     if type(dataset) is torch.utils.data.TensorDataset:  # a subclass may augment
         if len(dataset.tensors) < 2:
             raise TaskError(f"{name}: a TensorDataset of one tensor has no labels; give TensorDataset(inputs, labels)")
-        return _split(tuple(dataset.tensors[:-1]), dataset.tensors[-1], name)
-    items = [_item(dataset, i, name) for i in range(len(dataset))]
-    return _split(*_collate(items, name), name)
+        return as_split(Example(tuple(dataset.tensors[:-1]), dataset.tensors[-1]), name)
+    rows = [as_example(raw_example(dataset, i, name), f"{name}[{i}]") for i in range(len(dataset))]
+    return as_split(together(rows, name), name)
+
+
+def read_collated(datasets: Mapping[str, Any], collate: Collate) -> dict[str, Split]:
+    """Datasets read whole and put together by ``collate`` in one batch, so that all are of one length."""
+    raw = {name: [raw_example(data, i, name) for i in range(len(data))] for name, data in datasets.items()}
+    whole = collated(collate, [one for rows in raw.values() for one in rows], " and ".join(raw))
+    found, start = {}, 0
+    for name, rows in raw.items():
+        part = slice(start, start + len(rows))
+        inputs = tuple(x[part] for x in whole.inputs)
+        found[name] = as_split(Example(inputs, whole.label[part], whole.names), name)
+        start += len(rows)
+    return found
 
 
 def read_train(dataset: Any) -> Split | Stream:
     """The train set in memory where it is always the same and fits, else as a stream."""
-    _check_size(dataset, "train")
+    check_size(dataset, "train")
     if type(dataset) is torch.utils.data.TensorDataset:  # a subclass may augment
         return read(dataset, "train")
+    stream = as_stream(dataset)
+    return read(dataset, "train") if stream is None else stream
+
+
+def as_stream(dataset: Any, collate: Collate | None = None, longest: tuple[Any, ...] = ()) -> Stream | None:
+    """A train set to be asked anew every epoch; None where it is always the same and fits in memory."""
     made_of = dataset_hash(dataset)  # before it is asked anything: that may fill caches of its own
     probes = sorted({i * (len(dataset) - 1) // (_PROBES - 1) for i in range(_PROBES)})
-    first = [_item(dataset, i, "train")[0] for i in probes]
+    first = [_item(dataset, i, collate) for i in probes]
     same = all(
-        len(again) == len(before) and all(torch.equal(a, b) for a, b in zip(again, before, strict=True))
+        len(again) == len(before.inputs) and all(map(torch.equal, again, before.inputs))
         for i, before in zip(probes, first, strict=True)
-        for again in (_item(dataset, i, "train")[0] for _ in range(_REPEATS - 1))
+        for again in (_item(dataset, i, collate).inputs for _ in range(_REPEATS - 1))
     )
-    size = sum(x.nbytes for x in first[0]) * len(dataset)
+    size = max(sum(x.nbytes for x in one.inputs) for one in first) * len(dataset)
     if same and size <= MOST_BYTES:
-        return read(dataset, "train")
+        return None
     # What gives other examples each time cannot be hashed whole: what it is made of tells two apart, and what it gives
     # from the same seed, where that repeats.
-    shapes = [tuple(x.shape) for x in first[0]]
-    text = f"{len(dataset)} {shapes} {made_of} {_from_one_seed(dataset, probes)}"
-    return Stream(dataset, hashlib.sha256(text.encode()).hexdigest()[:16])
+    shapes = [tuple(x.shape) for x in first[0].inputs]
+    text = f"{len(dataset)} {shapes} {made_of} {_from_one_seed(dataset, probes, collate)}"
+    if collate is not None:
+        text += f" {source_hash(collate)}"
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return Stream(dataset, digest, first[0].names, collate, longest)
 
 
-def _from_one_seed(dataset: Any, indices: list[int]) -> str:
+def _from_one_seed(dataset: Any, indices: list[int], collate: Collate | None) -> str:
     """Hash of a few train examples drawn from a fixed seed; empty where the dataset does not go by that."""
     draws = []
     for _ in range(2):
         with seeded(0):
-            items = [_item(dataset, index, "train") for index in indices]
-        draws.append(stable_hash([[tensor_hash({"": x}) for x in inputs] for inputs, _ in items]))
+            items = [_item(dataset, index, collate) for index in indices]
+        draws.append(stable_hash([[tensor_hash({"": x}) for x in item.inputs] for item in items]))
     return draws[0] if draws[0] == draws[1] else ""
 
 
@@ -134,12 +192,17 @@ def batches(
         if isinstance(train, Split):
             yield chunk, tuple(x[chunk] for x in train.inputs), train.labels[chunk]
         else:
-            yield chunk, *_collate(_items(train.dataset, chunk.tolist(), "train"), "train")
+            yield chunk, *train.batch(chunk.tolist())
 
 
 def sample(train: Split | Stream, n: int, seed: int) -> tuple[tuple[Tensor, ...], Any]:
-    """``n`` random train examples (at least two), drawn by ``seed``: inputs and labels, samples first."""
+    """``n`` random train examples (at least two), drawn by ``seed``: inputs and labels, samples first.
+
+    They are as long as those of val where a ``collate`` pads them.
+    """
     generator = torch.Generator().manual_seed(seed)
+    if isinstance(train, Stream) and train.collate is not None:
+        return train.batch(torch.randperm(len(train), generator=generator)[: max(2, n)].tolist(), as_long=True)
     _, inputs, labels = next(batches(train, max(2, min(n, len(train))), generator))
     return inputs, labels
 
@@ -173,7 +236,8 @@ def check_classes(splits: dict[str, Split], classes: int | None = None) -> None:
             raise TaskError(f"{name}: labels run from {low} to {high}, but the model has {classes} outputs")
 
 
-def _check_size(dataset: Any, name: str) -> None:
+def check_size(dataset: Any, name: str) -> None:
+    """Raise TaskError where a split is none, has no length, or holds fewer than two examples."""
     if dataset is None:
         raise TaskError(f"{name} is None; give a map-style dataset of (input, label)")
     try:
@@ -186,58 +250,24 @@ def _check_size(dataset: Any, name: str) -> None:
         raise TaskError(f"{name} {'is empty' if n == 0 else 'has one example'}; it needs at least two")
 
 
-def _items(dataset: Any, indices: list[int], name: str) -> list[tuple[tuple[Tensor, ...], Any]]:
-    """Examples as (tuple of tensors, label): all at once where the dataset offers that, as torch's own loader does."""
-    together = getattr(dataset, "__getitems__", None)
-    if not callable(together):
-        return [_item(dataset, index, name) for index in indices]
-    examples = guarded(f"{name}.__getitems__", lambda: together(indices))
-    if not isinstance(examples, (list, tuple)) or len(examples) != len(indices):
-        got = f"{len(examples)} examples" if isinstance(examples, (list, tuple)) else type(examples).__name__
-        raise TaskError(f"{name}.__getitems__ gave {got} for {len(indices)} indices; it must return a list, one each")
-    return [_pair(example, index, name) for example, index in zip(examples, indices, strict=True)]
+def _item(dataset: Any, index: int, collate: Collate | None = None) -> Example:
+    """One train example; with ``collate``, as a batch of one."""
+    raw = raw_example(dataset, index, "train")
+    return as_example(raw, f"train[{index}]") if collate is None else collated(collate, [raw], "train")
 
 
-def _item(dataset: Any, index: int, name: str) -> tuple[tuple[Tensor, ...], Any]:
-    """One example as (tuple of tensors, label)."""
-    return _pair(guarded(f"{name}[{index}]", lambda: dataset[index]), index, name)
-
-
-def _pair(example: Any, index: int, name: str) -> tuple[tuple[Tensor, ...], Any]:
-    if not isinstance(example, (tuple, list)) or len(example) != 2:
-        raise TaskError(f"{name}[{index}] is {type(example).__name__}, not a pair (input, label)")
-    inputs, label = example
-    inputs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    try:
-        return tuple(full_precision(torch.as_tensor(x)) for x in inputs), label
-    except (TypeError, ValueError, RuntimeError) as error:
-        kinds = ", ".join(type(x).__name__ for x in inputs)
-        raise TaskError(f"{name}[{index}]: the input ({kinds}) is no tensor: {one_line(error)}") from None
-
-
-def _collate(items: list[tuple[tuple[Tensor, ...], Any]], name: str) -> tuple[tuple[Tensor, ...], Tensor]:
-    """Examples as one batch: inputs and labels, samples first."""
-    counts = {len(inputs) for inputs, _ in items}
-    if len(counts) > 1:
-        raise TaskError(f"{name}: examples have {sorted(counts)} inputs; all must have the same number")
-    try:
-        inputs = tuple(torch.stack([item[0][k] for item in items]) for k in range(len(items[0][0])))
-        return inputs, torch.as_tensor(torch.utils.data.default_collate([item[1] for item in items]))
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise TaskError(f"{name}: examples do not fit together in one batch: {one_line(error)}") from None
-
-
-def _split(inputs: tuple[Tensor, ...], labels: Tensor, name: str) -> Split:
-    inputs = tuple(full_precision(x.detach().cpu()).contiguous() for x in inputs)
-    labels = labels.detach().cpu()
+def as_split(batch: Example, name: str) -> Split:
+    """All examples of a split, checked and hashed; raises TaskError for values that are not finite."""
+    inputs = tuple(full_precision(x.detach().cpu()).contiguous() for x in batch.inputs)
+    labels = batch.label.detach().cpu()
     for what, tensors in (("inputs", inputs), ("labels", (labels,))):
         if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors):
             raise TaskError(f"{name}: {what} hold NaN or infinite values; clean the data first")
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(repr(batch.names).encode() if batch.names else b"")
     for tensor in (*inputs, labels):
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.contiguous().numpy().tobytes())
-    return Split(inputs, labels, digest.hexdigest()[:16])
+    return Split(inputs, labels, digest.hexdigest()[:16], batch.names)
 
 
 def _example_hashes(split: Split) -> list[bytes]:

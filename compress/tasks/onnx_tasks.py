@@ -64,7 +64,7 @@ def onnx_task(path: Path, data: Path | None) -> Task:
     else:
         shown = _own_outputs(source, {name: x[:_SHOWN] for name, x in samples.items()})
         few = [x[:_SHOWN] for x in inputs]
-        metric, loss = original_outputs.labelled(shown, original_outputs.parts_of(shown, outputs, few))
+        metric, loss = original_outputs.labelled(shown, original_outputs.parts_of(shown, outputs, few), labels)
     wanted = own if labels is None else labels
     sets = {name: _dataset([*inputs, wanted], chosen, data) for name, chosen in parts.items()}
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "model"

@@ -76,8 +76,17 @@ def parts_of(
     return tuple(OutputPart(i, names[i], _kind(outputs[i], inputs), outputs[i].shape[1:]) for i in chosen)
 
 
-def labelled(outputs: Sequence[np.ndarray], parts: tuple[OutputPart, ...]) -> tuple[str | Metric, Any]:
-    """(metric, loss) where class numbers are given: accuracy of the first output that decides."""
+def labelled(
+    outputs: Sequence[np.ndarray], parts: tuple[OutputPart, ...], labels: np.ndarray | None = None
+) -> tuple[str | Metric, Any]:
+    """(metric, loss) where whole numbers are given as labels: accuracy of the first output that decides.
+
+    ``labels`` (n, ...) of 0 and 1, one for each number that the only output holds, are answered yes or no one by one.
+    """
+    if labels is not None and len(outputs) == 1 and np.isin(labels, (0, 1)).all():
+        sizes = [int(np.prod(x.shape[1:])) for x in (outputs[0], labels)]
+        if sizes[0] == sizes[1] and np.issubdtype(outputs[0].dtype, np.floating):
+            return "multilabel_accuracy", None
     part = next((part for part in parts if part.decides), parts[0])
     several, probabilities = len(outputs) > 1, part.kind == "probabilities"
     loss = _Likelihood(part.index, probabilities) if probabilities or several else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from compress.metrics import metrics
-from compress.tasks import datasets
+from compress.tasks import datasets, examples
 from compress.tasks.tasks import Task
 from targets.errors import TaskError
 
@@ -32,13 +32,18 @@ class Splits:
 
 def read_splits(task: Task) -> Splits:
     """Read all splits; overlap between them is no error, but said. Raises TaskError for unusable data."""
-    val = datasets.read(task.val, "val")
-    test = None if task.test is None else datasets.read(task.test, "test")
-    train = None
-    if task.train is not None:
-        train = datasets.read_train(task.train)
-    elif task.onnx_path is None:
+    if task.train is None and task.onnx_path is None:
         raise TaskError(f"task {task.name!r}: train is None; fine-tuning needs training data")
+    if task.collate is not None:
+        train, val, test = _collated(task, task.collate)
+    else:
+        val = datasets.read(task.val, "val")
+        test = None if task.test is None else datasets.read(task.test, "test")
+        train = None if task.train is None else datasets.read_train(task.train)
+    train, val, test = _in_one_order(task, train, val, test)
+    if task.onnx_path is None:  # a file says itself what it takes
+        train = replace(train, single=True) if isinstance(train, datasets.Stream) else _single(train)
+        val, test = val.in_single_precision(), _single(test)
     for name, labels in task.slices.items():
         if test is not None and len(labels) != len(test):
             raise TaskError(
@@ -54,6 +59,49 @@ def read_splits(task: Task) -> Splits:
     if test is None:
         warnings.append("there is no test split: nothing was held out, and no pick can be confirmed")
     return replace(splits, warnings=tuple(warnings))
+
+
+def _single(split: datasets.Split | None) -> datasets.Split | None:
+    return None if split is None else split.in_single_precision()
+
+
+_Parts = tuple[datasets.Split | datasets.Stream | None, datasets.Split, datasets.Split | None]
+"""Train, val and test."""
+
+
+def _collated(task: Task, collate: examples.Collate) -> _Parts:
+    """The splits as the task's ``collate`` puts them together: in one batch, so that all are padded alike."""
+    given = {name: data for name, data in (("val", task.val), ("test", task.test)) if data is not None}
+    for name, data in given.items():
+        datasets.check_size(data, name)
+    train = None
+    if task.train is not None:
+        datasets.check_size(task.train, "train")
+        train = datasets.as_stream(
+            task.train, collate, tuple(examples.raw_examples(task.val, range(len(task.val)), "val"))
+        )
+        given |= {"train": task.train} if train is None else {}
+    found = datasets.read_collated(given, collate)
+    return train or found.get("train"), found["val"], found.get("test")
+
+
+def _in_one_order(
+    task: Task, train: datasets.Split | datasets.Stream | None, val: datasets.Split, test: datasets.Split | None
+) -> _Parts:
+    """Inputs that are given by name in one order: that of the file where the model is one, else that of val."""
+    if task.onnx_path is not None and val.names:
+        from compress.onnx_files.normalizing import input_types, read_normalized
+
+        names = tuple(input_types(read_normalized(task.onnx_path).model))
+    else:
+        names = val.names
+    if isinstance(train, datasets.Split):
+        train = train.reordered(names, "train")
+    elif train is not None:
+        if set(train.names) != set(names):
+            raise TaskError(f"train has the inputs {sorted(train.names)}, val has {sorted(names)}; give the same")
+        train = replace(train, names=names)
+    return train, val.reordered(names, "val"), None if test is None else test.reordered(names, "test")
 
 
 def _overlap(a: str, b: str, n: int) -> str:

@@ -23,12 +23,16 @@ class Task:
     """A model, its data and how good is measured.
 
     ``model``: an ``nn.Module``; a function without parameters that makes (trains) one, called once; or a path to an
-    ``.onnx`` file. ``train``, ``val``, ``test``: map-style datasets of (input, label), an input being a tensor or a
-    tuple of tensors; train fits weights, val steers the search, test is read once per pick and may be None.
+    ``.onnx`` file. ``train``, ``val``, ``test``: map-style datasets of (input, label), an input being a tensor, a tuple
+    of tensors, or a dict of tensors by the names of forward's arguments; or of dicts of such inputs that hold the label
+    as ``labels``, ``label`` or ``label_ids``. train fits weights, val steers the search, test is read once per pick and
+    may be None.
     ``metric``: a name from ``compress.metrics`` or a ``Metric``. ``loss(outputs, labels)``: None for the usual one.
     ``finetune(module, train, settings)``: the user's own training loop instead of ours; it trains in place or
     returns the trained module. ``slices``: name -> one label per test example. ``optimizer(parameters, settings)``:
     makes the torch optimizer that our loop uses in place of AdamW; parameters are groups that hold their weight decay.
+    ``collate(examples)``: puts examples that differ in length together, as that of a torch ``DataLoader`` does: a list
+    of examples as the dataset gives them, to a batch in the same form.
     """
 
     name: str
@@ -41,6 +45,7 @@ class Task:
     finetune: Callable[[Any, Any, Any], Any] | None = None
     slices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     optimizer: Callable[[Any, Any], Any] | None = None
+    collate: Callable[[list[Any]], Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.match(self.name):
@@ -57,6 +62,12 @@ class Task:
             raise TaskError(
                 f"task {self.name!r}: optimizer is {type(self.optimizer).__name__}; give a function of (parameters, "
                 "settings) that makes one, since every trial trains another network"
+            )
+
+        if self.collate is not None and not callable(self.collate):
+            raise TaskError(
+                f"task {self.name!r}: collate is {type(self.collate).__name__}; give a function that makes a batch "
+                "of a list of examples"
             )
 
     @property

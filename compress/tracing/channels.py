@@ -6,14 +6,17 @@ recurrent and attention layers. The rules (``rules.py``) label its results (``la
 
 from __future__ import annotations
 
+import contextlib
+from collections import Counter
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from compress.networks.running import tensors_in, unfused
+from compress.networks.running import copies, doubled, tensors_in, training, unfused
 from compress.tracing.calls import OperatorCall
 from compress.tracing.labels import FIXED, FREE, Axis, ChannelTrace, Labels
 from compress.tracing.rules import output_labels
@@ -25,16 +28,54 @@ OUTPUT = "output layer"
 def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelTrace:
     """What a run of ``module`` on ``inputs`` shows of its channels; raises what its forward raises.
 
-    ``module`` must be in eval mode; ``inputs``: the arguments of its forward.
+    ``module`` must be in eval mode; ``inputs``: the arguments of its forward. Where a run in training mode takes
+    other parameters, as those of an auxiliary head, it is followed as well: what has been pruned must still train.
+    Statistics of ``module`` may change by that.
     """
+    inputs = copies(inputs)  # which it may write to
     mode = _Mode(module, inputs)
     with unfused(), mode:
-        outputs = module(*inputs)
-    mode.note_unused()
-    for tensor in tensors_in(outputs):
-        for label in mode.labels(tensor):
-            mode.found.atoms.freeze(label, OUTPUT, first=True)
+        mode.freeze_outputs(module(*inputs))
+    also = _where_training_differs(module, inputs, mode.used)
+    if also is not None:
+        with contextlib.suppress(Exception), training(module), unfused(), mode:
+            mode.freeze_outputs(module(*also))
+            mode.found.trained = True
+    for axis in mode.unused():
+        mode.atoms.freeze(axis.labels, "it takes no part in computing the output", first=True)
     return mode.found
+
+
+def _where_training_differs(
+    module: nn.Module, inputs: tuple[Tensor, ...], used: Counter[int]
+) -> tuple[Tensor, ...] | None:
+    """Inputs on which ``module`` in training mode takes its parameters otherwise than ``used`` says; else None.
+
+    None also where it does not run so, as one that wants labels then.
+    """
+    held = {id(p) for p in module.parameters()}
+    for given in (inputs, doubled(inputs)):
+        uses = _Uses()
+        with contextlib.suppress(Exception), training(module), unfused(), uses:
+            module(*copies(given))
+            same = all(uses.used[key] == used[key] for key in held)
+            return None if same else given
+    return None
+
+
+class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts how often each tensor is an argument of an operator."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.used: Counter[int] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run the operator."""
+        self.used.update(id(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
+        return func(*args, **(kwargs or {}))
 
 
 class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -46,7 +87,7 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.atoms = self.found.atoms
         self._labels: Any = WeakTensorKeyDictionary()
         self.names: dict[int, list[str]] = {}
-        self.used: set[int] = set()
+        self.used: Counter[int] = Counter()
         for tensor in inputs:
             self._labels[tensor] = [np.full(n, FIXED) for n in tensor.shape]
         held = [*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)]
@@ -63,12 +104,16 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known: Labels | None = self._labels.get(tensor)
         return [np.full(n, FREE) for n in tensor.shape] if known is None else known
 
-    def note_unused(self) -> None:
-        """Freeze the channels of parameters that no operator has taken."""
-        names = {name for key in self.names.keys() & self.used for name in self.names[key]}
-        for axis in self.found.axes:
-            if axis.tensor not in names:
-                self.atoms.freeze(axis.labels, "it takes no part in computing the output", first=True)
+    def freeze_outputs(self, outputs: Any) -> None:
+        """Note that the shapes of a run's outputs must stay."""
+        for tensor in tensors_in(outputs):
+            for label in self.labels(tensor):
+                self.atoms.freeze(label, OUTPUT, first=True)
+
+    def unused(self) -> list[Axis]:
+        """The axes of parameters and buffers that no operator has taken."""
+        names = {name for key in self.names.keys() & self.used.keys() for name in self.names[key]}
+        return [axis for axis in self.found.axes if axis.tensor not in names]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

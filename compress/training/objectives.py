@@ -16,10 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from compress.metrics.decisions import class_axis
-from compress.networks.running import outputs_of
+from compress.metrics.output_kinds import OutputKind
+from compress.networks.running import main_output
 from targets.errors import TaskError
 
 Loss = Callable[[Any, Any], Tensor]
+_SMALLEST = 1e-6
+"""Probabilities closer to 0 or 1 than this have the logits of these."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,15 @@ class Objective:
     loss: Loss | None
     kind: str
     """``cross_entropy``, ``bce``, ``mse``, ``l1`` or ``own``."""
+    outputs: OutputKind = "logits"
+    """What the network puts out; of probabilities the cross-entropies take the logits."""
 
     def value(self, outputs: Any, labels: Any, smoothing: float, weights: Tensor | None = None) -> Tensor:
         """The loss of a batch; ``weights`` (classes,) are those of the classes in a cross-entropy."""
         if self.loss is not None:
             return self.loss(outputs, labels)
-        first = outputs_of(outputs)[0].float()
+        first = main_output(outputs).float()
+        first = self._logits(first)
         kind = _likely(first, labels) if self.kind == "own" else self.kind
         if kind == "unknown":
             return first.new_full((), math.nan)
@@ -52,10 +58,11 @@ class Objective:
         """How far ``outputs`` are from a teacher's, averaged over the outputs.
 
         T^2 * KL(teacher / T, student / T) where outputs are logits (Hinton et al. 2015), else the squared distance.
+        What a network puts out in training only, after what it always does, has no teacher.
         """
         terms = []
-        for student, teacher in zip(outputs, expected, strict=True):
-            student, teacher = student.float(), teacher.float()
+        for student, teacher in zip(outputs[: len(expected)], expected, strict=True):
+            student, teacher = self._logits(student.float()), self._logits(teacher.float())
             if self.kind == "cross_entropy" and student.dim() > 1 and student.shape[1] > 1:
                 axis = class_axis(student.shape, labels.shape) if isinstance(labels, Tensor) else 1
                 log_p, q = F.log_softmax(student / t, dim=axis), F.softmax(teacher / t, dim=axis)
@@ -69,14 +76,27 @@ class Objective:
                 terms.append(F.mse_loss(student, teacher))
         return torch.stack(terms).mean()
 
+    def _logits(self, outputs: Tensor) -> Tensor:
+        """What a cross-entropy is to take, of outputs in float32."""
+        if self.kind not in ("cross_entropy", "bce") or self.outputs == "logits":
+            return outputs
+        if self.outputs == "softmax":
+            return outputs.clamp_min(_SMALLEST).log()
+        return torch.logit(outputs, eps=_SMALLEST)
 
-def make_objective(loss: Loss | None, metric_loss: str | None, metric: str) -> Objective:
-    """The task's own loss, else the usual one for its metric; raises TaskError where there is neither."""
+
+def make_objective(
+    loss: Loss | None, metric_loss: str | None, metric: str, outputs: OutputKind = "logits"
+) -> Objective:
+    """The task's own loss, else the usual one for its metric; raises TaskError where there is neither.
+
+    ``outputs``: what the network puts out.
+    """
     if loss is not None:
         return Objective(loss, "own")
     if metric_loss is None:
         raise TaskError(f"metric {metric!r} has no usual loss to train with; give the task a loss=")
-    return Objective(None, metric_loss)
+    return Objective(None, metric_loss, outputs)
 
 
 def _likely(outputs: Tensor, labels: Tensor) -> str:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from compress.pruning.cutting import tensor_named
+from compress.pruning.cutting import distinct_slots, tensor_named
 from compress.pruning.groups import Group, Groups, Slot, owner_of
 
 
@@ -52,10 +52,11 @@ def penalties(module: nn.Module, groups: Groups, kind: str) -> list[Penalty]:
     """What is penalised of each group; a group of which nothing can be is left out."""
     found = []
     for group in groups.prunable:
-        scales = [slot for slot in group.slots if _is_scale(module, slot)]
+        distinct = distinct_slots(module, group)  # a tensor with two names is shrunk once
+        scales = [slot for slot in distinct if _is_scale(module, slot)]
         batchnorm = [slot for slot in scales if isinstance(module.get_submodule(slot.layer), _NormBase)]
         joint = kind == "group" or not batchnorm
-        slots = [*(slot for slot in group.slots if _makes(module, slot)), *scales] if joint else batchnorm
+        slots = [*(slot for slot in distinct if _makes(module, slot)), *scales] if joint else batchnorm
         parts = tuple(part for slot in slots if (part := _part(module, group, slot)) is not None)
         if parts:
             mean = float(_norms(module, parts, group.channels).mean())

@@ -43,5 +43,7 @@ class TrainingKey:
 def make_key(task: Task, baseline: str, train: str, objective: Objective, mode: TrainingMode, seed: int) -> TrainingKey:
     """The key of all trainings of ``task``; ``baseline`` and ``train`` are hashes of weights and data."""
     kind = {"kind": objective.kind, "own": source_hash(objective.loss)}
+    if objective.outputs != "logits":
+        kind["outputs"] = objective.outputs
     own = source_hash(task.finetune), source_hash(task.optimizer)
     return TrainingKey(baseline, train, kind, *own, seed, to_json(mode))

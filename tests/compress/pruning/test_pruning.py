@@ -199,7 +199,9 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(TaskError, match="does not run on example_inputs"):
         find_groups(module, torch.randn(2, 7))
     with pytest.raises(TaskError, match="give a tensor"):
-        find_groups(module, {"x": torch.randn(2, 6)})  # type: ignore[arg-type]
+        find_groups(module, "x")  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="'x' are no arguments of the forward"):
+        find_groups(module, {"x": torch.randn(2, 6)})
 
 
 def test_groups_of_another_network_are_refused(found: dict[str, Groups]) -> None:

@@ -112,7 +112,7 @@ NAN[3, 1] = float("nan")
         (iter(_pairs()), "has no length"),
         ([X[0], X[1]], r"val\[0\] is Tensor, not a pair"),
         ([(X[0], 1, 2), (X[1], 1, 2)], r"val\[0\] is tuple, not a pair"),
-        ([{"x": X[0], "y": 1}] * 2, r"val\[0\] is dict, not a pair"),
+        ([{"x": X[0], "y": 1}] * 2, r"val\[0\] is a dict of 'x', 'y' without a label"),
         ([("some text", 1)] * 2, r"val\[0\]: the input \(str\) is no tensor"),
         ([(X[0], 1), (X[1, :2], 0)], "do not fit together"),
         ([(X[0], 1), ((X[1], X[1]), 0)], r"examples have \[1, 2\] inputs"),
