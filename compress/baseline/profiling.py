@@ -16,6 +16,7 @@ from compress.baseline.contexts import Profile, Training
 from compress.onnx_files import graphs
 from compress.precision import calibration_samples, quantizer
 from compress.precision.layer_costs import Saving, float_order, layer_errors, layer_savings
+from compress.precision.ranges import collect_ranges
 from compress.pruning import blocks, grouping, pruning
 from compress.pruning.groups import Groups
 from compress.run_folder.caching import Cache
@@ -168,5 +169,5 @@ def _ranges(path: Path, samples: Mapping[str, np.ndarray]) -> Iterator[tuple[Pat
     """The file's ranges, and a folder to work in, both gone afterwards."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        quantizer.collect_ranges(path, samples, "minmax", folder / "ranges.json")
+        collect_ranges(path, samples, "minmax", folder / "ranges.json")
         yield folder / "ranges.json", folder

@@ -21,7 +21,8 @@ import onnx
 
 from compress.precision.activations import inner_values
 from compress.precision.products import Product, bias_input, find_products
-from compress.precision.quantizer import collect_ranges, quantize_static
+from compress.precision.quantizer import quantize_static
+from compress.precision.ranges import collect_ranges
 from targets.target import Capabilities
 
 

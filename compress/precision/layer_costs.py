@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from compress.precision import quantizer
+from compress.precision.plain_models import read_plain
 from targets.target import Capabilities, Measurement, Protocol, Target
 
 MOST = 24
@@ -42,7 +43,7 @@ def layer_errors(
     ``ranges``: what ``collect_ranges`` wrote for ``source`` by ``method``; ``folder``: for the files made on the way.
     Raises QuantizeError where a layer cannot be quantized.
     """
-    model = quantizer.read_named(source)
+    model = read_plain(source)
     reference = quantizer.outputs(source, model, samples)
     scale = float(np.mean(np.square(reference))) or 1.0
     errors = []

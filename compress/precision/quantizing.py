@@ -20,14 +20,14 @@ import targets
 from compress.onnx_files.exporting import check_folder
 from compress.onnx_files.graphs import load_model
 from compress.precision.calibration_samples import named
+from compress.precision.plain_models import read_plain
 from compress.precision.quantizer import (
     Quantized,
-    collect_ranges,
     quantizable_layers,
     quantize_dynamic,
     quantize_static,
-    read_named,
 )
+from compress.precision.ranges import collect_ranges
 from compress.values.configs import CALIBRATIONS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
 from targets.errors import RequestError
 from targets.target import Capabilities
@@ -88,7 +88,7 @@ def _stored(source: Path, destination: Path, precision: str, capabilities: Capab
 
     if precision in refused(capabilities.refuses, capabilities.lacks):
         raise RequestError(f"precision {precision!r} does not run on the target; use fp16")
-    integers = write_stored(read_named(source), precision, destination, source.name)
+    integers = write_stored(read_plain(source), precision, destination, source.name)
     kept = tuple(name for name in quantizable_layers(source) if name not in integers)
     return Quantized(destination, destination.stat().st_size, integers, kept)
 

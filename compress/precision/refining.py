@@ -15,7 +15,7 @@ import onnx
 
 from compress.precision.adaround import round_weights
 from compress.precision.bias_correction import correct_biases
-from compress.precision.quantizer import read_named
+from compress.precision.plain_models import read_plain
 from compress.values.configs import PrecisionSettings
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
@@ -35,7 +35,7 @@ def refine(
 
     The nodes in ``keep_float`` will stay in float. Raises QuantizeError where the model does not run.
     """
-    model = read_named(source)
+    model = read_plain(source)
     try:
         if settings.adaround:
             model = round_weights(model, samples, capabilities, keep_float)

@@ -17,7 +17,7 @@ import onnx
 from compress.baseline.contexts import Context, Training
 from compress.measurement import latencies
 from compress.onnx_files import exporting, limits
-from compress.precision import calibration_samples, quantizer, stored_weights
+from compress.precision import calibration_samples, quantizer, ranges, stored_weights
 from compress.pruning.pruning import Pruned
 from compress.selection.feasibility import KNOWN, violation
 from compress.stages import measuring
@@ -80,14 +80,14 @@ def _provisional(
     stored = [variant for variant in context.targets.variants if variant.scheme in STORED]
 
     def compute(folder: Path) -> dict[str, Any]:
-        path, ranges = folder / "fp32.onnx", folder / "ranges.json"
+        path, found = folder / "fp32.onnx", folder / "ranges.json"
         onnx.save(exporting.bind(template, pruned.module.state_dict(), context.targets.limits), path)
         if int8 and quantizer.quantizable_layers(path):
             few = {name: x[: calibration_samples.BATCH] for name, x in context.calibration.samples.items()}
-            quantizer.collect_ranges(path, few, "minmax", ranges)
+            ranges.collect_ranges(path, few, "minmax", found)
             for variant in int8:
                 made = folder / f"{variant.name}.onnx"
-                quantizer.quantize_static(path, made, ranges, "minmax", variant.capabilities)
+                quantizer.quantize_static(path, made, found, "minmax", variant.capabilities)
                 onnx.save(limits.fit_to_limits(onnx.load(made), context.targets.limits), made)
         for variant in stored:
             with contextlib.suppress(QuantizeError):  # a cut network may have nothing left that is worth it

@@ -10,7 +10,7 @@ import onnx
 
 from compress.baseline.contexts import Context, Say
 from compress.onnx_files import exporting, graphs, limits
-from compress.precision import quantizer, refining, stored_weights
+from compress.precision import quantizer, ranges, refining, stored_weights
 from compress.precision.schemes import Variant
 from compress.stages import int8_training
 from compress.values.configs import QAT, REFINEMENTS, STORED, Config, PrecisionSettings, is_refined
@@ -63,7 +63,7 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
     scheme, capabilities = variant.scheme, variant.capabilities
     method = config.precision.calibration
     keep: tuple[str, ...] = ()
-    ranges = Path()
+    found_ranges = Path()
     if scheme == "mixed":
         names = quantizer.quantizable_layers(path)
         count = min(max(1, round(config.precision.float_share * len(names))), len(names) - 1)
@@ -73,14 +73,14 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
     if scheme != "int8-dynamic":
         if is_refined(config.precision):
             path = _refined(context, path, variant, config.precision, keep)
-        ranges = _ranges(context, path, method, capabilities)
+        found_ranges = _ranges(context, path, method, capabilities)
 
     def compute(folder: Path) -> dict[str, Any]:
         if scheme == "int8-dynamic":
             found = quantizer.quantize_dynamic(path, folder / "model.onnx", capabilities)
         else:
             found = quantizer.quantize_static(
-                path, folder / "model.onnx", ranges, method, capabilities, keep_float=keep
+                path, folder / "model.onnx", found_ranges, method, capabilities, keep_float=keep
             )
         onnx.save(limits.fit_to_limits(exporting.clean(onnx.load(found.path)), context.targets.limits), found.path)
         return {"int8": list(found.int8), "kept": list(found.kept)}
@@ -133,7 +133,7 @@ def _ranges(context: Context, path: Path, method: str, capabilities: Capabilitie
     """Calibrated once per trained network and method; a search for the best ranges depends on the format as well."""
 
     def compute(folder: Path) -> dict[str, Any]:
-        quantizer.collect_ranges(path, context.calibration.samples, method, folder / "ranges.json", capabilities)
+        ranges.collect_ranges(path, context.calibration.samples, method, folder / "ranges.json", capabilities)
         return {}
 
     inputs = {"calibrate": file_hash(path), "method": method, "samples": context.calibration.digest}

@@ -40,6 +40,9 @@ STORED = ("fp16", "int8-weights", "int4-weights")
 SCHEMES = (*SEARCHED, QAT, *STORED)
 CALIBRATIONS = ("minmax", "percentile", "search")
 """How activations get their ranges; ``search``: the percentile that leaves the smallest error."""
+OPERATORS = ("all", "products", "convolutions")
+"""Which operators static int8 quantizes: all that have integer kernels, convolutions and matrix products, or the former
+alone; with the products, also what moves their values and loses nothing (ReLU, Reshape, MaxPool)."""
 REFINEMENTS = ("adaround", "correct_bias")
 """What may be done to the float network before it is quantized (``refining.py``)."""
 SCHEDULES = ("cosine", "linear", "constant")
