@@ -7,6 +7,7 @@ and nothing else, and a Gemm multiplies, adds a vector, and scales nothing.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from compress.onnx_files.contents import attributes_of
+from compress.onnx_files.contents import attributes_of, graphs_in, opset_of
 from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.opsets import raised_opset
 from compress.precision.constant_folding import fold_constants, replace_nodes
 
 LEAST_OPSET = 13
 """The first whose DequantizeLinear has a scale for every channel."""
+_OPTIONAL_BIAS = 11
+"""The first whose Gemm need not have a bias."""
 _SEPARATE_CONSTANTS = 4
 """The first IR version in which constants need not be listed among the inputs."""
 
@@ -32,16 +35,46 @@ def read_plain(path: Path, least_opset: int = 0) -> onnx.ModelProto:
     """
     model = read_unchecked(path)
     if model.functions:
-        model = onnx.inliner.inline_local_functions(model)
+        from onnx.inliner import inline_local_functions
+
+        model = inline_local_functions(model)
     name_nodes(model)
     _separate_constants(model)
     fold_constants(model)
-    _plain_gemms(model)
     converted = raised_opset(model, least_opset, path.name)
     if converted is not model:
         name_nodes(converted)
         fold_constants(converted)
+    if opset_of(converted) >= _OPTIONAL_BIAS:
+        _plain_gemms(converted)
+    _split_off_outputs(converted)
     return converted
+
+
+def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that says the type of every value, as quantizers need it; the runtime is asked where ONNX cannot tell.
+
+    Raises what ONNX Runtime does where the model does not load.
+    """
+    found = onnx.shape_inference.infer_shapes(model)
+    known = {value.name for value in (*found.graph.value_info, *found.graph.input, *found.graph.output)}
+    unknown = [name for node in found.graph.node for name in node.output if name and name not in known]
+    if not unknown:
+        return found
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    asked = copy.deepcopy(model)
+    asked.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unknown)
+    session = onnxruntime.InferenceSession(asked.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    types = {"tensor(float)": onnx.TensorProto.FLOAT, "tensor(float16)": onnx.TensorProto.FLOAT16}
+    for value in session.get_outputs():
+        if value.name in unknown and value.type in types:
+            shape = [size if isinstance(size, int | str) else None for size in value.shape]
+            found.graph.value_info.append(helper.make_tensor_value_info(value.name, types[value.type], shape))
+    return found
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
@@ -61,6 +94,24 @@ def _separate_constants(model: onnx.ModelProto) -> None:
         del model.graph.input[:]
         model.graph.input.extend(kept)
         model.ir_version = max(model.ir_version, _SEPARATE_CONSTANTS)
+
+
+def _split_off_outputs(model: onnx.ModelProto) -> None:
+    """Where an input is an output as well, nodes read a copy of it: the output cannot take another name."""
+    leaving = {value.name for value in model.graph.output}
+    copies = []
+    for value in model.graph.input:
+        if value.name not in leaving:
+            continue
+        inner = f"{value.name}_inside"
+        for graph in graphs_in(model.graph):
+            for node in graph.node:
+                for i, name in enumerate(node.input):
+                    if name == value.name:
+                        node.input[i] = inner
+        copies.append(helper.make_node("Identity", [value.name], [inner], f"{value.name}_copy"))
+    if copies:
+        replace_nodes(model.graph, [*copies, *model.graph.node])
 
 
 def _plain_gemms(model: onnx.ModelProto) -> None:

@@ -11,7 +11,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from compress.onnx_files.parity import open_session
 from compress.precision.calibration_samples import Batches
 from compress.precision.float_fences import fence
 from compress.precision.float_nodes import PRODUCTS, float_nodes, other_operators
-from compress.precision.plain_models import LEAST_OPSET, read_plain
+from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.values.configs import OPERATORS
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError, RequestError
@@ -43,6 +43,8 @@ class Quantized:
     size: int
     int8: tuple[str, ...]
     kept: tuple[str, ...]
+    sqnr: Mapping[str, float] = field(default_factory=dict)
+    """Output of floats -> signal to noise ratio against the float file, in decibels; empty where nobody looked."""
 
 
 def quantizable_layers(path: Path) -> list[str]:
@@ -94,7 +96,7 @@ def quantize_static(
     with quiet():
         try:
             rewrite(
-                model,
+                with_types(model),
                 str(destination),
                 None,
                 quant_format=QuantFormat.QDQ,
@@ -179,7 +181,7 @@ def _checked_layers(model: onnx.ModelProto, name: str, keep_float: tuple[str, ..
     if unknown:
         raise RequestError(f"keep_float names {unknown}, which {name} lacks; it has {', '.join(names)}")
     if not names:
-        raise QuantizeError(f"{name} has no convolution or matrix product to quantize")
+        raise QuantizeError(f"{name} has no convolution or matrix product to quantize{_other_types(model)}")
     return names
 
 
@@ -195,17 +197,20 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
 
     original = read_plain(source, LEAST_OPSET)
     model = split_gemm(original)
-    constants = {t.name for t in model.graph.initializer}
-    names = tuple(n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants)
+    matrices = {t.name for t in model.graph.initializer if len(t.dims) == 2}
+    # ONNX Runtime's MatMulInteger has a scale for each column of a matrix, and of nothing else.
+    names = tuple(n.name for n in _products(model) if n.op_type == "MatMul" and n.input[1] in matrices)
     if not names:
-        raise QuantizeError(f"{source.name} has no matrix product: dynamic int8 would change nothing")
+        why = _other_types(model)
+        raise QuantizeError(f"{source.name} has no matrix product: dynamic int8 would change nothing{why}")
     del model.graph.value_info[:]  # stale shapes make the quantizer fail
     with quiet():
         try:
             rewrite(
-                model,
+                with_types(model),
                 str(destination),
                 op_types_to_quantize=["MatMul"],
+                nodes_to_quantize=list(names),
                 per_channel=True,
                 reduce_range=capabilities.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -296,3 +301,10 @@ def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """Convolutions and matrix products whose weight is a constant of floats."""
     constants = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
     return [n for n in model.graph.node if n.op_type in PRODUCTS and n.input[1] in constants]
+
+
+def _other_types(model: onnx.ModelProto) -> str:
+    """What to add to a message where it is the type of the weights that keeps them from being quantized."""
+    names = {onnx.TensorProto.DOUBLE: "double", onnx.TensorProto.FLOAT16: "half", onnx.TensorProto.BFLOAT16: "bfloat16"}
+    found = next((names[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in names), "")
+    return f"; its weights are in {found} precision, convert them to float32 first" if found else ""

@@ -13,7 +13,7 @@ import onnx
 
 from compress.precision.calibration_samples import Batches
 from compress.precision.masks import masked_nodes, masked_tensors
-from compress.precision.plain_models import LEAST_OPSET, read_plain
+from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.precision.quantizer import KINDS, LEFT_OUT, outputs, quantize_static, quiet
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
@@ -43,7 +43,7 @@ def collect_ranges(
     with tempfile.TemporaryDirectory() as folder, quiet():
         copied = Path(folder) / "model.onnx"
         try:
-            onnx.save(model, copied)
+            onnx.save(with_types(model), copied)
             left_out = masked_tensors(model, masked_nodes(model))
             # Histograms have no place for what is not finite: it is looked for first.
             plain = _calibrator("MinMax", copied, left_out)

@@ -91,7 +91,7 @@ def _provisional(
                 onnx.save(limits.fit_to_limits(onnx.load(made), context.targets.limits), made)
         for variant in stored:
             with contextlib.suppress(QuantizeError):  # a cut network may have nothing left that is worth it
-                stored_weights.write_stored(onnx.load(path), variant.scheme, folder / f"{variant.name}.onnx")
+                stored_weights.write_stored(path, variant.scheme, folder / f"{variant.name}.onnx")
         return {}
 
     formats = {variant.name: [variant.format, variant.capabilities.reduce_range] for variant in int8}

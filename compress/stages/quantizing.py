@@ -51,7 +51,7 @@ def _stored(context: Context, path: Path, variant: Variant) -> Path:
     """The file with its weights in fewer bits."""
 
     def compute(folder: Path) -> dict[str, Any]:
-        stored_weights.write_stored(onnx.load(path), variant.scheme, folder / "model.onnx", path.name)
+        stored_weights.write_stored(path, variant.scheme, folder / "model.onnx")
         return {}
 
     inputs = {"source": file_hash(path), "scheme": variant.scheme, "stored": stored_weights.VERSION}
