@@ -77,7 +77,9 @@ def check_module(module: nn.Module, name: str) -> None:
         raise TaskError(f"task {name!r}: the model has no parameters")
     key = broken_weight(module)
     if key is not None:
-        raise TaskError(f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it")
+        raise TaskError(
+            f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it"
+        )
 
 
 def save(module: nn.Module, folder: Path, *, whole: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from compress.baseline import onnx_baselines, profiling, training_setup
+from compress.baseline import int8_profiling, onnx_baselines, profiling, training_setup
 from compress.baseline.baselines import Preparation, baseline_candidate, baseline_model, warn
 from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
 from compress.measurement import scoring
@@ -82,7 +82,7 @@ def _calibration(preparation: Preparation, names: list[str]) -> Calibration:
     else:
         inputs = preparation.splits.val.first(_CALIBRATION)
     samples = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-    return Calibration(samples, profiling.digest(samples))
+    return Calibration(samples, int8_profiling.digest(samples))
 
 
 def _abilities(run: Run, cache: Cache, places: Sequence[Target]) -> dict[str, Capabilities]:

@@ -44,7 +44,9 @@ def _by_name(kinds: Mapping[str, Any], name: str, calibration: Any) -> dict[str,
     if hasattr(calibration, "__array__") or np.isscalar(calibration):
         return {next(iter(kinds)): calibration}
     if not isinstance(calibration, Iterable):
-        raise RequestError(f"calibration is {type(calibration).__name__}; give an array, samples first, or a dict of them")
+        raise RequestError(
+            f"calibration is {type(calibration).__name__}; give an array, samples first, or a dict of them"
+        )
     rows = list(calibration)
     if rows and all(isinstance(row, Mapping) for row in rows):
         keys = {str(key) for row in rows for key in row}
@@ -58,7 +60,9 @@ def _by_name(kinds: Mapping[str, Any], name: str, calibration: Any) -> dict[str,
         return dict(zip(kinds, rows, strict=True))
     if rows and all(isinstance(row, list | tuple) and len(row) == len(kinds) for row in rows):
         return {key: [row[i] for row in rows] for i, key in enumerate(kinds)}
-    raise RequestError(f"calibration does not name its inputs; {name} has {sorted(kinds)}: give a dict of arrays by them")
+    raise RequestError(
+        f"calibration does not name its inputs; {name} has {sorted(kinds)}: give a dict of arrays by them"
+    )
 
 
 def _array(name: str, values: Any, kind: Any) -> np.ndarray:
@@ -100,13 +104,15 @@ def _in_type(name: str, array: np.ndarray, kind: Any) -> np.ndarray:
     if array.dtype == wanted:
         return array
     numbers = np.issubdtype(array.dtype, np.number) or array.dtype == bool
-    if not numbers or not (np.issubdtype(wanted, np.number) or wanted == bool):
+    if not numbers or not (np.issubdtype(wanted, np.number) or np.issubdtype(wanted, np.bool_)):
         raise RequestError(f"calibration of {name!r} is of type {array.dtype}; the model takes {wanted}")
     with np.errstate(invalid="ignore", over="ignore"):
         cast: np.ndarray = array.astype(wanted)
     exact = np.issubdtype(wanted, np.floating) or np.array_equal(cast.astype(array.dtype), array)
     if not exact or (np.issubdtype(wanted, np.floating) and not np.isfinite(cast).all()):
-        raise RequestError(f"calibration of {name!r} holds values of type {array.dtype} that {wanted} does not; convert it")
+        raise RequestError(
+            f"calibration of {name!r} holds values of type {array.dtype} that {wanted} does not; convert it"
+        )
     return cast
 
 

@@ -7,6 +7,7 @@ scale of a layer; shapes that are computed stay as they are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -153,7 +154,8 @@ def _value(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], opset: int
     output = onnx.ValueInfoProto(name=node.output[0])
     graph = onnx.helper.make_graph([node], "constant", inputs, [output])
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    return np.asarray(ReferenceEvaluator(made).run(None, feeds)[0])
+    found: Any = ReferenceEvaluator(made).run(None, feeds)
+    return np.asarray(found[0])
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

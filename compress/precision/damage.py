@@ -1,12 +1,13 @@
 """Where a quantized file loses what it loses: the values inside it against those of the float file, layer by layer.
 
-One pass over both. The noise of a layer's output is what reaches it and what it adds; it is charged with the difference.
-A value that is quantized is looked at behind its quantizer, so that a range that does not fit is charged to the layer
-that puts it out.
+One pass over both. The noise of a layer's output is what reaches it and what it adds; it is charged with the
+difference. A value that is quantized is looked at behind its quantizer, so that a range that does not fit is charged to
+the layer that puts it out.
 """
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,14 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import inputs_of
 from compress.onnx_files.graphs import read_unchecked
 from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
 from targets.errors import CompressError
 from targets.target import Target
 
+_ROOM = 128 * 2**20
+"""Bytes of all inner values of a file that are looked at."""
 _WORST = 1e6
 """Noise as a share of the signal, at most: what is not finite counts as that."""
 
@@ -47,6 +51,7 @@ def locate(source: Path, made: Path, batch: Mapping[str, np.ndarray], checker: T
         names, behind = _common(model, read_unchecked(made))
         if not names:
             return ()
+        batch = _smaller(model, names, batch, checker)
         expected = _inside(model, names, batch, checker)
         found = _inside(read_unchecked(made), [behind[name] for name in names], batch, checker)
     except CompressError:
@@ -75,10 +80,22 @@ def _common(model: onnx.ModelProto, made: onnx.ModelProto) -> tuple[list[str], d
     return names, {name: behind.get(name, name) for name in names}
 
 
+def _smaller(
+    model: onnx.ModelProto, names: Sequence[str], batch: Mapping[str, np.ndarray], checker: Target
+) -> Mapping[str, np.ndarray]:
+    """As many samples of a batch as all inner values have room for; all of them where their number is fixed."""
+    if any(axes and axes[0].dim_value for axes in (v.type.tensor_type.shape.dim for v in inputs_of(model))):
+        return batch
+    one = {name: x[:1] for name, x in batch.items()}
+    each = sum(values.nbytes for values in _inside(model, names, one, checker))
+    return {name: x[: max(1, _ROOM // max(1, each))] for name, x in batch.items()}
+
+
 def _inside(
     model: onnx.ModelProto, names: Sequence[str], batch: Mapping[str, np.ndarray], checker: Target
 ) -> list[np.ndarray]:
     """The values called ``names`` for one batch; raises what the target does."""
+    model = copy.deepcopy(model)
     del model.graph.output[:]
     unique = list(dict.fromkeys(names))
     model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in unique)

@@ -1,8 +1,9 @@
 """A quantized file against the float file that it was made of: both are run on samples, in a worker process.
 
-The measure is the signal to quantization noise ratio of an output in decibels, 10 log10(sum x^2 / sum (x - q)^2): 40 dB
-are an error of one percent, 20 dB of ten, 0 dB one as large as the output. A file that does not run, gives other shapes or
-numbers that are not finite is broken. One with a low ratio is not, since labels may still be right, but it is said.
+The measure is the signal to quantization noise ratio of an output in decibels, 10 log10(sum x^2 / sum (x - q)^2):
+40 dB are an error of one percent, 20 dB of ten, 0 dB one as large as the output. A file that does not run, gives other
+shapes or numbers that are not finite is broken. One with a low ratio is not, since decisions may still be right, but it
+is said.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def made_up_samples(model: onnx.ModelProto) -> dict[str, np.ndarray]:
 
 
 def decibels(expected: np.ndarray, found: np.ndarray) -> float:
-    """The signal to noise ratio of ``found``, within 200 dB either way; what is not finite in both alike is left out."""
+    """The signal to noise ratio of ``found``, within 200 dB either way; what is not finite is left out."""
     a, b = expected.astype(np.float64), found.astype(np.float64)
     with np.errstate(invalid="ignore"):
         finite = np.isfinite(a) & np.isfinite(b)
@@ -167,6 +168,6 @@ def _check_conversion(
     pairs = zip(expected, found, strict=False)
     if len(found) != len(expected) or any(a.shape != b.shape or decibels(a, b) < _SAME for a, b in pairs):
         raise QuantizeError(
-            f"{source.name} is of opset {opset}, and cannot be converted to {LEAST_OPSET} ({reason}); export it anew with "
-            f"opset {LEAST_OPSET} or newer"
+            f"{source.name} is of opset {opset}, and cannot be converted to {LEAST_OPSET} ({reason}); export it anew "
+            f"with opset {LEAST_OPSET} or newer"
         )

@@ -16,9 +16,9 @@ from compress.onnx_files.contents import attributes_of
 HUGE = 1e4
 """Beyond this a number in a mask is no score."""
 _CARRIERS = frozenset({
-    "Add", "And", "Cast", "CastLike", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather", "GatherElements",
-    "GatherND", "Identity", "Max", "Min", "Mul", "Neg", "Pad", "ReduceMax", "Reshape", "ScatterND", "Slice", "Split",
-    "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
+    "Add", "And", "Cast", "CastLike", "Concat", "ConstantOfShape", "Div", "Expand", "Flatten", "Gather",
+    "GatherElements", "GatherND", "Identity", "Max", "Min", "Mul", "Neg", "Pad", "ReduceMax", "Reshape", "ScatterND",
+    "Slice", "Split", "Squeeze", "Sub", "Tile", "Transpose", "Trilu", "Unsqueeze", "Where",
 })  # fmt: skip
 """Operators that hand a mask on."""
 _ENDS = frozenset({"Exp", "LogSoftmax", "ReduceLogSumExp", "Sigmoid", "Softmax"})
@@ -45,7 +45,7 @@ def masked_nodes(model: onnx.ModelProto) -> set[str]:
 
 
 def masked_tensors(model: onnx.ModelProto, nodes: set[str]) -> set[str]:
-    """Names of the values that leave these ``nodes``, but for those that leave a softmax: what has no use for a range."""
+    """Names of the values that leave these ``nodes``, but for those behind a softmax: what has no use for a range."""
     return {
         name for node in model.graph.node if node.name in nodes and node.op_type not in _ENDS for name in node.output
     }

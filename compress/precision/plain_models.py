@@ -115,7 +115,7 @@ def _split_off_outputs(model: onnx.ModelProto) -> None:
 
 
 def _plain_gemms(model: onnx.ModelProto) -> None:
-    """Every Gemm without alpha and beta, its bias a constant vector; what does not fit into it becomes nodes of its own."""
+    """Every Gemm without alpha and beta, its bias a constant vector; what does not fit becomes nodes of its own."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
 
@@ -128,7 +128,9 @@ def _plain_gemms(model: onnx.ModelProto) -> None:
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in graph.node:
-        made = _plain_gemm(node, tensors, constant) if node.op_type == "Gemm" and node.domain in ("", "ai.onnx") else None
+        made = (
+            _plain_gemm(node, tensors, constant) if node.op_type == "Gemm" and node.domain in ("", "ai.onnx") else None
+        )
         nodes.extend(made or [node])
         changed = changed or made is not None
     if changed:
@@ -163,8 +165,10 @@ def _plain_gemm(
         if name in tensors:
             values = numpy_helper.to_array(tensors[name])
             return constant(f"{name}_times_{factor:.9g}", (values * factor).astype(values.dtype))
-        by = constant(f"{node.name}_{ending}", np.float32(factor).reshape(()))
-        before.append(helper.make_node("Mul", [name, by], [f"{node.name}_{ending}_scaled"], f"{node.name}_{ending}_mul"))
+        by = constant(f"{node.name}_{ending}", np.asarray(factor, np.float32))
+        before.append(
+            helper.make_node("Mul", [name, by], [f"{node.name}_{ending}_scaled"], f"{node.name}_{ending}_mul")
+        )
         return str(before[-1].output[0])
 
     where = 1 if node.input[1] in tensors else 0

@@ -159,9 +159,9 @@ def _with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _with_one_scale(model: onnx.ModelProto) -> list[str]:
-    """Weights that can have one scale only: of matrix products that are no matrices, of transposed grouped convolutions.
+    """Weights that can have one scale only: of products with what is no matrix, of grouped transposed convolutions.
 
-    The scales of a grouped transposed convolution are one for each channel of a group, and its bias has all channels.
+    The latter's scales would be one for each channel of a group, and a bias has all channels.
     """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = []

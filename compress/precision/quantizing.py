@@ -30,7 +30,7 @@ from compress.precision.quantizer import (
 )
 from compress.precision.ranges import collect_ranges
 from compress.values.configs import CALIBRATIONS, OPERATORS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
-from targets.errors import RequestError
+from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
 
@@ -71,7 +71,9 @@ def quantize(
         elif precision == "int8-dynamic":
             found = quantize_dynamic(source, made, capabilities)
         else:
-            settings = PrecisionSettings(calibration=method, adaround=adaround, correct_bias=correct_bias)
+            settings = PrecisionSettings(
+                calibration=method, adaround=adaround, correct_bias=correct_bias, int8_operators=operators
+            )
             if is_refined(settings):
                 from compress.precision.refining import refine
 
@@ -79,7 +81,9 @@ def quantize(
                 onnx.save(refine(source, samples, capabilities, settings, keep_float), refined)
                 source = refined
             collect_ranges(source, samples, method, ranges, capabilities)
-            found = quantize_static(source, made, ranges, method, capabilities, keep_float=keep_float, operators=operators)
+            found = quantize_static(
+                source, made, ranges, method, capabilities, keep_float=keep_float, operators=operators
+            )
         near = _checked(original, made, samples)
         os.replace(made, destination)
     return replace(found, path=destination, sqnr=dict(near.sqnr))
@@ -106,7 +110,9 @@ def _checked(source: Path, made: Path, samples: Mapping[str, np.ndarray]) -> Fid
     except QuantizeError as error:
         if given or "does not run on the samples" not in str(error):
             raise
-        warnings.warn(f"{source.name}: nothing was compared, it does not run on made-up samples; give calibration", stacklevel=3)
+        warnings.warn(
+            f"{source.name}: nothing was compared, it does not run on made-up samples; give calibration", stacklevel=3
+        )
         return Fidelity()
     if found.said():
         warnings.warn(f"{source.name}: {found.said()}", stacklevel=3)

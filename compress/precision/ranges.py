@@ -52,7 +52,8 @@ def collect_ranges(
             left_out |= {name for name in found.keys() if not _is_finite(found[name])}  # noqa: SIM118  no mapping
             if KINDS[method] == "Percentile":
                 calibrator = _calibrator("Percentile", copied, left_out)
-                calibrator.collect_data(Batches(model, samples))
+                for batch in Batches(model, samples):
+                    calibrator.collect_data(Batches(model, batch))  # all at once, all values would be held in memory
                 if method == "search":
                     able = capabilities or Capabilities()
                     best = _best_percentile(copied, calibrator, samples, able, left_out, Path(folder))

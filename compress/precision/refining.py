@@ -21,7 +21,7 @@ from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
 from targets.target import Capabilities
 
-VERSION = 1
+VERSION = 2
 
 
 def refine(
@@ -40,7 +40,9 @@ def refine(
         if settings.adaround:
             model = round_weights(model, samples, capabilities, keep_float)
         if settings.correct_bias:
-            model = correct_biases(model, samples, capabilities, settings.calibration, keep_float)
+            model = correct_biases(
+                model, samples, capabilities, settings.calibration, keep_float, settings.int8_operators
+            )
     except QuantizeError:
         raise
     except Exception as error:

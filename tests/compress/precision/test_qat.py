@@ -232,7 +232,9 @@ def _product(path: Path, node: onnx.NodeProto, weight: np.ndarray, rows: list[st
 
 def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path: Path) -> None:
     weight = np.random.default_rng(0).standard_normal((4, 6, 3))
-    path = _product(tmp_path / "floats.onnx", helper.make_node("MatMul", ["x", "w"], ["y"], "cube"), weight, ["n", 4, 2])
+    path = _product(
+        tmp_path / "floats.onnx", helper.make_node("MatMul", ["x", "w"], ["y"], "cube"), weight, ["n", 4, 2]
+    )
     made = _quantized(path, tmp_path, torch.randn(64, 4, 2, 6), SEVEN_BITS)
     with pytest.raises(QuantizeError, match="cube is not quantized by channel"):
         qat.make_network(made.floats, made.integers, made.samples)

@@ -14,8 +14,8 @@ import compress
 from compress.precision.activations import inner_values
 from compress.precision.adaround import columns, round_weights, scaled_rows
 from compress.precision.bias_correction import correct_biases
-from compress.precision.products import find_products
 from compress.precision.plain_models import read_plain
+from compress.precision.products import find_products
 from compress.precision.quantizer import outputs, quantize_static
 from compress.precision.ranges import collect_ranges
 from compress.precision.refining import refine

@@ -1,7 +1,7 @@
 """Small files in the manner of public ones: operator sets 7 to 22, as exporters of many years have written them.
 
-``FILES``: name -> function that gives (model, samples by input name). Weights are drawn from a seed, so that the files are
-the same every time.
+``FILES``: name -> function that gives (model, samples by input name). Weights are drawn from a seed, so that the files
+are the same every time.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class Graph:
 
     def linear(self, x: str, inputs: int, outputs: int) -> str:
         """A matrix product and a bias."""
-        return str(self.add("Add", self.add("MatMul", x, self.weight(inputs, outputs, fan=inputs)), self.weight(outputs)))
+        return str(
+            self.add("Add", self.add("MatMul", x, self.weight(inputs, outputs, fan=inputs)), self.weight(outputs))
+        )
 
     def axes(self, kind: str, x: str, axes: list[int], since: int = 13, **attributes: Any) -> str:
         """An operator whose axes were an attribute before opset ``since``."""
@@ -387,7 +389,9 @@ def behind_nodes(opset: int) -> File:
     x = g.add("Relu", g.add("MatMul", x, g.add("Constant", value=numpy_helper.from_array(raw(32, 32)))))
     x = g.add("Relu", g.add("MatMul", x, g.add("Identity", g.constant(raw(32, 32)))))
     x = g.add("Relu", g.add("Gemm", x, g.add("Transpose", g.constant(raw(32, 32)), perm=[1, 0]), g.weight(32)))
-    x = g.add("Relu", g.add("MatMul", x, g.add("Cast", g.constant(raw(32, 32).astype(np.float16)), to=TensorProto.FLOAT)))
+    x = g.add(
+        "Relu", g.add("MatMul", x, g.add("Cast", g.constant(raw(32, 32).astype(np.float16)), to=TensorProto.FLOAT))
+    )
     shape = g.constant(np.asarray([32, 32], np.int64))
     return g.file(g.add("MatMul", x, g.add("Reshape", g.constant(raw(1, 1024)), shape)))
 
@@ -448,7 +452,7 @@ def mask_added(opset: int) -> File:
 
 @_file(11, 20)
 def mask_chosen(opset: int) -> File:
-    """A causal mask that chooses -inf in place of a score; another that is computed from a padding of ones and zeros."""
+    """A causal mask that chooses -inf in place of a score; another, computed from a padding of ones and zeros."""
     g = Graph(opset)
     never, below = g.constant(np.float32(-np.inf)), g.constant(np.triu(np.ones((6, 6), bool), 1))
     # Before opset 13 a softmax joins the last axes only if told of the last.
