@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 import compress
 from compress.onnx_files.parity import open_session
-from compress.precision.quantizer import collect_ranges, quantize_static
+from compress.precision.quantizer import quantize_static
+from compress.precision.ranges import collect_ranges
 from compress.precision.refining import refine
 from compress.values.configs import PrecisionSettings, is_refined
 from targets.target import Capabilities

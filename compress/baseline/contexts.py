@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from compress.training.optimizers import OptimizerFunction
     from compress.training.training_key import TrainingKey
     from compress.training.training_modes import TrainingMode
-    from compress.values.candidates import Candidate
+    from compress.values.candidates import Candidate, LayerDamage
     from compress.values.configs import FinetuneSettings, SearchSpace
     from targets.target import Capabilities, Target
 
@@ -50,8 +50,13 @@ class Profile:
     """Group -> rank in the sensitivity scan, from -0.5 (cutting hurts most) to 0.5."""
     losses: dict[str, float]
     """Group -> loss on train examples with half of that group cut alone: what the ranks come from."""
-    int8_order: tuple[int, ...]
-    """Positions of the quantizable layers, the one that int8 hurts most first."""
+    int8_order: tuple[int | str, ...]
+    """Positions of the quantizable layers, and names of other operators that lose much in int8; the one that is kept in
+    float first comes first."""
+    int8_damage: tuple[LayerDamage, ...] = ()
+    """What int8 takes from each layer and operator, the worst first."""
+    lossy_operators: tuple[str, ...] = ()
+    """Operators, other than products, that lose much in int8."""
 
 
 @dataclass(frozen=True)

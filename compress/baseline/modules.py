@@ -21,7 +21,7 @@ from torch import nn
 from compress.networks.accepted import check_accepted
 from compress.networks.calling import Calling, called, check_names, writes_to_inputs
 from compress.networks.plain_copies import other_floats, unwrap
-from compress.networks.running import threads
+from compress.networks.running import broken_weight, threads
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import guarded
 from compress.values.error_lines import one_line
@@ -95,11 +95,11 @@ def check_module(module: nn.Module, name: str) -> None:
     """Raise TaskError for weights that cannot be worked with."""
     if not any(True for _ in module.parameters()):
         raise TaskError(f"task {name!r}: the model has no parameters")
-    for key, tensor in module.state_dict().items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TaskError(
-                f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it"
-            )
+    key = broken_weight(module)
+    if key is not None:
+        raise TaskError(
+            f"task {name!r}: weight {key!r} holds NaN or infinite values; train the model again or clean it"
+        )
 
 
 def save(module: nn.Module, folder: Path, *, whole: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from compress.baseline import onnx_baselines, profiling, training_setup
+from compress.baseline import int8_profiling, onnx_baselines, profiling, training_setup
 from compress.baseline.baselines import Preparation, baseline_candidate, baseline_model, fitted_metric, warn
 from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
 from compress.measurement import scoring
@@ -91,7 +91,7 @@ def _calibration(preparation: Preparation, names: list[str]) -> Calibration:
     else:
         inputs = preparation.splits.val.first(_CALIBRATION)
     samples = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-    return Calibration(samples, profiling.digest(samples))
+    return Calibration(samples, int8_profiling.digest(samples))
 
 
 def _check_lengths(preparation: Preparation, inputs: tuple[Tensor, ...]) -> None:

@@ -3,26 +3,19 @@ and saves by it."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from compress.baseline.contexts import Profile, Training
-from compress.onnx_files import graphs
-from compress.precision import calibration_samples, quantizer
-from compress.precision.layer_costs import Saving, float_order, layer_errors, layer_savings
+from compress.baseline.int8_profiling import profile_int8
 from compress.pruning import blocks, grouping, pruning
 from compress.pruning.groups import Groups
 from compress.run_folder.caching import Cache
 from compress.tasks import datasets
 from compress.training import distilling
-from targets.documents import file_hash
-from targets.errors import ModelError, StageError
 from targets.target import Capabilities, Target
 
 VERSION = 3
@@ -48,12 +41,8 @@ def make_profile(
     if training is not None:
         groups = grouping.find_groups(training.module, training.example)
         losses = _losses(cache, training, groups, _RATIO)
-    return Profile(groups, _ranks(losses), losses, _int8_order(cache, path, calibration, capabilities, timed_on))
-
-
-def digest(samples: Mapping[str, np.ndarray]) -> str:
-    """Hash of some arrays, in their order."""
-    return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in samples.values())).hexdigest()[:16]
+    int8 = profile_int8(cache, path, calibration, capabilities, timed_on)
+    return Profile(groups, _ranks(losses), losses, int8.order, int8.damage, int8.lossy)
 
 
 def damages(cache: Cache, training: Training, groups: Groups) -> dict[str, list[tuple[float, float]]]:
@@ -123,50 +112,3 @@ def _ranks(losses: Mapping[str, float]) -> dict[str, float]:
     ranked = sorted(losses, key=lambda name: -losses[name])
     last = max(1, len(ranked) - 1)
     return {name: i / last - 0.5 for i, name in enumerate(ranked)}
-
-
-def _int8_order(
-    cache: Cache,
-    path: Path,
-    calibration: Mapping[str, np.ndarray],
-    capabilities: Capabilities,
-    timed_on: tuple[Target, Any] | None,
-) -> tuple[int, ...]:
-    """Positions of the layers by what int8 costs each and saves by it; empty where nothing can be quantized."""
-    if not quantizer.quantizable_layers(path):
-        return ()
-    samples = {name: x[: calibration_samples.BATCH * 2] for name, x in calibration.items()}
-    inputs = {
-        "baseline": graphs.structure_hash(path), "weights": file_hash(path), "calibration": digest(samples),
-        "format": capabilities.int8_format, "reduce_range": capabilities.reduce_range,
-    }  # fmt: skip
-
-    def errors(_: Path) -> dict[str, Any]:
-        with _ranges(path, samples) as (ranges, folder):
-            return {"errors": layer_errors(path, ranges, "minmax", samples, capabilities, folder)}
-
-    found = cache.stage("sensitivity", VERSION, inputs, errors).info["errors"]
-    if timed_on is None:
-        return float_order(found, ())
-    target, description = timed_on
-
-    def savings(_: Path) -> dict[str, Any]:
-        with _ranges(path, samples) as (ranges, folder):
-            saved = layer_savings(path, ranges, "minmax", samples, capabilities, target, folder)
-            return {"savings": [[one.value, one.noise] for one in saved]}
-
-    inputs = {**inputs, "target": target.name, "device": description}
-    try:
-        saved = cache.stage("savings", VERSION, inputs, savings).info["savings"]
-    except (StageError, ModelError):
-        saved = []  # a network that is not to be timed in int8 keeps its most sensitive layers in float
-    return float_order(found, [Saving(*one) for one in saved])
-
-
-@contextlib.contextmanager
-def _ranges(path: Path, samples: Mapping[str, np.ndarray]) -> Iterator[tuple[Path, Path]]:
-    """The file's ranges, and a folder to work in, both gone afterwards."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        quantizer.collect_ranges(path, samples, "minmax", folder / "ranges.json")
-        yield folder / "ranges.json", folder

@@ -268,3 +268,23 @@ def seed_all(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def broken_weight(module: nn.Module) -> str | None:
+    """The name of the first weight with NaN or infinite values; None where there is none.
+
+    A buffer may hold infinities: masks of attention do. The statistics of a norm may not.
+    """
+    statistics = {
+        f"{name}.{own}".lstrip(".")
+        for name, one in module.named_modules()
+        if hasattr(one, "running_mean") or hasattr(one, "running_var")
+        for own, _ in one.named_buffers(recurse=False)
+    }
+    masks = {name for name, _ in module.named_buffers()} - statistics
+    for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            continue
+        if bool(tensor.isnan().any()) or (name not in masks and not bool(tensor.isfinite().all())):
+            return name
+    return None

@@ -21,7 +21,9 @@ import onnx
 
 from compress.precision.activations import inner_values
 from compress.precision.products import Product, bias_input, find_products
-from compress.precision.quantizer import collect_ranges, quantize_static
+from compress.precision.quantizer import quantize_static
+from compress.precision.ranges import collect_ranges
+from compress.values.configs import OPERATORS
 from targets.target import Capabilities
 
 
@@ -31,10 +33,12 @@ def correct_biases(
     capabilities: Capabilities,
     method: str = "minmax",
     keep_float: tuple[str, ...] = (),
+    operators: str = OPERATORS[0],
 ) -> onnx.ModelProto:
     """A copy of ``model``, whose nodes must have names, with corrected biases; a product without one may get one.
 
-    ``method`` and ``keep_float``: how it will be calibrated, and which nodes will stay in float.
+    ``method``, ``keep_float`` and ``operators``: how it will be calibrated, which nodes will stay in float, and which
+    operators are quantized at all.
     """
     model = copy.deepcopy(model)
     graph = find_products(model)
@@ -45,7 +49,7 @@ def correct_biases(
     for product in products:
         if graph.bias(product) is None:
             graph.set_bias(product, np.zeros(len(product.rows(graph.array(product.weight)))))
-    quantized = _quantized(model, samples, capabilities, method, keep_float)
+    quantized = _quantized(model, samples, capabilities, method, keep_float, operators)
     inside = {node.name: node for node in quantized.graph.node}
     for product, mean in zip(products, expected, strict=True):
         node, bias = inside[str(product.bias and product.bias.name)], graph.bias(product)
@@ -80,13 +84,14 @@ def _quantized(
     capabilities: Capabilities,
     method: str,
     keep_float: tuple[str, ...],
+    operators: str,
 ) -> onnx.ModelProto:
     """``model`` in static int8, calibrated on ``samples``."""
     with tempfile.TemporaryDirectory() as name:
         source, ranges, made = (Path(name) / file for file in ("model.onnx", "ranges.json", "int8.onnx"))
         onnx.save(model, source)
         collect_ranges(source, samples, method, ranges, capabilities)
-        quantize_static(source, made, ranges, method, capabilities, keep_float=keep_float)
+        quantize_static(source, made, ranges, method, capabilities, keep_float=keep_float, operators=operators)
         return onnx.load(made)
 
 

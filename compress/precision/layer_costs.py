@@ -14,11 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from compress.precision import quantizer
+from compress.precision.float_nodes import other_operators
+from compress.precision.plain_models import LEAST_OPSET, read_plain
 from targets.target import Capabilities, Measurement, Protocol, Target
 
 MOST = 24
 """Networks that are timed; where there are more layers, neighbours are timed together."""
 _PROTOCOL = Protocol(width=0.01, seconds=8.0, rounds=10, block=0.01, warmup=0.1)
+LOSSY = 0.01
+"""Noise as a share of the signal (20 dB) from which on an operator is said to lose much."""
+_FEW = 16
+"""Samples on which operators are tried: what loses much shows on these."""
 _LEAST = 0.002
 """Share of the network's time that is too little to tell from none."""
 
@@ -42,15 +48,41 @@ def layer_errors(
     ``ranges``: what ``collect_ranges`` wrote for ``source`` by ``method``; ``folder``: for the files made on the way.
     Raises QuantizeError where a layer cannot be quantized.
     """
-    model = quantizer.read_named(source)
+    alone = [(name,) for name in quantizer.quantizable_layers(source)]
+    return _errors(source, ranges, method, samples, capabilities, folder, alone)
+
+
+def operator_errors(
+    source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
+) -> dict[str, float]:
+    """As ``layer_errors``, of all nodes of one operator together; by name, for the operators that are no products.
+
+    Empty where the whole file in int8 loses less than LOSSY: then none of them does.
+    """
+    others = other_operators(read_plain(source, LEAST_OPSET))
+    samples = {name: x[:_FEW] for name, x in samples.items()}
+    if not others or _errors(source, ranges, method, samples, capabilities, folder, [()])[0] <= LOSSY:
+        return {}
+    alone = [tuple(nodes) for nodes in others.values()]
+    found = _errors(source, ranges, method, samples, capabilities, folder, alone)
+    return dict(zip(others, found, strict=True))
+
+
+def _errors(
+    source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities,
+    folder: Path, alone: Sequence[tuple[str, ...]],
+) -> list[float]:  # fmt: skip
+    """What each set of nodes costs, quantized alone; an empty one stands for the whole file."""
+    model = read_plain(source)
     reference = quantizer.outputs(source, model, samples)
-    scale = float(np.mean(np.square(reference))) or 1.0
+    finite = np.isfinite(reference)
+    scale = float(np.mean(np.square(reference[finite]))) or 1.0
     errors = []
-    for name in quantizer.quantizable_layers(source):
+    for names in alone:
         path = folder / "one.onnx"
-        quantizer.quantize_static(source, path, ranges, method, capabilities, only=(name,))
+        quantizer.quantize_static(source, path, ranges, method, capabilities, only=names)
         found = quantizer.outputs(path, model, samples)
-        errors.append(float(np.mean(np.square(found - reference))) / scale)
+        errors.append(float(np.mean(np.square(found[finite] - reference[finite]))) / scale)
         path.unlink()
     return errors
 
@@ -63,25 +95,26 @@ def layer_savings(
     capabilities: Capabilities,
     target: Target,
     folder: Path,
+    operators: Sequence[str] = (),
 ) -> list[Saving]:
     """What int8 saves of the time (or of the instructions) by each layer, in the order of ``quantizable_layers``.
 
-    Raises MeasurementError as the target does.
+    Then by each of ``operators``, all of its nodes together. Raises MeasurementError as the target does.
     """
     names = quantizer.quantizable_layers(source)
     most = MOST // 3 if target.slow_to_load else MOST
     groups = [list(part) for part in np.array_split(np.arange(len(names)), min(most, len(names)))]
-    files = [folder / "int8.onnx", *(folder / f"without{i}.onnx" for i in range(len(groups)))]
+    kept = [tuple(names[i] for i in group) for group in groups] + [(name,) for name in operators]
+    files = [folder / "int8.onnx", *(folder / f"without{i}.onnx" for i in range(len(kept)))]
     quantizer.quantize_static(source, files[0], ranges, method, capabilities)
-    for path, group in zip(files[1:], groups, strict=True):
-        kept = tuple(names[i] for i in group)
-        quantizer.quantize_static(source, path, ranges, method, capabilities, keep_float=kept)
+    for path, some in zip(files[1:], kept, strict=True):
+        quantizer.quantize_static(source, path, ranges, method, capabilities, keep_float=some)
     first = {name: x[:1] for name, x in samples.items()}
     zero, *found = target.measure(files, inputs=first, protocol=_PROTOCOL)
     savings: list[Saving] = []
-    for group, measurement in zip(groups, found, strict=True):
+    for some, measurement in zip(kept, found, strict=True):
         value, noise = _gain(zero, measurement)
-        savings += [Saving(value / len(group), noise / len(group))] * len(group)
+        savings += [Saving(value / len(some), noise / len(some))] * len(some)
     return savings
 
 

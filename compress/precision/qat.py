@@ -29,6 +29,7 @@ from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.parity import open_session
 from compress.onnx_import import importer, importing
 from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer, build
+from compress.precision.plain_models import LEAST_OPSET, read_plain
 from compress.values.configs import Config, FinetuneSettings
 from compress.values.error_lines import one_line
 from compress.values.settings import rows_of
@@ -105,7 +106,7 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
     ``samples``: arrays by input name, samples first. Raises QuantizeError where it cannot be had.
     """
     few = {name: array[:_EXAMPLES] for name, array in samples.items()}
-    graph, layers = _trainable(read_unchecked(floats), read_unchecked(integers))
+    graph, layers = _trainable(read_plain(floats, LEAST_OPSET), read_unchecked(integers))
     try:
         imported = importing.import_network(graph, few, {(DOMAIN, KIND): build})
     except importer.NotImportable as error:
@@ -121,7 +122,7 @@ def make_network(floats: Path, integers: Path, samples: Mapping[str, np.ndarray]
 
 def write_floats(network: QatNetwork, floats: Path, destination: Path) -> None:
     """Write the float file ``floats``, with the weights of ``network`` in place of its own, to ``destination``."""
-    model = read_unchecked(floats)
+    model = read_plain(floats, LEAST_OPSET)
     found = {t.name: t for t in model.graph.initializer}
     for layer in network.layers:
         module = network.network.get_submodule(layer.name)
@@ -212,8 +213,6 @@ def _layer(
 ) -> _Layer:  # fmt: skip
     """What is to be known of the layer that ``node`` is; raises QuantizeError where it cannot be trained."""
     attributes = attributes_of(node)
-    if attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
-        raise QuantizeError(f"{node.name} scales its product (alpha, beta): that cannot be trained in int8")
     dequantize = stored[node.input[1]]
     weight = dequantize.input[0].removesuffix("_quantized")
     bias = node.input[2] if len(node.input) > 2 else ""

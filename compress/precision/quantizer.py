@@ -8,32 +8,31 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
-from compress.onnx_files.contents import attributes_of, graphs_in, graphs_inside
-from compress.onnx_files.graphs import read_unchecked
+from compress.onnx_files.contents import attributes_of, graphs_in
 from compress.onnx_files.parity import open_session
 from compress.precision.calibration_samples import Batches
 from compress.precision.float_fences import fence
+from compress.precision.float_nodes import PRODUCTS, float_nodes, other_operators
+from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
+from compress.values.configs import OPERATORS
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
-VERSION = 3
-_OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_RECURRENT = ("LSTM", "GRU", "RNN")
-_KINDS = {"minmax": "MinMax", "percentile": "Percentile", "search": "Percentile"}
+VERSION = 4
+KINDS = {"minmax": "MinMax", "percentile": "Percentile", "search": "Percentile"}
 """ONNX Runtime's names of the calibration methods."""
-PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
-"""What a search tries: the share of values within the range; half of the rest is cut off on each side."""
+LEFT_OUT = "left_out"
+"""In a file of ranges: names of the tensors that have none."""
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,16 @@ class Quantized:
     size: int
     int8: tuple[str, ...]
     kept: tuple[str, ...]
+    sqnr: Mapping[str, float] = field(default_factory=dict)
+    """Output of floats -> signal to noise ratio against the float file, in decibels; empty where nobody looked."""
 
 
 def quantizable_layers(path: Path) -> list[str]:
     """The names of the nodes that int8 can speed up, in graph order: products with a constant weight.
 
-    Names as ``read_named`` gives them. Raises ModelError where the file cannot be read.
+    Names as ``read_plain`` gives them. Raises ModelError where the file cannot be read.
     """
-    return _quantizable(read_named(path))
+    return _quantizable(read_plain(path))
 
 
 def has_matmul(path: Path) -> bool:
@@ -59,75 +60,8 @@ def has_matmul(path: Path) -> bool:
 
     Raises ModelError where the file cannot be read.
     """
-    model = read_unchecked(path)
-    constants = {t.name for t in model.graph.initializer}
-    return any(n.op_type in ("MatMul", "Gemm") and n.input[1] in constants for n in model.graph.node)
-
-
-def read_named(path: Path) -> onnx.ModelProto:
-    """The model in the file, with a name of its own for every node: layers go by them, and ONNX does not ask for any.
-
-    Raises ModelError where the file cannot be read.
-    """
-    model = read_unchecked(path)
-    seen: set[str] = set()
-    for i, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
-            node.name = f"{node.name or node.op_type}_node{i}"
-        seen.add(node.name)
-    return model
-
-
-def collect_ranges(
-    source: Path,
-    samples: Mapping[str, np.ndarray],
-    method: str,
-    path: Path,
-    capabilities: Capabilities | None = None,
-) -> None:
-    """Run ``samples`` through the float model and write every tensor's range to ``path`` (JSON).
-
-    ``samples``: arrays by input name, samples first. ``method``: ``minmax``, ``percentile`` (99.99 % of the values), or
-    ``search``, which tries those of PERCENTILES in the format of ``capabilities`` and takes the one that leaves the
-    smallest error. Raises QuantizeError where the model does not run.
-    """
-    from onnxruntime.quantization.calibrate import CalibrationMethod, create_calibrator
-    from onnxruntime.quantization.quantize import save_tensors_data
-
-    options = {"percentile": 99.99, "symmetric": False} if _KINDS[method] == "Percentile" else {}
-    kind = getattr(CalibrationMethod, _KINDS[method])
-    model = read_named(source)
-    # Of a copy: the quantizer writes files beside the one it is given.
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        copied, augmented = Path(folder) / "model.onnx", Path(folder) / "augmented.onnx"
-        try:
-            onnx.save(model, copied)
-            calibrator = create_calibrator(copied, [], str(augmented), calibrate_method=kind, extra_options=options)
-            calibrator.collect_data(Batches(model, samples))
-            if method == "search":
-                able = capabilities or Capabilities()
-                calibrator.collector.percentile = _best_percentile(copied, calibrator, samples, able, Path(folder))
-            save_tensors_data(calibrator.compute_data(), path)
-        except Exception as error:
-            raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {one_line(error)}") from error
-
-
-def _best_percentile(
-    source: Path, calibrator: Any, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
-) -> float:
-    """The one with the smallest squared error of the first output; the widest of equals."""
-    from onnxruntime.quantization.quantize import save_tensors_data
-
-    model = read_named(source)
-    reference = outputs(source, model, samples).astype(np.float64)
-    errors: dict[float, float] = {}
-    for percentile in PERCENTILES:
-        ranges, made = folder / f"{percentile}.json", folder / f"{percentile}.onnx"
-        calibrator.collector.percentile = percentile
-        save_tensors_data(calibrator.compute_data(), ranges)
-        quantize_static(source, made, ranges, "search", capabilities)
-        errors[percentile] = float(np.mean(np.square(outputs(made, model, samples) - reference)))
-    return min(errors, key=lambda p: (not np.isfinite(errors[p]), errors[p]))
+    model = read_plain(path)
+    return any(n.op_type in ("MatMul", "Gemm") for n in _products(model))
 
 
 def quantize_static(
@@ -139,27 +73,30 @@ def quantize_static(
     *,
     keep_float: tuple[str, ...] = (),
     only: tuple[str, ...] = (),
+    operators: str = OPERATORS[0],
 ) -> Quantized:
     """Write ``source`` in static int8, in QDQ form, to ``destination``.
 
-    ``ranges``: what ``collect_ranges`` wrote for ``source`` by ``method``. ``keep_float``: names of nodes that stay in
-    float; ``only``: if given, nothing but these nodes is quantized. Raises RequestError for a name that is no
-    quantizable layer, QuantizeError where there is none or the quantizer fails.
+    ``ranges``: what ``collect_ranges`` wrote for ``source`` by ``method``. ``keep_float``: names of layers that stay in
+    float, or of operators other than products, all of whose nodes do; ``only``: if given, names of nodes, and nothing
+    else is quantized; ``operators``: a name of OPERATORS. Raises RequestError for a name that is neither, QuantizeError
+    where there is no layer, the opset is too old and cannot be converted, or the quantizer fails.
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType
     from onnxruntime.quantization import quantize_static as rewrite
 
-    model = read_named(source)
+    model = read_plain(source, LEAST_OPSET)
     names = _checked_layers(model, source.name, keep_float)
+    others = other_operators(model)
     activation = QuantType.QUInt8 if capabilities.int8_format == "u8s8" else QuantType.QInt8
+    kept_nodes = [node for name in keep_float for node in others.get(name, (name,))]
+    aside = float_nodes(model, _left_out(ranges), operators)
+    model = _with_own_weights(model)
     model, fences = fence(model, keep_float)
-    # Recurrent layers have no static int8 kernel, and their weights must be constants (OpenVINO), not converted ones.
-    aside = [node.name for node in model.graph.node if node.op_type in _RECURRENT or _is_wide_norm(model, node)]
-    aside += _constants(model) + fences
     with quiet():
         try:
             rewrite(
-                model,
+                with_types(model),
                 str(destination),
                 None,
                 quant_format=QuantFormat.QDQ,
@@ -167,36 +104,85 @@ def quantize_static(
                 weight_type=QuantType.QInt8,
                 per_channel=True,
                 reduce_range=capabilities.reduce_range,
-                nodes_to_exclude=[*keep_float, *aside],
+                nodes_to_exclude=[*kept_nodes, *aside, *fences],
                 nodes_to_quantize=list(only),
-                calibrate_method=getattr(CalibrationMethod, _KINDS[method]),
+                calibrate_method=getattr(CalibrationMethod, KINDS[method]),
                 calibration_cache_path=ranges,
-                # Asymmetric in either format: a ReLU then folds into the quantizer after it. With a zero point of 0 it
-                # stays an operator of its own, and s8s8 is slower than u8s8 on ARM, where it should be faster.
-                extra_options={"ActivationSymmetric": False, "WeightSymmetric": True},
+                extra_options={
+                    # Asymmetric in either format: a ReLU then folds into the quantizer after it. With a zero point of 0
+                    # it stays an operator of its own, and s8s8 is slower than u8s8 on ARM, where it should be faster.
+                    "ActivationSymmetric": False,
+                    "WeightSymmetric": True,
+                    "TensorQuantOverrides": {name: [{"symmetric": True}] for name in _with_one_scale(model)},
+                },
             )
         except Exception as error:
             raise QuantizeError(f"{source.name} cannot be quantized: {one_line(error)}") from error
-    kept = tuple(n for n in names if n in keep_float or (only and n not in only))
+    outside = {*keep_float, *aside}
+    kept = tuple(n for n in names if n in outside or (only and n not in only))
     return Quantized(destination, destination.stat().st_size, tuple(n for n in names if n not in kept), kept)
+
+
+def _left_out(ranges: Path) -> tuple[str, ...]:
+    """Tensors that calibration has found no range for."""
+    return tuple(json.loads(ranges.read_text()).get(LEFT_OUT, ()))
+
+
+def _with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which a product shares no weight with a node that reads it in another way.
+
+    The quantizer gives a constant one scale or one for each channel, and the last who asks is right.
+    """
+    readers: dict[str, list[tuple[str, int]]] = {}
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            turned = int(attributes_of(node).get("transB", 0)) if node.op_type == "Gemm" else 0
+            readers.setdefault(name, []).append((f"{node.op_type}{turned}", i))
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    shared = {name for name, uses in readers.items() if name in tensors and len(set(uses)) > 1}
+    if not shared:
+        return model
+    model = copy.deepcopy(model)
+    for node in model.graph.node:
+        for i in (1, 2):
+            if node.op_type in PRODUCTS and len(node.input) > i and node.input[i] in shared:
+                own = f"{node.name}_own_{i}"
+                model.graph.initializer.append(onnx.TensorProto())
+                model.graph.initializer[-1].CopyFrom(tensors[node.input[i]])
+                model.graph.initializer[-1].name = own
+                node.input[i] = own
+    used = names_used(model.graph)
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in used]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
+    return model
+
+
+def _with_one_scale(model: onnx.ModelProto) -> list[str]:
+    """Weights that can have one scale only: of products with what is no matrix, of grouped transposed convolutions.
+
+    The latter's scales would be one for each channel of a group, and a bias has all channels.
+    """
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = []
+    for node in model.graph.node:
+        constant = [name for name in node.input[:2] if name in tensors]
+        if node.op_type == "MatMul":
+            found += [name for name in constant if len(tensors[name].dims) != 2 or name == node.input[0]]
+        elif node.op_type == "ConvTranspose" and attributes_of(node).get("group", 1) > 1:
+            found += constant
+    return list(dict.fromkeys(found))
 
 
 def _checked_layers(model: onnx.ModelProto, name: str, keep_float: tuple[str, ...]) -> list[str]:
     """The names of the layers that can be quantized; raises as ``quantize_static`` does."""
     names = _quantizable(model)
-    unknown = [one for one in keep_float if one not in names]
+    unknown = [one for one in keep_float if one not in names and one not in other_operators(model)]
     if unknown:
         raise RequestError(f"keep_float names {unknown}, which {name} lacks; it has {', '.join(names)}")
     if not names:
-        raise QuantizeError(f"{name} has no convolution or matrix product to quantize")
+        raise QuantizeError(f"{name} has no convolution or matrix product to quantize{_other_types(model)}")
     return names
-
-
-def _is_wide_norm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
-    """Whether a LayerNorm has weights of several dimensions: ONNX Runtime's quantizer (1.31) fails at them."""
-    if node.op_type != "LayerNormalization":
-        return False
-    return any(t.name == node.input[1] and len(t.dims) > 1 for t in model.graph.initializer)
 
 
 def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities) -> Quantized:
@@ -209,19 +195,22 @@ def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization import quantize_dynamic as rewrite
 
-    original = read_named(source)
+    original = read_plain(source, LEAST_OPSET)
     model = split_gemm(original)
-    constants = {t.name for t in model.graph.initializer}
-    names = tuple(n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in constants)
+    matrices = {t.name for t in model.graph.initializer if len(t.dims) == 2}
+    # ONNX Runtime's MatMulInteger has a scale for each column of a matrix, and of nothing else.
+    names = tuple(n.name for n in _products(model) if n.op_type == "MatMul" and n.input[1] in matrices)
     if not names:
-        raise QuantizeError(f"{source.name} has no matrix product: dynamic int8 would change nothing")
+        why = _other_types(model)
+        raise QuantizeError(f"{source.name} has no matrix product: dynamic int8 would change nothing{why}")
     del model.graph.value_info[:]  # stale shapes make the quantizer fail
     with quiet():
         try:
             rewrite(
-                model,
+                with_types(model),
                 str(destination),
                 op_types_to_quantize=["MatMul"],
+                nodes_to_quantize=list(names),
                 per_channel=True,
                 reduce_range=capabilities.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -264,7 +253,7 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     # By hand: onnx_ir's RemoveUnusedNodesPass would also remove what nothing read before.
-    unused = replaced - _used(model.graph)
+    unused = replaced - names_used(model.graph)
     for values in (model.graph.initializer, model.graph.input):
         kept = [value for value in values if value.name not in unused]
         del values[:]
@@ -272,7 +261,7 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _used(graph: onnx.GraphProto) -> set[str]:
+def names_used(graph: onnx.GraphProto) -> set[str]:
     """Names that nodes read, in inner graphs as well, or that are outputs."""
     found: set[str] = set()
     for each in graphs_in(graph):
@@ -305,18 +294,17 @@ def quiet() -> Iterator[None]:
 
 def _quantizable(model: onnx.ModelProto) -> list[str]:
     """As ``quantizable_layers``, of a model that has been read."""
-    constants = {t.name for t in model.graph.initializer}
-    return [n.name for n in model.graph.node if n.op_type in _OPERATORS and n.input[1] in constants]
+    return [node.name for node in _products(model)]
 
 
-def _constants(model: onnx.ModelProto) -> list[str]:
-    """Names of the nodes that compute from constants alone: a recurrent layer's weights, put in order."""
-    known = {t.name for t in model.graph.initializer} | {""}
-    found = []
-    for node in model.graph.node:
-        # A random node has no inputs, an If has them inside.
-        inside = any(True for _ in graphs_inside(node))
-        if (node.input or node.op_type == "Constant") and not inside and known.issuperset(node.input):
-            known.update(node.output)
-            found.append(node.name)
-    return found
+def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """Convolutions and matrix products whose weight is a constant of floats."""
+    constants = {t.name for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT}
+    return [n for n in model.graph.node if n.op_type in PRODUCTS and n.input[1] in constants]
+
+
+def _other_types(model: onnx.ModelProto) -> str:
+    """What to add to a message where it is the type of the weights that keeps them from being quantized."""
+    names = {onnx.TensorProto.DOUBLE: "double", onnx.TensorProto.FLOAT16: "half", onnx.TensorProto.BFLOAT16: "bfloat16"}
+    found = next((names[tensor.data_type] for tensor in model.graph.initializer if tensor.data_type in names), "")
+    return f"; its weights are in {found} precision, convert them to float32 first" if found else ""

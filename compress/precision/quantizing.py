@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,21 +19,21 @@ import onnx
 
 import targets
 from compress.onnx_files.exporting import check_folder
-from compress.onnx_files.graphs import load_model
+from compress.onnx_files.graphs import load_model, read_unchecked
 from compress.precision.calibration_samples import named
+from compress.precision.fidelity import Fidelity, compare, made_up_samples
 from compress.precision.quantizer import (
     Quantized,
-    collect_ranges,
     quantizable_layers,
     quantize_dynamic,
     quantize_static,
-    read_named,
 )
+from compress.precision.ranges import collect_ranges
 from compress.precision.refining import refine
 from compress.precision.schemes import refused
 from compress.precision.stored_weights import write_stored
-from compress.values.configs import CALIBRATIONS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
-from targets.errors import RequestError
+from compress.values.configs import CALIBRATIONS, OPERATORS, QAT, SCHEMES, STORED, PrecisionSettings, is_refined
+from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
 
@@ -45,6 +46,7 @@ def quantize(
     *,
     method: str = "minmax",
     keep_float: tuple[str, ...] = (),
+    operators: str = OPERATORS[0],
     adaround: bool = False,
     correct_bias: bool = False,
 ) -> Quantized:
@@ -60,10 +62,11 @@ def quantize(
     quantizer fails.
     """
     source, destination = Path(source), Path(destination)
+    original = source
     model = load_model(source)
     check_folder(destination)
     samples = _check_request(model, source.name, precision, method, calibration)
-    capabilities = targets.get(target).capabilities()
+    capabilities = _capabilities(target)
     with tempfile.TemporaryDirectory(prefix=".quantizing-", dir=destination.parent) as folder:
         made, ranges = Path(folder) / "model.onnx", Path(folder) / "ranges.json"
         if precision in STORED:
@@ -71,15 +74,50 @@ def quantize(
         elif precision == "int8-dynamic":
             found = quantize_dynamic(source, made, capabilities)
         else:
-            settings = PrecisionSettings(calibration=method, adaround=adaround, correct_bias=correct_bias)
+            settings = PrecisionSettings(
+                calibration=method, adaround=adaround, correct_bias=correct_bias, int8_operators=operators
+            )
             if is_refined(settings):
                 refined = Path(folder) / source.name
                 onnx.save(refine(source, samples, capabilities, settings, keep_float), refined)
                 source = refined
             collect_ranges(source, samples, method, ranges, capabilities)
-            found = quantize_static(source, made, ranges, method, capabilities, keep_float=keep_float)
+            found = quantize_static(
+                source, made, ranges, method, capabilities, keep_float=keep_float, operators=operators
+            )
+        near = _checked(original, made, samples)
         os.replace(made, destination)
-    return replace(found, path=destination)
+    return replace(found, path=destination, sqnr=dict(near.sqnr))
+
+
+def _capabilities(target: str | targets.Target) -> Capabilities:
+    """What the target can do; one that was named is not kept."""
+    found = targets.get(target)
+    try:
+        return found.capabilities()
+    finally:
+        if found is not target:
+            found.close()
+
+
+def _checked(source: Path, made: Path, samples: Mapping[str, np.ndarray]) -> Fidelity:
+    """The file against its float source; a warning where it has lost much, or nothing could be compared.
+
+    Raises QuantizeError where it is broken.
+    """
+    model, given = read_unchecked(source), bool(samples)
+    try:
+        found = compare(source, made, samples if given else made_up_samples(model))
+    except QuantizeError as error:
+        if given or "does not run on the samples" not in str(error):
+            raise
+        warnings.warn(
+            f"{source.name}: nothing was compared, it does not run on made-up samples; give calibration", stacklevel=3
+        )
+        return Fidelity()
+    if found.said():
+        warnings.warn(f"{source.name}: {found.said()}", stacklevel=3)
+    return found
 
 
 def _stored(source: Path, destination: Path, precision: str, capabilities: Capabilities) -> Quantized:
@@ -87,7 +125,7 @@ def _stored(source: Path, destination: Path, precision: str, capabilities: Capab
 
     if precision in refused(capabilities.refuses, capabilities.lacks):
         raise RequestError(f"precision {precision!r} does not run on the target; use fp16")
-    integers = write_stored(read_named(source), precision, destination, source.name)
+    integers = write_stored(source, precision, destination)
     kept = tuple(name for name in quantizable_layers(source) if name not in integers)
     return Quantized(destination, destination.stat().st_size, integers, kept)
 
@@ -103,7 +141,7 @@ def _check_request(
         raise RequestError(f"precision {precision!r}: use one of {offered}")
     if method not in CALIBRATIONS:
         raise RequestError(f"calibration method {method!r}: use one of {', '.join(CALIBRATIONS)}")
-    if precision == "int8-dynamic" or precision in STORED:
+    if calibration is None and (precision == "int8-dynamic" or precision in STORED):
         return {}
     if calibration is None:
         raise RequestError(f"precision {precision!r} needs calibration samples: an array, samples first")

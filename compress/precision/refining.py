@@ -15,13 +15,13 @@ import onnx
 
 from compress.precision.adaround import round_weights
 from compress.precision.bias_correction import correct_biases
-from compress.precision.quantizer import read_named
+from compress.precision.plain_models import read_plain
 from compress.values.configs import PrecisionSettings
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
 from targets.target import Capabilities
 
-VERSION = 1
+VERSION = 2
 
 
 def refine(
@@ -35,12 +35,14 @@ def refine(
 
     The nodes in ``keep_float`` will stay in float. Raises QuantizeError where the model does not run.
     """
-    model = read_named(source)
+    model = read_plain(source)
     try:
         if settings.adaround:
             model = round_weights(model, samples, capabilities, keep_float)
         if settings.correct_bias:
-            model = correct_biases(model, samples, capabilities, settings.calibration, keep_float)
+            model = correct_biases(
+                model, samples, capabilities, settings.calibration, keep_float, settings.int8_operators
+            )
     except QuantizeError:
         raise
     except Exception as error:

@@ -17,10 +17,11 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from compress.onnx_files.contents import opset_of
+from compress.precision.plain_models import LEAST_OPSET, read_plain
 from compress.precision.quantizer import split_gemm
 from targets.errors import QuantizeError
 
-VERSION = 1
+VERSION = 2
 BITS_DOMAIN, BITS_KIND = "com.microsoft", "MatMulNBits"
 BLOCK = 32
 """Inputs that share a scale in four bits."""
@@ -40,12 +41,12 @@ def stored_model(
     Raises QuantizeError where nothing would change.
     """
     model = copy.deepcopy(model)
+    version = opset_of(model)
+    if scheme == "int8-weights" and version < LEAST_OPSET:
+        raise QuantizeError(f"{name} is of opset {version}, int8-weights need {LEAST_OPSET}; export it anew")
     made: dict[str, Callable[[onnx.ModelProto], tuple[str, ...]]] = {
         "fp16": _half, "int8-weights": _eight_bits, "int4-weights": _four_bits,
     }  # fmt: skip
-    version = opset_of(model)
-    if scheme == "int8-weights" and version < 13:
-        raise QuantizeError(f"{name} is of opset {version}, int8-weights need 13; export it anew")
     before = model.SerializeToString(deterministic=True)
     layers = made[scheme](model)
     if before == model.SerializeToString(deterministic=True):
@@ -54,12 +55,13 @@ def stored_model(
     return model, layers
 
 
-def write_stored(source: onnx.ModelProto, scheme: str, destination: Path, name: str = "the model") -> tuple[str, ...]:
-    """Write what ``stored_model`` makes to ``destination``; returns the names of the layers that are integers now.
+def write_stored(source: Path, scheme: str, destination: Path) -> tuple[str, ...]:
+    """Write what ``stored_model`` makes of a file to ``destination``; names of the layers that are integers now.
 
-    Raises as ``stored_model`` does.
+    Raises as ``stored_model`` and ``read_plain`` do.
     """
-    model, layers = stored_model(source, scheme, name)
+    model = read_plain(source, 0 if scheme == "fp16" else LEAST_OPSET)
+    model, layers = stored_model(model, scheme, source.name)
     onnx.save(model, destination)
     return layers
 

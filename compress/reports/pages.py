@@ -30,6 +30,10 @@ from compress.values.durations import format_duration
 if TYPE_CHECKING:
     from markupsafe import Markup
 
+_NO_DAMAGE = 60.0
+"""Decibels of signal to noise from which on int8 takes nothing."""
+_MOST_DAMAGES = 30
+"""Rows of what int8 takes; all are in report.json."""
 Importances = Mapping[str, Mapping[str, float]]
 View = dict[str, Any]
 
@@ -87,6 +91,7 @@ def view(report: Report, *, importances: Importances | None = None, notes: Seque
         "facts": _facts(report),
         "targets": [_target(report, name) for name in names],
         "importances": [_importance(objective, shares) for objective, shares in (importances or {}).items() if shares],
+        "int8_damage": _int8_damage(report),
         "stages": _stages(report),
         "wall": format_duration(report["wall_s"]),
         "trials": report["trials"],
@@ -334,6 +339,26 @@ def _stages(report: Report) -> list[View]:
         }
         for name, stage in ordered
     ]
+
+
+def _int8_damage(report: Report) -> list[View]:
+    """The rows on what int8 takes, the worst first: those that take anything worth a look, at most some dozens."""
+    rows = [row for row in report.get("int8_damage", []) if row["alone"] is None or row["alone"] < _NO_DAMAGE]
+    return [
+        {
+            "layer": row["layer"],
+            "operator": row["operator"],
+            "alone": _decibels(row["alone"]),
+            "sqnr": MISSING if row["sqnr"] is None else _decibels(row["sqnr"]),
+            "saved": MISSING if row["saved"] is None else format_percent(row["saved"]),
+        }
+        for row in rows[:_MOST_DAMAGES]
+    ]
+
+
+def _decibels(value: float | None) -> str:
+    """A signal to noise ratio; without one, the output is not finite."""
+    return "not finite" if value is None else f"{format_fixed(value, 1)} dB"
 
 
 def _code(text: str) -> Markup:

@@ -55,6 +55,7 @@ def make_report(run: Run) -> dict[str, Any]:
             "gated": state.count("gated"), "failed": state.count("failed"),
         },
         "failures": _failures(run),
+        "int8_damage": to_json(state.facts.int8_damage),
         "stages": {
             name: {"count": int(row["count"]), "cached": int(row["cached"]), "seconds": round(row["seconds"], 3)}
             for name, row in state.stages.items()

@@ -5,7 +5,7 @@ Sentences for the page and the end of a search; ids stand in backticks.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from statistics import median
 
 from compress.reports import reading
@@ -24,6 +24,7 @@ def notes(report: Report, target: str) -> list[str]:
     """The notes on ``target``, a sentence or two each; none where nothing is worth a note."""
     return [
         *_slower(report, target), *_integer(report, target), *_scored(report, target), *_disturbed(report, target),
+        *_lost(report, target),
     ]  # fmt: skip
 
 
@@ -91,6 +92,17 @@ def _scored(report: Report, target: str) -> list[str]:
         f"Quality on {splits} was computed on this machine from the same files, since {target} is too slow for it; on "
         f"{checks[0][1]['n']} examples that both computed, they decided alike in {format_percent(worst)} or more."
     ]
+
+
+def _lost(report: Report, target: str) -> list[str]:
+    """Quantized candidates that lost much of what their float network says, the most frequent reason first."""
+    lost = [one for one in reading.measured_on(report, target) if one.get("lost_in")]
+    if not lost:
+        return []
+    cause, _ = Counter(one["lost_in"] for one in lost).most_common(1)[0]
+    first = next(one["id"] for one in lost if one["lost_in"] == cause)
+    many = "1 quantized candidate" if len(lost) == 1 else f"{len(lost)} quantized candidates"
+    return [f"{many} lost much of what the float network says, as `{first}`: {cause}."]
 
 
 def _disturbed(report: Report, target: str) -> list[str]:

@@ -11,6 +11,7 @@ from dataclasses import astuple, dataclass, field, replace
 from typing import Any, TypeVar
 
 from compress.metrics.output_kinds import OutputKind
+from compress.values.candidates import LayerDamage
 from compress.values.serialization import from_json
 from targets.target import Capabilities
 
@@ -54,6 +55,10 @@ class Facts:
     """Names of the prunable groups."""
     blocks: int = 0
     """Number of blocks that can be dropped; 0 also where nobody asked."""
+    int8_damage: tuple[LayerDamage, ...] = ()
+    """What int8 takes from each layer and operator of the baseline, the worst first."""
+    lossy_operators: tuple[str, ...] = ()
+    """Operators, other than products, that lose much in int8."""
     mode: Mapping[str, Any] | None = None
     """``mode``: how to train fastest here, as a ``TrainingMode``; ``seconds`` of a step in each that was tried."""
     learning_rates: tuple[float, float] | None = None
@@ -114,6 +119,8 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "abilities": _as(dict[str, Capabilities]),
     "groups": _as(tuple[str, ...]),
     "blocks": _as(int),
+    "int8_damage": _as(tuple[LayerDamage, ...]),
+    "lossy_operators": _as(tuple[str, ...]),
     "mode": _optional_mapping,
     "learning_rates": _as(tuple[float, float]),
     # In the file these are lists in the order of the fields.

@@ -36,7 +36,7 @@ def problem_of(run: Run) -> Problem:
     """The run's search problem, as far as its record goes; raises RunError while there is no baseline."""
     request, baseline = run.request, question_of(run).baseline
     facts = run.state.facts
-    dimensions = space_of(run).dimensions(facts.groups, facts.blocks)
+    dimensions = space_of(run).dimensions(facts.groups, facts.blocks, len(facts.lossy_operators))
     schemes = wanted(request.space, [can.precisions for can in facts.abilities.values()])
     if "precision" in dimensions or len(schemes) > 1:
         # Every candidate is told in its own precision.

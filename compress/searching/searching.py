@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compress.baseline import preparing
 from compress.baseline.contexts import Context
 from compress.measurement.latencies import FINAL
+from compress.precision.fidelity import close_checker
 from compress.precision.schemes import steps_in_words
 from compress.reports import reporting
 from compress.results import Result
@@ -32,6 +33,7 @@ from compress.tasks.tasks import Task
 from compress.values.configs import SearchSpace
 from compress.values.domains import Choice, Float, Int
 from compress.values.durations import parse_duration
+from compress.values.serialization import to_json
 from targets.errors import RequestError
 from targets.target import Protocol, Target
 
@@ -119,6 +121,8 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     deterministic = all(place.deterministic for place in places)
     context = preparing.prepare(asked.task, run, cache, places, splits, asked.device, progress.stage)
     run.record.note("groups", [group.name for group in context.profile.groups.prunable])
+    run.record.note("int8_damage", to_json(context.profile.int8_damage))
+    run.record.note("lossy_operators", list(context.profile.lossy_operators))
     if isinstance(context.space.depth, (Float, Int, Choice)) and context.training is not None:
         run.record.note("blocks", len(context.training.blocks.removable))
     result = Result(run, module_maker(context))
@@ -137,6 +141,7 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
         # Also when interrupted: everything finished so far is in the report.
         report = reporting.write_report(run)
         context.instruments.scorer.close()
+        close_checker()
         progress.close()
     _finish(run, cache, report, asked.keep, progress)
     return result

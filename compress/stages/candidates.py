@@ -15,6 +15,7 @@ from compress.precision.schemes import Variant
 from compress.run_folder.runs import link
 from compress.stages import int8_training
 from compress.stages.measuring import measure_files
+from compress.stages.quantizing import check_fidelity
 from compress.values.candidates import Candidate, Parity
 from compress.values.configs import QAT, Config
 from compress.values.serialization import to_json, write_json
@@ -49,6 +50,7 @@ def make_candidates(
         identifier = f"{number:04d}-{variant.name}"
         precision = replace(config.precision, scheme=variant.scheme, format=variant.format)
         settings = replace(config, precision=precision)
+        near = check_fidelity(context, source.path, variant, path)
         candidate = Candidate(
             id=identifier,
             path=f"candidates/{identifier}/model.onnx",
@@ -64,6 +66,8 @@ def make_candidates(
             measured=measured[variant],
             trial=number,
             sha256=file_hash(path),
+            sqnr=dict(near.sqnr),
+            lost_in=near.said(),
         )
         _store(context, candidate, path, mine)
         candidates.append(candidate)

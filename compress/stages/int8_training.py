@@ -52,10 +52,11 @@ def trained_file(context: Context, path: Path, variant: Variant, config: Config,
 
     def compute(folder: Path) -> dict[str, Any]:
         integers = folder / "start.onnx"
-        quantizer.quantize_static(path, integers, start, method, variant.capabilities)
+        operators = config.precision.int8_operators
+        quantizer.quantize_static(path, integers, start, method, variant.capabilities, operators=operators)
         floats, learned = qat.train_integers(path, integers, plain, samples, settings, train, folder)
         made = folder / "model.onnx"
-        found = quantizer.quantize_static(floats, made, learned, "minmax", variant.capabilities)
+        found = quantizer.quantize_static(floats, made, learned, "minmax", variant.capabilities, operators=operators)
         onnx.save(fit_to_limits(exporting.clean(onnx.load(made)), limits), made)
         integers.unlink()
         return {"int8": list(found.int8), "kept": list(found.kept)}
@@ -63,7 +64,8 @@ def trained_file(context: Context, path: Path, variant: Variant, config: Config,
     inputs = {
         **training.key.of_trainings(), "source": file_hash(path), "settings": to_json(settings),
         "format": variant.format, "reduce_range": variant.capabilities.reduce_range,
-        "method": method, "samples": context.calibration.digest, "limits": to_json(limits),
+        "method": method, "operators": config.precision.int8_operators,
+        "samples": context.calibration.digest, "limits": to_json(limits),
         "versions": [quantizer.VERSION, finetuning.VERSION],
     }  # fmt: skip
     return context.cache.stage("qat", qat.VERSION, inputs, compute).folder / "model.onnx"

@@ -75,7 +75,7 @@ def _network(
     shape = Shape(context.baseline.structure, left, origin.dropped, context.targets.limits)
     template = make_template(cache, training, cut, shape)
     say("gate")
-    gated = gate(context, training, cut, template, left, constraints, origin.dropped)
+    gated = gate(context, training, cut, template, left, constraints, origin.dropped, config.precision.int8_operators)
     if gated is not None:
         return gated
     if settings.allocation != "global":

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from compress.networks.running import outputs_of, seed_all, threads
+from compress.networks.running import broken_weight, outputs_of, seed_all, threads
 from compress.tasks.datasets import Split, Stream, batches, sample
 from compress.tasks.user_code import describe
 from compress.training import balancing, mixing
@@ -91,7 +91,7 @@ def finetune(
             loop = _Loop(module, train, settings, objective, mode, teacher, generator, seed, optimizer)
             with contextlib.closing(loop):
                 history = loop.run(val_quality, on_epoch)
-        bad = _not_finite(module)
+        bad = broken_weight(module)
         if bad is not None:
             raise TrainingError(
                 f"{bad} became NaN or infinite in epoch {len(history.loss)} at lr={settings.lr:.2g}; "
@@ -147,16 +147,10 @@ def own_finetune(
             f"the task's finetune gave back another network: {name!r} has shape {after.get(name)}, not "
             f"{before.get(name)}; it must train the one it is given"
         )
-    bad = _not_finite(trained)
+    bad = broken_weight(trained)
     if bad is not None:
         raise TrainingError(f"the task's finetune left NaN or infinite values in {bad}")
     return trained.to("cpu").eval()
-
-
-def _not_finite(module: nn.Module) -> str | None:
-    """The name of a weight or statistic that is not finite."""
-    state = module.state_dict().items()
-    return next((n for n, x in state if x.is_floating_point() and not torch.isfinite(x).all()), None)
 
 
 class _Loop:

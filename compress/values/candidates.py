@@ -123,6 +123,23 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class LayerDamage:
+    """What int8 takes from one layer, or from all nodes of one operator, in the baseline.
+
+    ``sqnr``: decibels of its output with all else in int8 too, or None where it was not looked at; ``alone``: decibels
+    of the network's output with nothing but this in int8, or None where that is not finite or not measured; ``saved``:
+    the share of the int8 network's time that int8 saves here (below 0: it is faster in float), or None where it was not
+    timed.
+    """
+
+    layer: str
+    operator: str
+    sqnr: float | None
+    alone: float | None
+    saved: float | None
+
+
+@dataclass(frozen=True)
 class Candidate:
     """A config together with its ONNX artifact and its measurements."""
 
@@ -138,6 +155,10 @@ class Candidate:
     """The trial it came from; None for the baseline."""
     sha256: str = ""
     """Of the file: two configs may come to the very same network."""
+    sqnr: dict[str, float] = field(default_factory=dict)
+    """Of a quantized file: output -> decibels of signal to noise against the float file it was made of."""
+    lost_in: str = ""
+    """Where an output has too few of them: a sentence that says so, with the operator that takes most."""
 
     def on(self, target: str, measured: Measured) -> Candidate:
         """The same candidate with what ``target`` says replaced."""

@@ -16,6 +16,7 @@ from compress.values.settings import (
     BLOCKS,
     GROUPS,
     LARGEST,
+    LOSSY_OPERATORS,
     SEVERAL_GROUPS,
     ForEachGroup,
     Needs,
@@ -40,6 +41,9 @@ STORED = ("fp16", "int8-weights", "int4-weights")
 SCHEMES = (*SEARCHED, QAT, *STORED)
 CALIBRATIONS = ("minmax", "percentile", "search")
 """How activations get their ranges; ``search``: the percentile that leaves the smallest error."""
+OPERATORS = ("all", "products", "convolutions")
+"""Which operators static int8 quantizes: all that have integer kernels, convolutions and matrix products, or the former
+alone; with the products, also what moves their values and loses nothing (ReLU, Reshape, MaxPool)."""
 REFINEMENTS = ("adaround", "correct_bias")
 """What may be done to the float network before it is quantized (``refining.py``)."""
 SCHEDULES = ("cosine", "linear", "constant")
@@ -276,6 +280,15 @@ class PrecisionSettings:
         changes_cost=True,
         steady=0.2,
     )
+    int8_operators: str = setting(
+        "all",
+        # Searched only where int8 takes much from an operator that is no product.
+        OneOf(OPERATORS),
+        "what static int8 quantizes: `all` operators, convolutions and matrix `products`, or `convolutions` alone",
+        needs=LOSSY_OPERATORS,
+        changes_cost=True,
+        steady="products",
+    )
     format: str = unsearched("")
     """Types of activations and weights, as the target's kernels want them: ``u8s8`` or ``s8s8``; not searched."""
     adaround: bool = setting(
@@ -361,6 +374,7 @@ class SearchSpace:
     precision: Domain = Choice(*SEARCHED)
     calibration: Domain = Choice("minmax", "percentile")
     float_share: Domain = Float(0.1, 0.6)
+    int8_operators: Domain = Choice("all", "products")
     adaround: Domain = False
     correct_bias: Domain = False
     qat_epochs: Domain = 0
@@ -379,15 +393,18 @@ class SearchSpace:
         """Setting's name -> its domain, or the constant it is fixed to."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def dimensions(self, groups: tuple[str, ...], blocks: int = 0) -> dict[str, Float | Int | Choice]:
+    def dimensions(
+        self, groups: tuple[str, ...], blocks: int = 0, lossy_operators: int = 0
+    ) -> dict[str, Float | Int | Choice]:
         """What a sampler chooses: searched settings by name, the delta once per group.
 
-        ``groups``: names of the prunable ones; ``blocks``: number of removable blocks. What the network has
-        nothing for is no dimension.
+        ``groups``: names of the prunable ones; ``blocks``: number of removable blocks; ``lossy_operators``: of
+        operators, other than products, that lose much in int8. What the network has nothing for is no dimension.
         """
         found: dict[str, Float | Int | Choice] = {}
         for name, domain in self.domains().items():
-            if not isinstance(domain, (Float, Int, Choice)) or not row(name).setting.needs.met(len(groups), blocks):
+            needs = row(name).setting.needs
+            if not isinstance(domain, (Float, Int, Choice)) or not needs.met(len(groups), blocks, lossy_operators):
                 continue
             if name == "precision":
                 found[name] = Choice(*self.schemes())

@@ -107,22 +107,25 @@ class ForEachGroup:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a network must have for a setting to be searched: numbers of prunable groups, and of removable blocks."""
+    """What a network must have for a setting to be searched: numbers of prunable groups, of removable blocks, and of
+    operators other than products that lose much in int8."""
 
     groups: int = 0
     most_groups: int | None = None
     blocks: int = 0
+    lossy_operators: int = 0
 
-    def met(self, groups: int, blocks: int) -> bool:
-        """Whether a network of so many prunable groups and removable blocks has it."""
+    def met(self, groups: int, blocks: int, lossy_operators: int = 0) -> bool:
+        """Whether a network that has so many of each is enough."""
         few = self.most_groups is None or groups <= self.most_groups
-        return groups >= self.groups and few and blocks >= self.blocks
+        return groups >= self.groups and few and blocks >= self.blocks and lossy_operators >= self.lossy_operators
 
 
 NOTHING = Needs()
 GROUPS = Needs(groups=1)
 SEVERAL_GROUPS = Needs(groups=2)
 BLOCKS = Needs(blocks=1)
+LOSSY_OPERATORS = Needs(lossy_operators=1)
 
 
 @dataclass(frozen=True)

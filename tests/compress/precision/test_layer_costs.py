@@ -12,7 +12,8 @@ import torch
 
 from compress.onnx_files.exporting import export
 from compress.precision.layer_costs import Saving, float_order, layer_savings
-from compress.precision.quantizer import collect_ranges, quantizable_layers
+from compress.precision.quantizer import quantizable_layers
+from compress.precision.ranges import collect_ranges
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
 

@@ -22,7 +22,8 @@ from compress.onnx_files.exporting import export
 from compress.onnx_files.parity import open_session
 from compress.precision import qat
 from compress.precision.fake_quantization import ActivationQuantizer, WeightQuantizer
-from compress.precision.quantizer import collect_ranges, quantize_static
+from compress.precision.quantizer import quantize_static
+from compress.precision.ranges import collect_ranges
 from compress.results import Result
 from compress.tasks.datasets import Split
 from compress.training import finetuning
@@ -217,20 +218,37 @@ def test_statistics_that_could_not_be_folded_stay_as_they_are(digits: Any, tmp_p
     assert all(name.startswith(("layer", "range")) for name in trainable)
 
 
-def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path: Path) -> None:
-    weight = np.random.default_rng(0).standard_normal((6, 3)).astype(np.float32)
+def _product(path: Path, node: onnx.NodeProto, weight: np.ndarray, rows: list[str | int]) -> Path:
     graph = helper.make_graph(
-        [helper.make_node("Gemm", ["x", "w"], ["y"], name="scaled", alpha=2.0)],
+        [node],
         "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
-        [onnx.numpy_helper.from_array(weight, "w")],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [*rows, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [*rows, 3])],
+        [onnx.numpy_helper.from_array(weight.astype(np.float32), "w")],
     )
-    path = tmp_path / "floats.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
-    made = _quantized(path, tmp_path, torch.randn(64, 6), SEVEN_BITS)
-    with pytest.raises(QuantizeError, match="alpha, beta"):
+    return path
+
+
+def test_what_cannot_be_trained_is_refused_in_one_line(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((4, 6, 3))
+    path = _product(
+        tmp_path / "floats.onnx", helper.make_node("MatMul", ["x", "w"], ["y"], "cube"), weight, ["n", 4, 2]
+    )
+    made = _quantized(path, tmp_path, torch.randn(64, 4, 2, 6), SEVEN_BITS)
+    with pytest.raises(QuantizeError, match="cube is not quantized by channel"):
         qat.make_network(made.floats, made.integers, made.samples)
+
+
+def test_a_product_that_scales_is_trained_as_what_it_computes(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((6, 3))
+    node = helper.make_node("Gemm", ["x", "w"], ["y"], "scaled", alpha=2.0)
+    made = _quantized(_product(tmp_path / "floats.onnx", node, weight, ["n"]), tmp_path, torch.randn(64, 6), SEVEN_BITS)
+    network = qat.make_network(made.floats, made.integers, made.samples)
+    qat.write_floats(network, made.floats, tmp_path / "again.onnx")
+    x = np.random.default_rng(1).standard_normal((4, 6)).astype(np.float32)
+    found = open_session(tmp_path / "again.onnx").run(None, {"x": x})[0]
+    assert np.allclose(found, 2 * x @ weight, atol=1e-5)
 
 
 def test_another_network_than_the_integer_file_is_not_trained(exported: Path, digits: Any, tmp_path: Path) -> None:

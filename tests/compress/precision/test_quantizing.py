@@ -20,8 +20,9 @@ from compress.onnx_files import graphs
 from compress.onnx_files.exporting import export
 from compress.onnx_files.parity import open_session
 from compress.precision.layer_costs import layer_errors
-from compress.precision.quantizer import collect_ranges, has_matmul, quantizable_layers, quantize_static, split_gemm
+from compress.precision.quantizer import has_matmul, quantizable_layers, quantize_static, split_gemm
 from compress.precision.quantizing import quantize
+from compress.precision.ranges import collect_ranges
 from targets.errors import ModelError, QuantizeError, RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities

@@ -14,8 +14,10 @@ import compress
 from compress.precision.activations import inner_values
 from compress.precision.adaround import columns, round_weights, scaled_rows
 from compress.precision.bias_correction import correct_biases
+from compress.precision.plain_models import read_plain
 from compress.precision.products import find_products
-from compress.precision.quantizer import collect_ranges, outputs, quantize_static, read_named
+from compress.precision.quantizer import outputs, quantize_static
+from compress.precision.ranges import collect_ranges
 from compress.precision.refining import refine
 from compress.values.configs import PrecisionSettings
 from targets.errors import QuantizeError, SpaceError
@@ -104,7 +106,7 @@ def test_rounded_weights_become_the_learned_integers(
     network: tuple[Path, np.ndarray], able: Capabilities, tmp_path: Path
 ) -> None:
     path, _ = network
-    model, samples = read_named(path), _samples(*network)
+    model, samples = read_plain(path), _samples(*network)
     rounded = round_weights(model, samples, able)
     before, after = find_products(model), find_products(rounded)
     stored = {
@@ -126,12 +128,12 @@ def test_rounded_weights_become_the_learned_integers(
 def test_rounding_lowers_each_layers_error(network: tuple[Path, np.ndarray]) -> None:
     """Of the first layer, whose input is the same: against rounding to the nearest, on the samples it has seen."""
     path, _ = network
-    model, samples = read_named(path), _samples(*network)
+    model, samples = read_plain(path), _samples(*network)
     graph = find_products(model)
     product = graph.products[0]
     rows = product.rows(graph.array(product.weight))
     exact, scale = scaled_rows(rows.reshape(len(rows), -1), 64)
-    plain = read_named(path)
+    plain = read_plain(path)
     find_products(plain).write(product.weight, product.rows((np.rint(exact) * scale[:, None]).reshape(rows.shape)))
     name = product.node.output[0]
     expected = _run(model, samples, name)
@@ -161,7 +163,7 @@ def test_columns_are_what_a_convolution_multiplies() -> None:
 
 def test_corrected_biases_bring_the_means_back(network: tuple[Path, np.ndarray], tmp_path: Path) -> None:
     path, _ = network
-    model, samples = read_named(path), _samples(*network)
+    model, samples = read_plain(path), _samples(*network)
     corrected = correct_biases(model, samples, SEVEN)
     shifts = []
     for one in (model, corrected):
@@ -175,7 +177,7 @@ def test_corrected_biases_bring_the_means_back(network: tuple[Path, np.ndarray],
 
 def test_layers_kept_in_float_keep_their_weights(network: tuple[Path, np.ndarray]) -> None:
     path, _ = network
-    model, samples = read_named(path), _samples(*network)
+    model, samples = read_plain(path), _samples(*network)
     first, *others = find_products(model).products
     rounded = find_products(round_weights(model, samples, EIGHT, (first.name,)))
     graph = find_products(model)
@@ -188,11 +190,11 @@ def test_each_refinement_helps_an_uneven_network(
     asked: dict[str, bool], network: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:
     path, x = network
-    expected = outputs(path, read_named(path), _samples(path, x))
+    expected = outputs(path, read_plain(path), _samples(path, x))
     errors = []
     for settings in ({}, asked):
         made = compress.quantize(path, tmp_path / "q.onnx", calibration=x, target="ort-cpu", **settings).path
-        errors.append(np.square(outputs(made, read_named(path), _samples(path, x)) - expected).mean())
+        errors.append(np.square(outputs(made, read_plain(path), _samples(path, x)) - expected).mean())
     assert errors[1] < errors[0]
 
 
@@ -207,7 +209,7 @@ def test_a_search_takes_the_percentile_that_leaves_least(tmp_path: Path) -> None
     for method in ("minmax", "percentile", "search"):
         collect_ranges(tmp_path / "m.onnx", samples, method, tmp_path / "r.json", EIGHT)
         quantize_static(tmp_path / "m.onnx", tmp_path / "q.onnx", tmp_path / "r.json", method, EIGHT)
-        model = read_named(tmp_path / "m.onnx")
+        model = read_plain(tmp_path / "m.onnx")
         expected = outputs(tmp_path / "m.onnx", model, samples)
         errors[method] = np.square(outputs(tmp_path / "q.onnx", model, samples) - expected).mean()
     assert errors["search"] <= errors["percentile"]

@@ -1,0 +1,119 @@
+"""Calibration: the range of every tensor of a float model on some samples, in a file that every int8 variant reads."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from compress.precision.calibration_samples import Batches
+from compress.precision.masks import masked_nodes, masked_tensors
+from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
+from compress.precision.quantizer import KINDS, LEFT_OUT, outputs, quantize_static, quiet
+from compress.values.error_lines import one_line
+from targets.errors import QuantizeError
+from targets.target import Capabilities
+
+PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
+"""What a search tries: the share of values within the range; half of the rest is cut off on each side."""
+_USUAL = 99.99
+
+
+def collect_ranges(
+    source: Path,
+    samples: Mapping[str, np.ndarray],
+    method: str,
+    path: Path,
+    capabilities: Capabilities | None = None,
+) -> None:
+    """Run ``samples`` through the float model and write every tensor's range to ``path`` (JSON).
+
+    ``samples``: arrays by input name, samples first. ``method``: ``minmax``, ``percentile`` (99.99 % of the values), or
+    ``search``, which tries those of PERCENTILES in the format of ``capabilities`` and takes the one that leaves the
+    smallest error. Tensors without a range of finite numbers are listed there as left out: what computes with them
+    stays in float. Raises QuantizeError where the model does not run.
+    """
+    model = read_plain(source, LEAST_OPSET)
+    # Of a copy: the quantizer writes files beside the one it is given.
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        copied = Path(folder) / "model.onnx"
+        try:
+            onnx.save(with_types(model), copied)
+            left_out = masked_tensors(model, masked_nodes(model))
+            # Histograms have no place for what is not finite: it is looked for first.
+            plain = _calibrator("MinMax", copied, left_out)
+            plain.collect_data(Batches(model, samples))
+            found = plain.compute_data()
+            left_out |= {name for name in found.keys() if not _is_finite(found[name])}  # noqa: SIM118  no mapping
+            if KINDS[method] == "Percentile":
+                calibrator = _calibrator("Percentile", copied, left_out)
+                for batch in Batches(model, samples):
+                    calibrator.collect_data(Batches(model, batch))  # all at once, all values would be held in memory
+                if method == "search":
+                    able = capabilities or Capabilities()
+                    best = _best_percentile(copied, calibrator, samples, able, left_out, Path(folder))
+                    calibrator.collector.percentile = best
+                found = calibrator.compute_data()
+            _save(found, left_out, path)
+        except QuantizeError:
+            raise
+        except Exception as error:
+            raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {one_line(error)}") from error
+
+
+def _calibrator(kind: str, source: Path, left_out: set[str]) -> Any:
+    """ONNX Runtime's calibrator of one kind, for all float tensors of ``source`` but those that are left out."""
+    from onnxruntime.quantization import calibrate
+
+    base: Any = {"MinMax": calibrate.MinMaxCalibrater, "Percentile": calibrate.PercentileCalibrater}[kind]
+
+    class Calibrator(base):  # type: ignore[misc]  # onnxruntime has no types
+        def select_tensors_to_calibrate(self, model: onnx.ModelProto) -> tuple[set[str], Mapping[str, Any]]:
+            """The names of the tensors, and all value infos by name."""
+            tensors, known = super().select_tensors_to_calibrate(model)
+            return tensors - left_out, known
+
+    options = {"percentile": _USUAL, "symmetric": False} if kind == "Percentile" else {}
+    calibrator = Calibrator(source, [], str(source.with_name(f"augmented-{kind}.onnx")), **options)
+    calibrator.augment_graph()
+    calibrator.create_inference_session()
+    return calibrator
+
+
+def _is_finite(found: Any) -> bool:
+    """Whether a tensor's range is one of finite numbers."""
+    return all(np.isfinite(np.asarray(end)).all() for end in found.range_value)
+
+
+def _save(found: Any, left_out: set[str], path: Path) -> None:
+    """Write ranges as ONNX Runtime reads them, with the names of tensors that have none."""
+    from onnxruntime.quantization.quantize import save_tensors_data
+
+    for name in left_out:
+        found.data.pop(name, None)
+    save_tensors_data(found, path)
+    document = json.loads(path.read_text())
+    document[LEFT_OUT] = sorted(left_out)
+    path.write_text(json.dumps(document))
+
+
+def _best_percentile(
+    source: Path, calibrator: Any, samples: Mapping[str, np.ndarray], capabilities: Capabilities,
+    left_out: set[str], folder: Path,
+) -> float:  # fmt: skip
+    """The one with the smallest squared error of the first output; the widest of equals."""
+    model = read_plain(source)
+    reference = outputs(source, model, samples).astype(np.float64)
+    errors: dict[float, float] = {}
+    for percentile in PERCENTILES:
+        ranges, made = folder / f"{percentile}.json", folder / f"{percentile}.onnx"
+        calibrator.collector.percentile = percentile
+        _save(calibrator.compute_data(), left_out, ranges)
+        quantize_static(source, made, ranges, "search", capabilities)
+        errors[percentile] = float(np.mean(np.square(outputs(made, model, samples) - reference)))
+    return min(errors, key=lambda p: (not np.isfinite(errors[p]), errors[p]))
