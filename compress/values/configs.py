@@ -284,7 +284,8 @@ class PrecisionSettings:
         "all",
         # Searched only where int8 takes much from an operator that is no product.
         OneOf(OPERATORS),
-        "what static int8 quantizes: `all` operators, convolutions and matrix `products`, or `convolutions` alone",
+        "what static int8 quantizes: `all` operators, convolutions and matrix `products`, or `convolutions` alone; "
+        "searched where others lose much",
         needs=LOSSY_OPERATORS,
         changes_cost=True,
         steady="products",
