@@ -20,6 +20,7 @@ from torch import nn
 
 from compress.networks.plain_copies import in_half, unwrap
 from compress.networks.running import threads
+from compress.networks.weights_files import write_weights
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import guarded
 from compress.values.error_lines import one_line
@@ -88,6 +89,8 @@ def save(module: nn.Module, folder: Path, *, whole: bool) -> None:
     if whole:
         try:
             _save(module, folder / "module.pt")
+        except OSError:
+            raise
         except Exception as error:
             # Classes made inside functions cannot be stored; a continued run then makes the module again.
             print(f"the baseline module cannot be stored ({one_line(error)}); only its weights are", file=sys.stderr)
@@ -119,8 +122,12 @@ def load(task: Task, folder: Path) -> nn.Module:
 
 def _save(value: Any, path: Path) -> None:
     temporary = path.with_name(f".{path.name}")
-    torch.save(value, temporary)
-    os.replace(temporary, path)
+    try:
+        write_weights(value, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _load_module(path: Path) -> nn.Module | None:

@@ -61,9 +61,10 @@ class Cache:
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
         finally:
+            # First, since it makes room where the disk is full.
+            shutil.rmtree(temporary, ignore_errors=True)
             # Failed attempts took time as well.
             self._on_stage(name, False, time.perf_counter() - start)
-            shutil.rmtree(temporary, ignore_errors=True)
         # Read back, so that a fresh result and a cached one are the same to the caller.
         return Artifact(folder, json.loads((folder / "result.json").read_text()), key)
 

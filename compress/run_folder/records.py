@@ -116,11 +116,13 @@ class Record:
             self._fold(path.read_bytes() if path.exists() else b"")
             return
         try:
-            self._file = path.open("a+b")
+            # Without a buffer: what a full disk did not take must not be written later, behind other lines.
+            self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise RunError(f"{str(path)!r} cannot be written: {error.strerror}; choose another --out") from None
         try:
             self._lock()
+            self._check_place()
             self._file.seek(0)
             whole = self._file.read()
             self._fold(whole)
@@ -133,14 +135,26 @@ class Record:
             raise
 
     def append(self, event: str, **values: Any) -> None:
-        """Write one event and take it into the state; it is on disk when this returns."""
+        """Write one event and take it into the state; it is on disk when this returns.
+
+        Raises OSError where it cannot be written (a full disk): the record is then as it was before.
+        """
         entry = {"event": event, "t": round(time.perf_counter() - self._start, 4), **finite(to_json(values))}
         line = json.dumps(entry, separators=(",", ":")) + "\n"
-        self._file.write(line.encode())
-        self._file.flush()
+        self._write(line.encode())
         if event != "stage":  # losing a stage's timing to a power cut is no loss
             os.fsync(self._file.fileno())
         self.state.apply(json.loads(line))
+
+    def _write(self, line: bytes) -> None:
+        """The whole line or nothing of it: half a line in front of others would make the record unreadable."""
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except BaseException:
+            self._file.truncate(end)
+            raise
 
     def note(self, name: str, value: Any, *of: str) -> None:
         """Write one fact (``Facts``): ``name`` is its field, ``of`` what it is kept for, where it is kept for each."""
@@ -160,6 +174,15 @@ class Record:
                 raise RunError(
                     f"{str(self.path)!r} is damaged in line {number}; restore it, or choose another --out"
                 ) from None
+
+    def _check_place(self) -> None:
+        """Raise RunError where the file was removed between opening and locking: what is written would be lost."""
+        try:
+            same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(f"{str(self.path)!r} was removed by another search just now; give the same command again")
 
     def _lock(self) -> None:
         if fcntl is None:

@@ -24,6 +24,12 @@ from compress.values.serialization import from_json, to_json, write_json
 from targets.errors import RunError, SpaceError
 
 SCHEMA = 1
+_WRITTEN = tuple(
+    f".{name}"
+    for name in ("run.json", "report.json", "report.html", "candidate.json", "manifest.json", "model.onnx", "weights.",
+                 "module.pt")
+)  # fmt: skip
+"""How the names begin of files that are being written, to be renamed when they are whole."""
 
 
 @dataclass(frozen=True)
@@ -79,9 +85,11 @@ class Run:
         self.write_request()
 
     def sweep(self) -> None:
-        """Remove documents that a killed process was writing."""
-        for leftover in self.folder.glob(".*.json.*"):
-            leftover.unlink(missing_ok=True)
+        """Remove what a killed process was writing; whatever has another name than ours is left alone."""
+        patterns = (".*", "candidates/*/.*", "baseline/.*", "best/.*")
+        for leftover in (path for pattern in patterns for path in self.folder.glob(pattern)):
+            if leftover.is_file() and leftover.name.startswith(_WRITTEN):
+                leftover.unlink(missing_ok=True)
 
 
 def as_json(request: Request) -> dict[str, Any]:
@@ -147,10 +155,14 @@ def link(source: Path, destination: Path) -> None:
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, destination)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, destination)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def space_of(run: Run) -> SearchSpace:

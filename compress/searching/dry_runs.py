@@ -30,9 +30,10 @@ def plan(asked: Asked) -> dict[str, Any]:
     Raises RequestError as a search would; the run's folder is looked at, never touched.
     """
     from compress.searching.requests import resolved
+    from compress.tasks.user_code import naming_exits
 
     task, folder = asked.task, asked.folder
-    with resolved(asked) as wanted:
+    with naming_exits(), resolved(asked) as wanted:
         splits, space = wanted.splits, wanted.request.space
         found = {
             "schema": 1, "task": task.name, "constraints": list(wanted.request.constraints),

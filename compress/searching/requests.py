@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,11 +109,22 @@ class Asked:
     command: str | None = None
     brought: LoadedTask | None = None
     """What the task's file brings for a new run; its space is also taken by one that is continued."""
+    here: Path = field(default_factory=Path.cwd)
+    """The working directory of the call. Paths are relative to it even where the task's code goes elsewhere."""
+
+    def __post_init__(self) -> None:
+        if self.task.onnx_path is not None:
+            object.__setattr__(self, "task", replace(self.task, model=self.here / self.task.onnx_path))
+
+    @property
+    def shown(self) -> Path:
+        """The run's folder as it was given."""
+        return Path(self.out) if self.out is not None else Path("runs") / self.task.name
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.out) if self.out is not None else Path("runs") / self.task.name
+        return self.here / self.shown
 
 
 @dataclass(frozen=True)

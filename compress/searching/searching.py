@@ -19,8 +19,10 @@ from compress.reports import reporting
 from compress.results import Result
 from compress.run_folder import runs
 from compress.run_folder.caching import Cache
+from compress.run_folder.facts import Unconfirmed
 from compress.run_folder.records import Record
 from compress.run_folder.runs import Request, Run
+from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure, naming_storage_failures
 from compress.searching.progress import Progress, Silent
 from compress.searching.requests import Asked, Resolved, resolved
 from compress.searching.trial_loop import Budget, Loop
@@ -29,10 +31,12 @@ from compress.stages.added_targets import catch_up
 from compress.stages.confirming import confirm
 from compress.stages.rebuilding import module_maker
 from compress.tasks.tasks import Task
+from compress.tasks.user_code import describe, naming_exits
 from compress.values.configs import SearchSpace
 from compress.values.domains import Choice, Float, Int
 from compress.values.durations import parse_duration
-from targets.errors import RequestError
+from compress.values.stack_traces import save_trace
+from targets.errors import CompressError, RequestError, RunError, StageError
 from targets.target import Protocol, Target
 
 if TYPE_CHECKING:
@@ -67,7 +71,9 @@ def search(
     (default ``runs/TASK-NAME``); a run that is there is continued, and what is not given stays as it was.
     ``pick``: what ``best/`` holds. ``keep``: ``all`` artifacts, or those of the ``front``.
 
-    Raises RequestError (and nothing in ``out`` is touched) for what cannot be asked; failed trials do not raise.
+    Raises RequestError (and nothing in ``out`` is touched) for what cannot be asked. Failed trials do not raise, unless
+    one cause fails them again and again: then, or where the picks cannot be confirmed or the report not be written,
+    it is a StageError, everything finished is kept, and the same call goes on from there.
     """
     asked = Asked(
         task, target, objectives, constraints, trials, time, seed, sampler, device, out, space, pick, keep, workers,
@@ -78,28 +84,58 @@ def search(
 
 def run_search(asked: Asked, progress: Progress) -> Result:
     """``search`` of what was asked; what is going on is told to ``progress``."""
-    start = clock.monotonic()
-    with resolved(asked) as wanted, _writing(asked.folder, wanted.before) as record:
-        return _search(Run(asked.folder, record, wanted.request), wanted, start, progress)
+    start, folder = clock.monotonic(), asked.folder
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(naming_storage_failures(folder))
+        opened.enter_context(naming_exits())
+        wanted = opened.enter_context(resolved(asked))
+        record = opened.enter_context(_writing(folder, wanted.before))
+        return _search(Run(folder, record, wanted.request), wanted, start, progress)
 
 
 @contextlib.contextmanager
 def _writing(folder: Path, before: Request | None) -> Iterator[Record]:
-    """The record, open and locked; what a refused request has written is taken back."""
-    existed = folder.exists()
+    """The record, open and locked; what a refused request has written is taken back, unless trials came of it.
+
+    Raises RunError where another search has written to the folder since ``before`` was read: its files stay.
+    """
+    existed, begun = folder.exists(), (folder / "record.jsonl").exists()
     runs.check_writable(folder)
     record = Record(folder / "record.jsonl")
     try:
-        yield record
-    except RequestError:
-        if before is None:
-            # What was asked could not be done: leave no run behind that the corrected request would not fit.
-            _forget(folder, existed)
-        else:
-            Run(folder, record, before).write_request()  # what was asked before still stands
-        raise
+        _check_unchanged(folder, before, record, begun)
+        trials = len(record.state.trials)
+        try:
+            yield record
+        except (RequestError, SystemExit):
+            if len(record.state.trials) > trials:
+                raise  # nothing that was finished is taken back
+            if before is None:
+                # What was asked could not be done: leave no run behind that the corrected request would not fit.
+                _forget(folder, existed)
+            else:
+                Run(folder, record, before).write_request()  # what was asked before still stands
+            raise
     finally:
         record.close()
+
+
+def _check_unchanged(folder: Path, before: Request | None, record: Record, begun: bool) -> None:
+    """Raise RunError unless the folder, locked now, is what it was when the request was resolved.
+
+    ``begun``: whether the record was there before this call, which otherwise removes it again.
+    """
+    try:
+        if runs.read_request(folder) == before:
+            return
+    except RunError:
+        if not begun and not record.state.calls:
+            record.path.unlink(missing_ok=True)
+        raise
+    raise RunError(
+        f"{str(folder)!r} was written to by another search since this one began; give the same command again to "
+        "continue it, or choose another --out"
+    )
 
 
 def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Result:
@@ -128,18 +164,58 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     for text in catch_up(context, progress.stage):
         progress.note(f"warning: {text}")
     budget = _budget(asked, start, len(places))
+    loop = Loop(context, budget, wanted.sampler, deterministic, progress)
     try:
-        Loop(context, budget, wanted.sampler, deterministic, progress).run()
+        loop.run()
         progress.trial(-1, 0, None, None)
-        final = _final_protocol(budget, len(context.targets.all))
-        confirm(context, question_of(run), final, progress.stage)
+        _confirm(context, _final_protocol(budget, len(context.targets.all)), progress)
+    except BaseException:
+        # Also when interrupted: everything finished so far is in the report, as far as that can be written.
+        with contextlib.suppress(Exception):
+            reporting.write_report(run)
+        raise
     finally:
-        # Also when interrupted: everything finished so far is in the report.
-        report = reporting.write_report(run)
         context.instruments.scorer.close()
         progress.close()
-    _finish(run, cache, report, asked.keep, progress)
+    with _failing_after_the_trials(run, "the report could not be written"):
+        _finish(run, cache, reporting.write_report(run), asked.keep, progress)
+    if loop.repeated is not None:
+        raise StageError(f"{loop.repeated}. {_kept(run)}")
     return result
+
+
+def _confirm(context: Context, protocol: Protocol, progress: Progress) -> None:
+    """Confirm the picks; what prevents that stands in the record and ends the call, not what was found."""
+    run = context.run
+    try:
+        with _failing_after_the_trials(run, "the picks could not be confirmed"):
+            confirm(context, question_of(run), protocol, progress.stage)
+    except StageError as error:
+        cause = Unconfirmed(None, str(error))
+        with contextlib.suppress(OSError):
+            run.record.note("unconfirmed", (*run.state.facts.unconfirmed, cause))
+        with contextlib.suppress(Exception):
+            reporting.write_html(run)
+        raise
+
+
+@contextlib.contextmanager
+def _failing_after_the_trials(run: Run, what: str) -> Iterator[None]:
+    """Whatever is raised inside, but an interrupt, becomes a StageError in one line: the trials are kept."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if is_storage_failure(error):
+            cause = f"{name_storage_failure(error)}; make room"
+        elif isinstance(error, CompressError):
+            cause = str(error)
+        else:
+            cause = f"{describe(error)}; stack trace: {save_trace()}"
+        raise StageError(f"{what}: {cause}. {_kept(run)}") from error
+
+
+def _kept(run: Run) -> str:
+    return f"Everything found so far is kept in {run.folder}; the same command goes on from there"
 
 
 def _opening(context: Context) -> str:
@@ -168,7 +244,8 @@ def _forget(folder: Path, existed: bool) -> None:
     for name in ("run.json", "record.jsonl", "report.json"):
         (folder / name).unlink(missing_ok=True)
     if not existed:
-        folder.rmdir()
+        with contextlib.suppress(OSError):  # something of somebody else's is in it
+            folder.rmdir()
 
 
 def _finish(run: Run, cache: Cache, report: dict[str, Any], keep: str, progress: Progress) -> None:

@@ -12,6 +12,7 @@ from compress.baseline.contexts import Context, Say
 from compress.onnx_files import exporting, graphs, limits
 from compress.precision import quantizer, refining, stored_weights
 from compress.precision.schemes import Variant
+from compress.run_folder.storage_failures import is_storage_failure
 from compress.stages import int8_training
 from compress.values.configs import QAT, REFINEMENTS, STORED, Config, PrecisionSettings, is_refined
 from compress.values.serialization import to_json
@@ -32,6 +33,8 @@ def make_files(
         try:
             files[variant] = _file(context, path, variant, config, say)
         except (QuantizeError, TrainingError) as error:
+            if is_storage_failure(error):
+                raise  # not the precision's fault: the whole trial is tried again
             # Training in int8 that diverges costs this candidate, not the others of the network.
             skipped.append((variant.name, str(error)))
     return files, skipped

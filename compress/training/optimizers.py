@@ -31,7 +31,7 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=settings.lr)
     try:
         made = function(groups, settings)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         from compress.tasks.user_code import describe
 
         raise TrainingError(f"the task's optimizer raised {describe(error)}") from error
