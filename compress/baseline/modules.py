@@ -18,9 +18,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from compress.networks.fingerprints import state_hash, tensor_hash
 from compress.networks.plain_copies import in_half, unwrap
 from compress.networks.running import threads
-from compress.networks.weights_files import write_weights
+from compress.networks.weights_files import read_weights, write_weights
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import guarded
 from compress.values.error_lines import one_line
@@ -99,6 +100,14 @@ def save(module: nn.Module, folder: Path, *, whole: bool) -> None:
     _save(module.state_dict(), folder / "weights.pt")
 
 
+def holds(path: Path, module: nn.Module) -> bool:
+    """Whether a weights file holds the module's very weights."""
+    try:
+        return tensor_hash(read_weights(path)) == state_hash(module)
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
 def load(task: Task, folder: Path) -> nn.Module:
     """The baseline a run has kept: the stored weights in the task's module, or the stored module."""
     module = None
@@ -108,8 +117,8 @@ def load(task: Task, folder: Path) -> nn.Module:
     module = make_module(task, trained=False) if module is None else module
     path = folder / "weights.pt"
     try:
-        state = torch.load(path, weights_only=True)
-    except Exception as error:
+        state = read_weights(path)
+    except (OSError, ValueError) as error:
         raise RunError(f"{str(path)!r} cannot be read: {one_line(error)}; choose another --out") from None
     try:
         module.load_state_dict(state)

@@ -53,6 +53,8 @@ class Facts:
     """Number of residual blocks that can be dropped; 0 also where nobody asked."""
     mode: Mapping[str, Any] | None = None
     """``mode``: how to train fastest here, as a ``TrainingMode``; ``seconds`` of a step in each that was tried."""
+    trained_with: Mapping[str, Any] | None = None
+    """What networks were trained with: hashes of train data, loss, training loop and optimizer."""
     learning_rates: tuple[float, float] | None = None
     """The range that was found where the space asks for one."""
     skipped: tuple[Skipped, ...] = ()
@@ -111,6 +113,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "groups": _as(tuple[str, ...]),
     "blocks": _as(int),
     "mode": _optional_mapping,
+    "trained_with": _optional_mapping,
     "learning_rates": _as(tuple[float, float]),
     # In the file these are lists in the order of the fields.
     "skipped": lambda value: tuple(Skipped(*from_json(tuple[int, str, str], row)) for row in value),

@@ -70,10 +70,13 @@ class State:
         elif kind in ("gated", "failed", "finished"):
             self._end(kind, event)
         elif kind == "retry":
-            self.trials[event["trial"]].state = "asked"
+            self._ask_again(self.trials[event["trial"]])
         elif kind == "candidate":
             candidate = from_json(Candidate, event["candidate"])
             self.candidates[candidate.id] = candidate
+        elif kind == "moved":
+            found = [from_json(Candidate, data) for data in event["candidates"]]
+            self.candidates |= {candidate.id: candidate for candidate in found}
         elif kind == "fact":
             self.facts = self.facts.taken(event["name"], event["value"])
         elif kind == "stage":
@@ -83,6 +86,13 @@ class State:
         elapsed = float(event.get("t", 0.0))
         self.wall += max(0.0, elapsed - self._elapsed)
         self._elapsed = max(self._elapsed, elapsed)
+
+    def _ask_again(self, trial: Trial) -> None:
+        """A trial counts as if it had just been asked; what it had brought is no candidate any more."""
+        for name in trial.candidates:
+            if name in self.candidates and self.candidates[name].trial == trial.number:
+                del self.candidates[name]
+        trial.state, trial.candidates = "asked", []
 
     def _end(self, kind: str, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from compress.run_folder.file_hashes import known_hash
 from compress.run_folder.records import Record, State
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate
@@ -71,9 +72,14 @@ class Run:
         """A candidate's ONNX file."""
         return self.candidate_folder(identifier) / "model.onnx"
 
+    def is_whole(self, candidate: Candidate) -> bool:
+        """Whether a candidate's ONNX file is there, with the very bytes that were measured."""
+        path = self.folder / (candidate.path or "")
+        return path.is_file() and candidate.sha256 in ("", known_hash(path))
+
     def available(self) -> list[Candidate]:
-        """Candidates whose files are there: what ``--keep front`` has removed can be picked no more."""
-        return [c for c in self.state.candidates.values() if c.path and (self.folder / c.path).exists()]
+        """Candidates whose files are whole: what ``--keep front`` or an accident took can be picked no more."""
+        return [candidate for candidate in self.state.candidates.values() if self.is_whole(candidate)]
 
     def write_request(self) -> None:
         """Put ``run.json`` in place."""

@@ -23,7 +23,7 @@ from compress.selection.rankings import PICKS
 from compress.tasks.identities import architecture, check_identity, identity
 from compress.tasks.loading import LoadedTask
 from compress.tasks.splits import Splits, read_splits
-from compress.tasks.tasks import Task
+from compress.tasks.tasks import Task, TaskIdentity
 from compress.values.configs import SearchSpace
 from compress.values.constraints import parse_constraint, parse_objectives
 from compress.values.durations import parse_duration
@@ -166,7 +166,12 @@ def resolved(asked: Asked) -> Iterator[Resolved]:
         offered(wanted(request.space, [one.precisions for one in abilities.values()]), abilities)
         splits = read_splits(asked.task)
         check_space(request.space, asked.task, splits.train)
-        _check_same_task(asked, before, splits)
+        new = identity(asked.task, splits, metrics.get(asked.task.metric))
+        if before is None:
+            # From the start on, so that what a killed call leaves is known to be this task's.
+            request = replace(request, task=new)
+        else:
+            _check_same_task(asked, before, new)
         yield Resolved(asked, before, request, tuple(targets), splits)
 
 
@@ -184,12 +189,10 @@ def _opened(target: str | Target | Sequence[str | Target] | None, opened: contex
     return found
 
 
-def _check_same_task(asked: Asked, before: Request | None, splits: Splits) -> None:
+def _check_same_task(asked: Asked, before: Request, new: TaskIdentity) -> None:
     """Raise RunError where the run belongs to another task or model, before anything is exported."""
-    if before is None:
-        return
     folder = asked.folder
-    check_identity(before.task, identity(asked.task, splits, metrics.get(asked.task.metric)), folder)
+    check_identity(before.task, new, folder)
     known = Record(folder / "record.jsonl", write=False).state.facts.architecture
     if known and architecture(asked.task) not in ("", known):
         raise RunError(

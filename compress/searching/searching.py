@@ -21,6 +21,7 @@ from compress.run_folder import runs
 from compress.run_folder.caching import Cache
 from compress.run_folder.facts import Unconfirmed
 from compress.run_folder.records import Record
+from compress.run_folder.restoring import restore_files
 from compress.run_folder.runs import Request, Run
 from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure, naming_storage_failures
 from compress.searching.progress import Progress, Silent
@@ -28,7 +29,9 @@ from compress.searching.requests import Asked, Resolved, resolved
 from compress.searching.trial_loop import Budget, Loop
 from compress.selection.questions import question_of
 from compress.stages.added_targets import catch_up
+from compress.stages.changed_trainings import train_anew
 from compress.stages.confirming import confirm
+from compress.stages.moved_targets import measure_moved, moved_targets
 from compress.stages.rebuilding import module_maker
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import describe, naming_exits
@@ -151,9 +154,12 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     for text in splits.warnings:
         progress.note(f"warning: {text}")
     run.record.note("warnings", splits.warnings)
-    run.record.note("targets", {place.name: {**place.describe(), "now": place.moment()} for place in places})
+    described = {place.name: {**place.describe(), "now": place.moment()} for place in places}
+    moved = moved_targets(run, described)
+    # Of a target that moved, once everything is measured again on it.
+    _note_targets(run, {name: said for name, said in described.items() if name not in moved})
     deterministic = all(place.deterministic for place in places)
-    context = preparing.prepare(asked.task, run, cache, places, splits, asked.device, progress.stage)
+    context = preparing.prepare(asked.task, run, cache, places, splits, asked.device, progress.stage, moved)
     run.record.note("groups", [group.name for group in context.profile.groups.prunable])
     if isinstance(context.space.depth, (Float, Int, Choice)) and context.training is not None:
         run.record.note("blocks", len(context.training.blocks.removable))
@@ -161,8 +167,9 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     for text in run.state.facts.warnings[len(splits.warnings) :]:
         progress.note(f"warning: {text}")
     progress.note(_opening(context))
-    for text in catch_up(context, progress.stage):
+    for text in _caught_up(context, moved, progress):
         progress.note(f"warning: {text}")
+    _note_targets(run, described)
     budget = _budget(asked, start, len(places))
     loop = Loop(context, budget, wanted.sampler, deterministic, progress)
     try:
@@ -182,6 +189,22 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     if loop.repeated is not None:
         raise StageError(f"{loop.repeated}. {_kept(run)}")
     return result
+
+
+def _note_targets(run: Run, described: dict[str, Any]) -> None:
+    """What is known of the devices; one that takes no part in this call is not forgotten."""
+    if described:
+        run.record.note("targets", {**run.state.facts.targets, **described})
+
+
+def _caught_up(context: Context, moved: dict[str, str], progress: Progress) -> Iterator[str]:
+    """Make what the run has fit to what is asked now; gives a line for each thing that the user should know."""
+    yield from restore_files(context.run)
+    yield from measure_moved(context, moved, progress.stage)
+    changed = train_anew(context)
+    if changed is not None:
+        yield changed
+    yield from catch_up(context, progress.stage)
 
 
 def _confirm(context: Context, protocol: Protocol, progress: Progress) -> None:

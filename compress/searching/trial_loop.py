@@ -45,7 +45,8 @@ _FRUITLESS = 100
 """Gated or failed configs in a row after which the search gives up."""
 _REPEATED, _REPEATED_LATE = 5, 20
 """Trials in a row that fail for one reason after which the search ends: while none is finished, and later."""
-_NUMBER = re.compile(r"[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
+_PASSING = re.compile(r"\S*/\S*|[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
+"""What differs from trial to trial in the words of one failure: paths and numbers."""
 
 
 @dataclass(frozen=True)
@@ -237,13 +238,13 @@ class Loop:
         return new, same
 
     def _restore(self, known: Candidate | None, made: Candidate) -> None:
-        """Give a known candidate its file back, where ``--keep front`` had removed it."""
-        if known is not None and known.id != "baseline" and not self.run_.path(known.id).exists():
+        """Give a known candidate its file back, where ``--keep front`` had removed it or it was damaged."""
+        if known is not None and known.id != "baseline" and not self.run_.is_whole(known):
             for path in self.run_.candidate_folder(made.id).glob("*.*"):
                 if path.name != "candidate.json":
                     link(path, self.run_.candidate_folder(known.id) / path.name)
 
-    def _failed(self, trial: Trial, stage: str, error: Exception, seconds: float) -> None:
+    def _failed(self, trial: Trial, stage: str, error: BaseException, seconds: float) -> None:
         cause = str(error) if isinstance(error, CompressError) else describe(error)
         # What a runtime, a device or a disk did once it need not do again; the stages before it are kept.
         transient = isinstance(error, (MeasurementError, ModelError, MemoryError)) or "out of memory" in cause.lower()
@@ -313,8 +314,8 @@ class Loop:
 
 
 def _same_cause(one: Failure, other: Failure) -> bool:
-    """Whether two trials failed for one reason: in one stage, in the same words but for numbers."""
-    return one.stage == other.stage and _NUMBER.sub("#", one.cause) == _NUMBER.sub("#", other.cause)
+    """Whether two trials failed for one reason: in one stage, in the same words but for paths and numbers."""
+    return one.stage == other.stage and _PASSING.sub("#", one.cause) == _PASSING.sub("#", other.cause)
 
 
 def _summaries(number: int, candidates: Sequence[Candidate], target: str, seconds: float) -> list[str]:
