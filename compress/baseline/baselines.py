@@ -30,8 +30,10 @@ from compress.tasks.tasks import Task
 from compress.values.candidates import Candidate, Drop, Measured, Parity
 from compress.values.serialization import to_json
 from targets.documents import file_hash
-from targets.errors import ExportError
+from targets.errors import ExportError, RunError
 from targets.target import Target
+
+_NEW_OUT = "choose another --out"
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,8 @@ class Preparation:
     path: Path
     """``baseline/model.onnx``."""
     limits: onnx_files_limits.VersionLimits
+    moved: frozenset[str] = frozenset()
+    """Targets that are other devices than those the run has measured on."""
 
     @property
     def example(self) -> tuple[torch.Tensor, ...]:
@@ -62,12 +66,30 @@ def baseline_model(preparation: Preparation) -> tuple[torch.nn.Module | None, on
         return _of_file(preparation, task.onnx_path)
     module = _module(preparation)
     template = _template(preparation, module)
-    if not path.exists():
+    if not _is_kept(preparation):
         temporary = path.with_name(".model.onnx")
         onnx.save(exporting.bind(template, module.state_dict(), preparation.limits), temporary)
         onnx_files_parity.check_parity(temporary, module, preparation.example)
-        temporary.replace(path)
+        _put(preparation, temporary)
     return module, template
+
+
+def _is_kept(preparation: Preparation) -> bool:
+    """Whether the baseline's file is there, as it was measured if it was."""
+    known = preparation.run.state.candidates.get("baseline")
+    return preparation.path.exists() if known is None else preparation.run.is_whole(known)
+
+
+def _put(preparation: Preparation, made: Path) -> None:
+    """Put the baseline's file in place; raises RunError where the run has measured another one, which is lost."""
+    known = preparation.run.state.candidates.get("baseline")
+    if known is not None and known.sha256 not in ("", file_hash(made)):
+        made.unlink()
+        raise RunError(
+            f"{str(preparation.path)!r} is damaged or gone, and what is made in its place is another file than the one "
+            "that was measured; restore it, or choose another --out"
+        )
+    made.replace(preparation.path)
 
 
 def _template(preparation: Preparation, module: torch.nn.Module, graph: str = "") -> onnx.ModelProto:
@@ -88,9 +110,11 @@ def _of_file(preparation: Preparation, file: Path) -> tuple[torch.nn.Module | No
     """An ``.onnx`` file is the baseline as it is; what is pruned is what it says in torch, if that can be had."""
     path = preparation.path
     source = onnx_baselines.file_source(file, preparation.splits)
-    if not path.exists():
+    if not _is_kept(preparation):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save(onnx_files_limits.fit_to_limits(source.model, preparation.limits), path)  # external data is taken in
+        temporary = path.with_name(f".{path.name}")
+        onnx.save(onnx_files_limits.fit_to_limits(source.model, preparation.limits), temporary)  # with external data
+        _put(preparation, temporary)
     _remember_architecture(preparation)
     for note in source.notes:
         warn(preparation.run, f"{file.name}: {note}")
@@ -115,14 +139,33 @@ def warn(run: Run, text: str) -> None:
 
 
 def _module(preparation: Preparation) -> torch.nn.Module:
-    """The baseline kept in the run, else the task's own, kept from now on."""
-    folder = preparation.path.parent
-    val = preparation.splits.val
-    if (folder / "weights.pt").exists():
-        return modules.callable_by_place(modules.load(preparation.task, folder), preparation.example, val.names)
+    """The baseline kept in the run, else the task's own, kept from now on.
+
+    Raises RunError where the weights are others than those that the run began with.
+    """
+    folder, task, val = preparation.path.parent, preparation.task, preparation.splits.val
+    begun = preparation.run.request.task
+    known = begun.weights if begun is not None else ""
+    given = isinstance(task.model, torch.nn.Module)
+    if (folder / "weights.pt").exists() and not (given and known):
+        kept = modules.load(task, folder)
+        # A run of before, which does not say whose weights it began with: those are in the file.
+        found = fingerprints.state_hash(kept)
+        if given and found != fingerprints.state_hash(modules.make_module(task)):
+            raise RunError(f"{str(preparation.run.folder)!r} is the run of other weights of the model; {_NEW_OUT}")
+        if known not in ("", found):
+            raise RunError(f"{str(folder / 'weights.pt')!r} does not hold the weights the run began with; {_NEW_OUT}")
+        return modules.callable_by_place(kept, preparation.example, val.names)
     with preparation.cache.timed("baseline"):
-        module = modules.make_module(preparation.task)
-        modules.save(module, folder, whole=not isinstance(preparation.task.model, torch.nn.Module))
+        module = modules.make_module(task)
+    if given and modules.holds(folder / "weights.pt", module):
+        return modules.callable_by_place(module, preparation.example, val.names)
+    if known not in ("", fingerprints.state_hash(module)):
+        raise RunError(
+            f"{str(folder / 'weights.pt')!r} is gone, and the model function gave other weights now than when the run "
+            f"began; {_NEW_OUT}"
+        )
+    modules.save(module, folder, whole=not given)
     _remember_architecture(preparation)
     return modules.callable_by_place(module, preparation.example, val.names)
 
@@ -132,26 +175,24 @@ def _remember_architecture(preparation: Preparation) -> None:
         preparation.run.record.note("architecture", architecture(preparation.task))
 
 
-def _save(model: onnx.ModelProto, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    onnx.save(model, temporary)
-    temporary.replace(path)
-
-
 def baseline_candidate(
     preparation: Preparation, names: list[str], module: torch.nn.Module | None, scorer: scoring.Scorer
 ) -> Candidate:
-    """The baseline measured and scored on every target; what the record has already is not done again."""
-    run, path = preparation.run, preparation.path
+    """The baseline measured and scored on every target; what the record has already is not done again.
+
+    On targets that moved it is; the record then gets it together with all other candidates.
+    """
+    run, path, moved = preparation.run, preparation.path, preparation.moved
     known = run.state.candidates.get("baseline")
-    if known is not None and all(t.name in known.measured for t in preparation.places):
+    there = {} if known is None else {k: v for k, v in known.measured.items() if k not in moved}
+    if known is not None and all(t.name in there for t in preparation.places):
         return known
     if module is not None:
         macs, parameters = counting.macs_and_parameters(module, preparation.splits.val.first(2))
         parity = onnx_files_parity.check_parity(path, module, preparation.example)
     else:
         macs, parameters, parity = graphs.count_macs(path), graphs.count_parameters(path), Parity(0.0, 1.0)
-    measured = dict(known.measured) if known else {}
+    measured = there
     for target in preparation.places:
         if target.name not in measured:
             measured[target.name] = _baseline_on(preparation, names, target, scorer)
@@ -166,7 +207,8 @@ def baseline_candidate(
         measured=measured,
         sha256=file_hash(path),
     )
-    run.record.append("candidate", candidate=candidate)
+    if not moved:
+        run.record.append("candidate", candidate=candidate)
     return candidate
 
 

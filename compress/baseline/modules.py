@@ -20,8 +20,10 @@ from torch import nn
 
 from compress.networks.accepted import check_accepted
 from compress.networks.calling import Calling, called, check_names, writes_to_inputs
+from compress.networks.fingerprints import state_hash, tensor_hash
 from compress.networks.plain_copies import other_floats, unwrap
 from compress.networks.running import broken_weight, threads
+from compress.networks.weights_files import read_weights, write_weights
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import guarded
 from compress.values.error_lines import one_line
@@ -108,12 +110,22 @@ def save(module: nn.Module, folder: Path, *, whole: bool) -> None:
     if whole:
         try:
             _save(module, folder / "module.pt")
+        except OSError:
+            raise
         except Exception as error:
             # Classes made inside functions cannot be stored; a continued run then makes the module again.
             print(f"the baseline module cannot be stored ({one_line(error)}); only its weights are", file=sys.stderr)
             for name in (".module.pt", "module.pt"):
                 (folder / name).unlink(missing_ok=True)
     _save(module.state_dict(), folder / "weights.pt")
+
+
+def holds(path: Path, module: nn.Module) -> bool:
+    """Whether a weights file holds the module's very weights."""
+    try:
+        return tensor_hash(read_weights(path)) == state_hash(module)
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def load(task: Task, folder: Path) -> nn.Module:
@@ -125,8 +137,8 @@ def load(task: Task, folder: Path) -> nn.Module:
     module = make_module(task, trained=False) if module is None else module
     path = folder / "weights.pt"
     try:
-        state = torch.load(path, weights_only=True)
-    except Exception as error:
+        state = read_weights(path)
+    except (OSError, ValueError) as error:
         raise RunError(f"{str(path)!r} cannot be read: {one_line(error)}; choose another --out") from None
     try:
         module.load_state_dict(state)
@@ -139,8 +151,12 @@ def load(task: Task, folder: Path) -> nn.Module:
 
 def _save(value: Any, path: Path) -> None:
     temporary = path.with_name(f".{path.name}")
-    torch.save(value, temporary)
-    os.replace(temporary, path)
+    try:
+        write_weights(value, temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _load_module(path: Path) -> nn.Module | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from compress.baseline.baselines import Preparation, baseline_candidate, baselin
 from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
 from compress.measurement import scoring
 from compress.metrics import metrics
+from compress.networks.fingerprints import state_hash
 from compress.onnx_files import graphs, parity
 from compress.onnx_files import limits as onnx_files_limits
 from compress.precision import schemes
@@ -20,7 +21,7 @@ from compress.run_folder.runs import Run, space_of
 from compress.tasks import datasets
 from compress.tasks.identities import check_identity, identity
 from compress.tasks.splits import Splits
-from compress.tasks.tasks import Task
+from compress.tasks.tasks import Task, known_of_both
 from compress.values.configs import QAT
 from targets.errors import TaskError
 from targets.probing.probing import probed
@@ -33,22 +34,28 @@ _CALIBRATION = 256
 
 
 def prepare(
-    task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, device: str, say: Say
-) -> Context:
-    """Everything a search needs before its first trial."""
+    task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, device: str, say: Say,
+    moved: Collection[str] = (),
+) -> Context:  # fmt: skip
+    """Everything a search needs before its first trial.
+
+    ``moved``: targets that are other devices than those the run has measured on; the baseline is measured again there.
+    """
     metric = metrics.get(task.metric)
     describe = {target.name: target.describe() for target in places}
     path = run.folder / "baseline" / "model.onnx"
     say("probe")
     abilities = _abilities(run, cache, places)
     limits = onnx_files_limits.limits_of(abilities.values())
-    preparation = Preparation(task, run, cache, tuple(places), describe, splits, metric, path, limits)
+    preparation = Preparation(task, run, cache, tuple(places), describe, splits, metric, path, limits, frozenset(moved))
     say("baseline")
     module, template = baseline_model(preparation)
     graph = graphs.structure_hash(path)
-    new = identity(task, splits, metric, graph)
-    check_identity(run.request.task, new, run.folder)
-    run.with_request(task=new)
+    # Of a file they are the file's; what torch makes of it is our own affair.
+    weights = None if module is None or task.onnx_path is not None else state_hash(module)
+    new, old = identity(task, splits, metric, graph, weights), run.request.task
+    check_identity(old, new, run.folder)
+    run.with_request(task=new if old is None else known_of_both(old, new))
     names = [node.name for node in parity.open_session(path).get_inputs()]
     onnx_baselines.check_inputs(names, splits)
     scorer = scoring.Scorer(cache, run, describe, names)

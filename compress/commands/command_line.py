@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
-import traceback
 from typing import NoReturn
 
 import click
@@ -26,6 +24,7 @@ from compress.commands.report import report_command
 from compress.commands.search import search_command
 from compress.commands.targets import targets_command
 from compress.values.error_lines import one_line
+from compress.values.stack_traces import save_trace
 from targets.errors import CompressError, NoFeasibleCandidate, RequestError
 
 _COMMANDS = (
@@ -84,10 +83,10 @@ def main() -> NoReturn:
         # Whoever read us has gone; what is left to print would only raise again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = FAILED
-    except Exception as error:
-        with tempfile.NamedTemporaryFile("w", prefix="paretopress-", suffix=".trace", delete=False) as file:
-            traceback.print_exc(file=file)
-        click.echo(f"paretopress: {one_line(error, kind=True)}; stack trace: {file.name}", err=True)
+    except SystemExit:
+        raise  # a command's own status: what user code makes of sys.exit() has become an error before it comes here
+    except BaseException as error:  # also what is no Exception, as asyncio's CancelledError
+        click.echo(f"paretopress: {one_line(error, kind=True)}; stack trace: {save_trace()}", err=True)
         status = FAILED
     sys.exit(status)
 

@@ -88,8 +88,8 @@ def search_command(task: str, data: str | None, as_json: bool, dry_run: bool, **
         print_json(planned) if as_json else print_plan(planned, make_console())
         return
     with own_stdout():
-        report, out = _searched(task, data, options)
-    print_json(report) if as_json else _print_result(report, out)
+        report, asked = _searched(task, data, options)
+    print_json(report) if as_json else _print_result(report, asked)
     raise SystemExit(SATISFIED if report["satisfied"] else UNSATISFIED)
 
 
@@ -101,25 +101,26 @@ def _asked(task: str, data: str | None, options: dict[str, Any]) -> Asked:
     names = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
     given = {name: options[name] for name in names}
     check_options(**given)
+    here = Path.cwd()
     loaded = load_task(task, data)
     return Asked(
         loaded.task, list(options["targets"]) or None, options["objectives"] or None, options["constraints"] or None,
         out=options["out"], space=loaded.space, brought=loaded, command="paretopress " + shlex.join(sys.argv[1:]),
-        **given,
+        here=here, **given,
     )  # fmt: skip
 
 
-def _searched(task: str, data: str | None, options: dict[str, Any]) -> tuple[dict[str, Any], Path]:
-    """Load the task and search; the report and the run's folder. Ctrl-C ends with status 130."""
+def _searched(task: str, data: str | None, options: dict[str, Any]) -> tuple[dict[str, Any], Asked]:
+    """Load the task and search; the report, and what was asked. Ctrl-C ends with status 130."""
     from compress.searching.progress import Live
     from compress.searching.searching import run_search
 
     progress, kept = Live(), ""
     try:
         asked = _asked(task, data, options)
-        kept = f"; everything finished so far is kept in {asked.folder}"
+        kept = f"; everything finished so far is kept in {asked.shown}"
         result = run_search(replace(asked, time=_remaining(options["time"])), progress)
-        return result.report, asked.folder
+        return result.report, asked
     except KeyboardInterrupt:
         progress.close()
         again = "paretopress " + shlex.join(sys.argv[1:])
@@ -137,11 +138,10 @@ def _remaining(text: str | None) -> float | None:
     return None if seconds is None else max(1.0, seconds - (time.monotonic() - _STARTED))
 
 
-def _print_result(report: dict[str, Any], out: Path) -> None:
+def _print_result(report: dict[str, Any], asked: Asked) -> None:
     from compress.reports.tables import print_picks
 
     print_picks(report, make_console())
-    best = out / "best" / "model.onnx"
-    if best.exists():
-        click.echo(f"best model: {best}")
-    click.echo(f"report: {out / 'report.html'}")
+    if (asked.folder / "best" / "model.onnx").exists():
+        click.echo(f"best model: {asked.shown / 'best' / 'model.onnx'}")
+    click.echo(f"report: {asked.shown / 'report.html'}")

@@ -240,7 +240,7 @@ def _value(metric: Metric, outputs: Arrays, labels: Arrays) -> float:
                 raise MeasurementError(f"outputs are not finite: NaN in {bad} of {len(array)} examples")
     try:
         value = float(metric.function(outputs, labels))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _blame(metric, error)
     if not np.isfinite(value):
         raise MeasurementError(
@@ -255,7 +255,7 @@ def _each(metric: Metric, outputs: Arrays, labels: Arrays, value: float) -> np.n
         return None
     try:
         each = np.asarray(metric.per_example(outputs, labels))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         _blame(metric, error)
     n = len(labels[0]) if isinstance(labels, tuple) else len(labels)
     if each.shape != (n,) or not np.isclose(each.mean(), value, rtol=1e-5, atol=1e-8):
@@ -266,7 +266,7 @@ def _each(metric: Metric, outputs: Arrays, labels: Arrays, value: float) -> np.n
     return each
 
 
-def _blame(metric: Metric, error: Exception) -> NoReturn:
+def _blame(metric: Metric, error: BaseException) -> NoReturn:
     """Raise TaskError for what a metric's function raised, with the line where it went wrong in that function."""
     if isinstance(error, TaskError):
         raise TaskError(f"metric {metric.name!r}: {error}") from error
@@ -288,7 +288,7 @@ def _statistic(
     def evaluate(rows: np.ndarray) -> float:
         try:
             return float(metric.function(_take(outputs, rows), _take(labels, rows)))
-        except Exception:
+        except (Exception, SystemExit):
             # It worked on all examples: this resample lacks something it needs, a class for example.
             return float("nan")
 

@@ -88,9 +88,8 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
     names = targets_of(run)
     for target in names:
         candidate = next(iter(with_feasibility([candidate], question, target)), candidate)
-    path = run.folder / (candidate.path or "")
     data = to_json(candidate)
-    data["path"] = candidate.path if candidate.path and path.exists() else None
+    data["path"] = candidate.path if run.is_whole(candidate) else None
     data["measured"] = {t: m for t, m in data["measured"].items() if t in names}
     return dict(data)
 
@@ -128,18 +127,30 @@ def write_best(run: Run, report: dict[str, Any]) -> Path | None:
 def write_pick(run: Run, identifier: str, target: str, folder: Path, pick: dict[str, Any] | None) -> Path:
     """Copy a candidate's file out, with a manifest that says what it is and how it was measured.
 
-    Raises RequestError where ``--keep front`` has removed the file, OSError where ``folder`` cannot be written.
+    Raises RequestError where ``--keep front`` has removed the file or it is not what was measured, OSError where
+    ``folder`` cannot be written.
     """
     candidate = run.state.candidates[identifier]
     source = run.folder / (candidate.path or "")
     if not source.is_file():
         raise RequestError(f"the file of {identifier} was removed (--keep front); choose one of the front")
+    if not run.is_whole(candidate):
+        raise RequestError(
+            f"the file of {identifier} is damaged: its SHA-256 is not that of what was measured; continue the search, "
+            "which restores it where it can, or choose another candidate"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     # A copy of its own: what its owner does to it must not reach into the run.
     temporary = folder / f".model.onnx.{os.getpid()}"
-    shutil.copyfile(source, temporary)
-    temporary.replace(path)
+    try:
+        shutil.copyfile(source, temporary)
+        if candidate.sha256 not in ("", file_hash(temporary)):
+            raise RequestError(f"the file of {identifier} changed while it was copied; nothing was put into {folder}")
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     write_json(folder / "manifest.json", _manifest(run, candidate, target, file_hash(path), pick))
     return path
 

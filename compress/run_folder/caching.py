@@ -17,8 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from compress.run_folder.file_hashes import known_hash
 from compress.values.serialization import stable_hash, write_json
 
+_FILES = "files, by SHA-256"
+"""In ``result.json``, beside what the stage said: its files as they were written."""
 OnStage = Callable[[str, bool, float], None]
 """Told of every stage: name, whether it was cached, seconds."""
 
@@ -56,16 +59,18 @@ class Cache:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
         try:
-            write_json(temporary / "result.json", compute(temporary))
+            info = compute(temporary)
+            write_json(temporary / "result.json", {**info, _FILES: _hashes(temporary)})
             if folder.exists():  # an unreadable leftover
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
         finally:
+            # First, since it makes room where the disk is full.
+            shutil.rmtree(temporary, ignore_errors=True)
             # Failed attempts took time as well.
             self._on_stage(name, False, time.perf_counter() - start)
-            shutil.rmtree(temporary, ignore_errors=True)
         # Read back, so that a fresh result and a cached one are the same to the caller.
-        return Artifact(folder, json.loads((folder / "result.json").read_text()), key)
+        return Artifact(folder, _read(folder) or {}, key)
 
     def get(self, name: str, version: int, inputs: Mapping[str, Any]) -> Artifact | None:
         """A result that is there, told as cached; None where it is not."""
@@ -101,9 +106,20 @@ def _key(name: str, version: int, inputs: Mapping[str, Any]) -> str:
     return stable_hash({"stage": name, "version": version, **inputs})
 
 
+def _hashes(folder: Path) -> dict[str, str]:
+    """Name -> SHA-256 of the files that a stage wrote."""
+    return {path.name: known_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
 def _read(folder: Path) -> dict[str, Any] | None:
+    """What the stage said; None where there is nothing, or where one of its files is not as it was written."""
     try:
         result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return result if isinstance(result, dict) else None
+    if not isinstance(result, dict):
+        return None
+    files = result.pop(_FILES, {})
+    if not isinstance(files, dict) or any(known_hash(folder / name) != wanted for name, wanted in files.items()):
+        return None
+    return result

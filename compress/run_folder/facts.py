@@ -61,6 +61,8 @@ class Facts:
     """Operators, other than products, that lose much in int8."""
     mode: Mapping[str, Any] | None = None
     """``mode``: how to train fastest here, as a ``TrainingMode``; ``seconds`` of a step in each that was tried."""
+    trained_with: Mapping[str, Any] | None = None
+    """What networks were trained with: hashes of train data, loss, training loop and optimizer."""
     learning_rates: tuple[float, float] | None = None
     """The range that was found where the space asks for one."""
     skipped: tuple[Skipped, ...] = ()
@@ -122,6 +124,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "int8_damage": _as(tuple[LayerDamage, ...]),
     "lossy_operators": _as(tuple[str, ...]),
     "mode": _optional_mapping,
+    "trained_with": _optional_mapping,
     "learning_rates": _as(tuple[float, float]),
     # In the file these are lists in the order of the fields.
     "skipped": lambda value: tuple(Skipped(*from_json(tuple[int, str, str], row)) for row in value),

@@ -70,10 +70,13 @@ class State:
         elif kind in ("gated", "failed", "finished"):
             self._end(kind, event)
         elif kind == "retry":
-            self.trials[event["trial"]].state = "asked"
+            self._ask_again(self.trials[event["trial"]])
         elif kind == "candidate":
             candidate = from_json(Candidate, event["candidate"])
             self.candidates[candidate.id] = candidate
+        elif kind == "moved":
+            found = [from_json(Candidate, data) for data in event["candidates"]]
+            self.candidates |= {candidate.id: candidate for candidate in found}
         elif kind == "fact":
             self.facts = self.facts.taken(event["name"], event["value"])
         elif kind == "stage":
@@ -83,6 +86,13 @@ class State:
         elapsed = float(event.get("t", 0.0))
         self.wall += max(0.0, elapsed - self._elapsed)
         self._elapsed = max(self._elapsed, elapsed)
+
+    def _ask_again(self, trial: Trial) -> None:
+        """A trial counts as if it had just been asked; what it had brought is no candidate any more."""
+        for name in trial.candidates:
+            if name in self.candidates and self.candidates[name].trial == trial.number:
+                del self.candidates[name]
+        trial.state, trial.candidates = "asked", []
 
     def _end(self, kind: str, event: dict[str, Any]) -> None:
         trial = self.trials[event["trial"]]
@@ -116,11 +126,13 @@ class Record:
             self._fold(path.read_bytes() if path.exists() else b"")
             return
         try:
-            self._file = path.open("a+b")
+            # Without a buffer: what a full disk did not take must not be written later, behind other lines.
+            self._file = path.open("a+b", buffering=0)
         except OSError as error:
             raise RunError(f"{str(path)!r} cannot be written: {error.strerror}; choose another --out") from None
         try:
             self._lock()
+            self._check_place()
             self._file.seek(0)
             whole = self._file.read()
             self._fold(whole)
@@ -133,14 +145,26 @@ class Record:
             raise
 
     def append(self, event: str, **values: Any) -> None:
-        """Write one event and take it into the state; it is on disk when this returns."""
+        """Write one event and take it into the state; it is on disk when this returns.
+
+        Raises OSError where it cannot be written (a full disk): the record is then as it was before.
+        """
         entry = {"event": event, "t": round(time.perf_counter() - self._start, 4), **finite(to_json(values))}
         line = json.dumps(entry, separators=(",", ":")) + "\n"
-        self._file.write(line.encode())
-        self._file.flush()
+        self._write(line.encode())
         if event != "stage":  # losing a stage's timing to a power cut is no loss
             os.fsync(self._file.fileno())
         self.state.apply(json.loads(line))
+
+    def _write(self, line: bytes) -> None:
+        """The whole line or nothing of it: half a line in front of others would make the record unreadable."""
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except BaseException:
+            self._file.truncate(end)
+            raise
 
     def note(self, name: str, value: Any, *of: str) -> None:
         """Write one fact (``Facts``): ``name`` is its field, ``of`` what it is kept for, where it is kept for each."""
@@ -160,6 +184,15 @@ class Record:
                 raise RunError(
                     f"{str(self.path)!r} is damaged in line {number}; restore it, or choose another --out"
                 ) from None
+
+    def _check_place(self) -> None:
+        """Raise RunError where the file was removed between opening and locking: what is written would be lost."""
+        try:
+            same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+        except OSError:
+            same = False
+        if not same:
+            raise RunError(f"{str(self.path)!r} was removed by another search just now; give the same command again")
 
     def _lock(self) -> None:
         if fcntl is None:

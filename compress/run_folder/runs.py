@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from compress.run_folder.file_hashes import known_hash
 from compress.run_folder.records import Record, State
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate
@@ -24,6 +25,12 @@ from compress.values.serialization import from_json, to_json, write_json
 from targets.errors import RunError, SpaceError
 
 SCHEMA = 1
+_WRITTEN = tuple(
+    f".{name}"
+    for name in ("run.json", "report.json", "report.html", "candidate.json", "manifest.json", "model.onnx", "weights.",
+                 "module.pt")
+)  # fmt: skip
+"""How the names begin of files that are being written, to be renamed when they are whole."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +72,14 @@ class Run:
         """The path of a candidate's ONNX file."""
         return self.candidate_folder(identifier) / "model.onnx"
 
+    def is_whole(self, candidate: Candidate) -> bool:
+        """Whether a candidate's ONNX file is there, with the very bytes that were measured."""
+        path = self.folder / (candidate.path or "")
+        return path.is_file() and candidate.sha256 in ("", known_hash(path))
+
     def available(self) -> list[Candidate]:
-        """Candidates whose files are there: what ``--keep front`` has removed can be picked no more."""
-        return [c for c in self.state.candidates.values() if c.path and (self.folder / c.path).exists()]
+        """Candidates whose files are whole: what ``--keep front`` or an accident took can be picked no more."""
+        return [candidate for candidate in self.state.candidates.values() if self.is_whole(candidate)]
 
     def write_request(self) -> None:
         """Write the request as ``run.json``, whole or not at all."""
@@ -79,9 +91,11 @@ class Run:
         self.write_request()
 
     def sweep(self) -> None:
-        """Remove documents that a killed process was writing."""
-        for leftover in self.folder.glob(".*.json.*"):
-            leftover.unlink(missing_ok=True)
+        """Remove what a killed process was writing; whatever has another name than ours is left alone."""
+        patterns = (".*", "candidates/*/.*", "baseline/.*", "best/.*")
+        for leftover in (path for pattern in patterns for path in self.folder.glob(pattern)):
+            if leftover.is_file() and leftover.name.startswith(_WRITTEN):
+                leftover.unlink(missing_ok=True)
 
 
 def as_json(request: Request) -> dict[str, Any]:
@@ -147,10 +161,14 @@ def link(source: Path, destination: Path) -> None:
     temporary = destination.with_name(f".{destination.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copyfile(source, temporary)
-    os.replace(temporary, destination)
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, destination)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def space_of(run: Run) -> SearchSpace:

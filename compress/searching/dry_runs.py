@@ -18,6 +18,7 @@ from compress.pruning import blocks as pruning_blocks
 from compress.pruning import grouping, pruning
 from compress.searching.requests import resolved
 from compress.tasks import datasets
+from compress.tasks.user_code import naming_exits
 from compress.training import objectives
 from compress.training.training_modes import find_mode
 from compress.values.configs import AUTO
@@ -46,7 +47,7 @@ def plan(asked: Asked) -> dict[str, Any]:
     """
 
     task, folder = asked.task, asked.folder
-    with resolved(asked) as wanted:
+    with naming_exits(), resolved(asked) as wanted:
         splits, space = wanted.splits, wanted.request.space
         found = {
             "schema": 1, "task": task.name, "constraints": list(wanted.request.constraints),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from compress.selection.rankings import PICKS
 from compress.tasks.identities import architecture, check_identity, identity
 from compress.tasks.loading import LoadedTask
 from compress.tasks.splits import Splits, read_splits
-from compress.tasks.tasks import Task
+from compress.tasks.tasks import Task, TaskIdentity
 from compress.training.training_modes import resolve_device
 from compress.values.configs import SearchSpace
 from compress.values.constraints import parse_constraint, parse_objectives
@@ -109,11 +109,22 @@ class Asked:
     command: str | None = None
     brought: LoadedTask | None = None
     """What the task's file brings for a new run; its space is also taken by one that is continued."""
+    here: Path = field(default_factory=Path.cwd)
+    """The working directory of the call. Paths are relative to it even where the task's code goes elsewhere."""
+
+    def __post_init__(self) -> None:
+        if self.task.onnx_path is not None:
+            object.__setattr__(self, "task", replace(self.task, model=self.here / self.task.onnx_path))
+
+    @property
+    def shown(self) -> Path:
+        """The run's folder as it was given."""
+        return Path(self.out) if self.out is not None else Path("runs") / self.task.name
 
     @property
     def folder(self) -> Path:
         """The folder of the run that is asked for."""
-        return Path(self.out) if self.out is not None else Path("runs") / self.task.name
+        return self.here / self.shown
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,12 @@ def resolved(asked: Asked) -> Iterator[Resolved]:
         offered(wanted(request.space, [one.precisions for one in abilities.values()]), abilities)
         splits = read_splits(asked.task)
         check_space(request.space, asked.task, splits.train)
-        _check_same_task(asked, before, splits)
+        new = identity(asked.task, splits, metrics.get(asked.task.metric))
+        if before is None:
+            # From the start on, so that what a killed call leaves is known to be this task's.
+            request = replace(request, task=new)
+        else:
+            _check_same_task(asked, before, new)
         yield Resolved(asked, before, request, tuple(targets), splits)
 
 
@@ -173,12 +189,10 @@ def _opened(target: str | Target | Sequence[str | Target] | None, opened: contex
     return found
 
 
-def _check_same_task(asked: Asked, before: Request | None, splits: Splits) -> None:
+def _check_same_task(asked: Asked, before: Request, new: TaskIdentity) -> None:
     """Raise RunError where the run belongs to another task or model, before anything is exported."""
-    if before is None:
-        return
     folder = asked.folder
-    check_identity(before.task, identity(asked.task, splits, metrics.get(asked.task.metric)), folder)
+    check_identity(before.task, new, folder)
     known = Record(folder / "record.jsonl", write=False).state.facts.architecture
     if known and architecture(asked.task) not in ("", known):
         raise RunError(

@@ -20,21 +20,28 @@ from compress.reports import reporting
 from compress.results import Result
 from compress.run_folder import runs
 from compress.run_folder.caching import Cache
+from compress.run_folder.facts import Unconfirmed
 from compress.run_folder.records import Record
+from compress.run_folder.restoring import restore_files
 from compress.run_folder.runs import Request, Run
+from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure, naming_storage_failures
 from compress.searching.progress import Progress, Silent
 from compress.searching.requests import Asked, Resolved, resolved
 from compress.searching.trial_loop import Budget, Loop
 from compress.selection.questions import question_of
 from compress.stages.added_targets import catch_up
+from compress.stages.changed_trainings import train_anew
 from compress.stages.confirming import confirm
+from compress.stages.moved_targets import measure_moved, moved_targets
 from compress.stages.rebuilding import module_maker
 from compress.tasks.tasks import Task
+from compress.tasks.user_code import describe, naming_exits
 from compress.values.configs import SearchSpace
 from compress.values.domains import Choice, Float, Int
 from compress.values.durations import parse_duration
 from compress.values.serialization import to_json
-from targets.errors import RequestError
+from compress.values.stack_traces import save_trace
+from targets.errors import CompressError, RequestError, RunError, StageError
 from targets.target import Protocol, Target
 
 if TYPE_CHECKING:
@@ -69,7 +76,9 @@ def search(
     (default ``runs/TASK-NAME``); a run that is there is continued, and what is not given stays as it was.
     ``pick``: what ``best/`` holds. ``keep``: ``all`` artifacts, or those of the ``front``.
 
-    Raises RequestError (and nothing in ``out`` is touched) for what cannot be asked; failed trials do not raise.
+    Raises RequestError (and nothing in ``out`` is touched) for what cannot be asked. Failed trials do not raise, unless
+    one cause fails them again and again: then, or where the picks cannot be confirmed or the report not be written,
+    it is a StageError, everything finished is kept, and the same call goes on from there.
     """
     asked = Asked(
         task, target, objectives, constraints, trials, time, seed, sampler, device, out, space, pick, keep, workers,
@@ -80,28 +89,58 @@ def search(
 
 def run_search(asked: Asked, progress: Progress) -> Result:
     """``search`` of what was asked; what is going on is told to ``progress``."""
-    start = clock.monotonic()
-    with resolved(asked) as wanted, _writing(asked.folder, wanted.before) as record:
-        return _search(Run(asked.folder, record, wanted.request), wanted, start, progress)
+    start, folder = clock.monotonic(), asked.folder
+    with contextlib.ExitStack() as opened:
+        opened.enter_context(naming_storage_failures(folder))
+        opened.enter_context(naming_exits())
+        wanted = opened.enter_context(resolved(asked))
+        record = opened.enter_context(_writing(folder, wanted.before))
+        return _search(Run(folder, record, wanted.request), wanted, start, progress)
 
 
 @contextlib.contextmanager
 def _writing(folder: Path, before: Request | None) -> Iterator[Record]:
-    """The record, open and locked; what a refused request has written is taken back."""
-    existed = folder.exists()
+    """The record, open and locked; what a refused request has written is taken back, unless trials came of it.
+
+    Raises RunError where another search has written to the folder since ``before`` was read: its files stay.
+    """
+    existed, begun = folder.exists(), (folder / "record.jsonl").exists()
     runs.check_writable(folder)
     record = Record(folder / "record.jsonl")
     try:
-        yield record
-    except RequestError:
-        if before is None:
-            # What was asked could not be done: leave no run behind that the corrected request would not fit.
-            _forget(folder, existed)
-        else:
-            Run(folder, record, before).write_request()  # what was asked before still stands
-        raise
+        _check_unchanged(folder, before, record, begun)
+        trials = len(record.state.trials)
+        try:
+            yield record
+        except (RequestError, SystemExit):
+            if len(record.state.trials) > trials:
+                raise  # nothing that was finished is taken back
+            if before is None:
+                # What was asked could not be done: leave no run behind that the corrected request would not fit.
+                _forget(folder, existed)
+            else:
+                Run(folder, record, before).write_request()  # what was asked before still stands
+            raise
     finally:
         record.close()
+
+
+def _check_unchanged(folder: Path, before: Request | None, record: Record, begun: bool) -> None:
+    """Raise RunError unless the folder, locked now, is what it was when the request was resolved.
+
+    ``begun``: whether the record was there before this call, which otherwise removes it again.
+    """
+    try:
+        if runs.read_request(folder) == before:
+            return
+    except RunError:
+        if not begun and not record.state.calls:
+            record.path.unlink(missing_ok=True)
+        raise
+    raise RunError(
+        f"{str(folder)!r} was written to by another search since this one began; give the same command again to "
+        "continue it, or choose another --out"
+    )
 
 
 def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Result:
@@ -117,9 +156,12 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     for text in splits.warnings:
         progress.note(f"warning: {text}")
     run.record.note("warnings", splits.warnings)
-    run.record.note("targets", {place.name: {**place.describe(), "now": place.moment()} for place in places})
+    described = {place.name: {**place.describe(), "now": place.moment()} for place in places}
+    moved = moved_targets(run, described)
+    # Of a target that moved, once everything is measured again on it.
+    _note_targets(run, {name: said for name, said in described.items() if name not in moved})
     deterministic = all(place.deterministic for place in places)
-    context = preparing.prepare(asked.task, run, cache, places, splits, asked.device, progress.stage)
+    context = preparing.prepare(asked.task, run, cache, places, splits, asked.device, progress.stage, moved)
     run.record.note("groups", [group.name for group in context.profile.groups.prunable])
     run.record.note("int8_damage", to_json(context.profile.int8_damage))
     run.record.note("lossy_operators", list(context.profile.lossy_operators))
@@ -129,22 +171,79 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     for text in run.state.facts.warnings[len(splits.warnings) :]:
         progress.note(f"warning: {text}")
     progress.note(_opening(context))
-    for text in catch_up(context, progress.stage):
+    for text in _caught_up(context, moved, progress):
         progress.note(f"warning: {text}")
+    _note_targets(run, described)
     budget = _budget(asked, start, len(places))
+    loop = Loop(context, budget, wanted.sampler, deterministic, progress)
     try:
-        Loop(context, budget, wanted.sampler, deterministic, progress).run()
+        loop.run()
         progress.trial(-1, 0, None, None)
-        final = _final_protocol(budget, len(context.targets.all))
-        confirm(context, question_of(run), final, progress.stage)
+        _confirm(context, _final_protocol(budget, len(context.targets.all)), progress)
+    except BaseException:
+        # Also when interrupted: everything finished so far is in the report, as far as that can be written.
+        with contextlib.suppress(Exception):
+            reporting.write_report(run)
+        raise
     finally:
-        # Also when interrupted: everything finished so far is in the report.
-        report = reporting.write_report(run)
         context.instruments.scorer.close()
         close_checker()
         progress.close()
-    _finish(run, cache, report, asked.keep, progress)
+    with _failing_after_the_trials(run, "the report could not be written"):
+        _finish(run, cache, reporting.write_report(run), asked.keep, progress)
+    if loop.repeated is not None:
+        raise StageError(f"{loop.repeated}. {_kept(run)}")
     return result
+
+
+def _note_targets(run: Run, described: dict[str, Any]) -> None:
+    """What is known of the devices; one that takes no part in this call is not forgotten."""
+    if described:
+        run.record.note("targets", {**run.state.facts.targets, **described})
+
+
+def _caught_up(context: Context, moved: dict[str, str], progress: Progress) -> Iterator[str]:
+    """Make what the run has fit to what is asked now; gives a line for each thing that the user should know."""
+    yield from restore_files(context.run)
+    yield from measure_moved(context, moved, progress.stage)
+    changed = train_anew(context)
+    if changed is not None:
+        yield changed
+    yield from catch_up(context, progress.stage)
+
+
+def _confirm(context: Context, protocol: Protocol, progress: Progress) -> None:
+    """Confirm the picks; what prevents that stands in the record and ends the call, not what was found."""
+    run = context.run
+    try:
+        with _failing_after_the_trials(run, "the picks could not be confirmed"):
+            confirm(context, question_of(run), protocol, progress.stage)
+    except StageError as error:
+        cause = Unconfirmed(None, str(error))
+        with contextlib.suppress(OSError):
+            run.record.note("unconfirmed", (*run.state.facts.unconfirmed, cause))
+        with contextlib.suppress(Exception):
+            reporting.write_html(run)
+        raise
+
+
+@contextlib.contextmanager
+def _failing_after_the_trials(run: Run, what: str) -> Iterator[None]:
+    """Whatever is raised inside, but an interrupt, becomes a StageError in one line: the trials are kept."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        if is_storage_failure(error):
+            cause = f"{name_storage_failure(error)}; make room"
+        elif isinstance(error, CompressError):
+            cause = str(error)
+        else:
+            cause = f"{describe(error)}; stack trace: {save_trace()}"
+        raise StageError(f"{what}: {cause}. {_kept(run)}") from error
+
+
+def _kept(run: Run) -> str:
+    return f"Everything found so far is kept in {run.folder}; the same command goes on from there"
 
 
 def _opening(context: Context) -> str:
@@ -173,7 +272,8 @@ def _forget(folder: Path, existed: bool) -> None:
     for name in ("run.json", "record.jsonl", "report.json"):
         (folder / name).unlink(missing_ok=True)
     if not existed:
-        folder.rmdir()
+        with contextlib.suppress(OSError):  # something of somebody else's is in it
+            folder.rmdir()
 
 
 def _finish(run: Run, cache: Cache, report: dict[str, Any], keep: str, progress: Progress) -> None:

@@ -5,6 +5,8 @@ Everything that happens is in the run's record before it counts; the loop holds 
 
 from __future__ import annotations
 
+import contextlib
+import re
 import shutil
 import time as clock
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from compress.reports import reporting
 from compress.run_folder.facts import Skipped
 from compress.run_folder.records import Trial
 from compress.run_folder.runs import Run, link
+from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure
 from compress.sampling.first_configs import for_each_depth, halfway, is_worth, strong_params
 from compress.sampling.problems import problem_of
 from compress.sampling.samplers import grid_params
@@ -27,7 +30,7 @@ from compress.selection.questions import question_of
 from compress.stages import trials as stages_trials
 from compress.stages.latency_gate import Gated
 from compress.tasks.user_code import describe
-from compress.values.candidates import Candidate
+from compress.values.candidates import Candidate, Failure
 from compress.values.domains import nearest
 from compress.values.durations import format_duration
 from targets.errors import CompressError, MeasurementError, ModelError
@@ -40,6 +43,10 @@ _FEWEST, _FLAT, _MOST = 20, 12, 200
 _GAIN = 0.005
 _FRUITLESS = 100
 """Gated or failed configs in a row after which the search gives up."""
+_REPEATED, _REPEATED_LATE = 5, 20
+"""Trials in a row that fail for one reason after which the search ends: while none is finished, and later."""
+_PASSING = re.compile(r"\S*/\S*|[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
+"""What differs from trial to trial in the words of one failure: paths and numbers."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,10 @@ class Loop:
         self.strong = strong_params(space, self.problem.dimensions, len(context.profile.groups.prunable), blocks)
         self.grid = grid_params(self.problem.dimensions) if sampler == "grid" else None
         self.fruitless = 0
+        self.failures: list[Failure] = []
+        """The trials of this call that failed in a row for one reason."""
+        self.repeated: str | None = None
+        """The reason for which trials failed again and again, in words, where that ended the search."""
         self.ask_seconds: list[float] = []
 
     def run(self) -> None:
@@ -87,7 +98,8 @@ class Loop:
                 self._try(trial)
             except OutOfTime:
                 return
-            reporting.write_report(self.run_)
+            with contextlib.suppress(OSError):  # the record has it; at the end it is said where it cannot be written
+                reporting.write_report(self.run_)
 
     def _next(self) -> Trial | None:
         """An asked trial that was never finished, else the next config."""
@@ -184,9 +196,7 @@ class Loop:
         try:
             config = self.context.space.config(trial.params)
             outcome = stages_trials.evaluate(self.context, trial.number, config, self.constraints, say)
-        except (OutOfTime, KeyboardInterrupt):
-            raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._failed(trial, stage, error, clock.monotonic() - start)
             return
         self._ended(trial, outcome, clock.monotonic() - start)
@@ -202,7 +212,7 @@ class Loop:
                 f"trial {trial.number}: not trained, since its speed or size cannot meet the constraints{best}"
             )
             return
-        self.fruitless = 0
+        self.fruitless, self.failures = 0, []
         if outcome.skipped:
             new_ones = (Skipped(trial.number, scheme, cause) for scheme, cause in outcome.skipped)
             record.note("skipped", (*self.state.facts.skipped, *new_ones))
@@ -228,41 +238,59 @@ class Loop:
         return new, same
 
     def _restore(self, known: Candidate | None, made: Candidate) -> None:
-        """Give a known candidate its file back, where ``--keep front`` had removed it."""
-        if known is not None and known.id != "baseline" and not self.run_.path(known.id).exists():
+        """Give a known candidate its file back, where ``--keep front`` had removed it or it was damaged."""
+        if known is not None and known.id != "baseline" and not self.run_.is_whole(known):
             for path in self.run_.candidate_folder(made.id).glob("*.*"):
                 if path.name != "candidate.json":
                     link(path, self.run_.candidate_folder(known.id) / path.name)
 
-    def _failed(self, trial: Trial, stage: str, error: Exception, seconds: float) -> None:
+    def _failed(self, trial: Trial, stage: str, error: BaseException, seconds: float) -> None:
         cause = str(error) if isinstance(error, CompressError) else describe(error)
-        # What a runtime or a device did once it need not do again; the stages before it are kept.
+        # What a runtime, a device or a disk did once it need not do again; the stages before it are kept.
         transient = isinstance(error, (MeasurementError, ModelError, MemoryError)) or "out of memory" in cause.lower()
+        if is_storage_failure(error):
+            transient, cause = True, f"{name_storage_failure(error)} ({cause})"
         self.fruitless += 1
         self.run_.record.append(
             "failed", trial=trial.number, stage=stage, cause=cause, transient=transient, seconds=round(seconds, 3)
         )
+        failure = Failure(trial.number, stage, cause)
+        self.failures = [one for one in self.failures if _same_cause(one, failure)] + [failure]
         self.progress.outcome(f"trial {trial.number}: failed in {stage}: {cause}")
 
     def _retry_failed(self) -> None:
-        """A transient failure of an earlier call gets another chance."""
-        for trial in self.state.trials.values():
-            if trial.state == "failed" and trial.transient:
+        """A failure of an earlier call gets another chance where it was transient, or one reason failed many."""
+        failed = [trial for trial in self.state.trials.values() if trial.state == "failed"]
+        for trial in failed:
+            alike = [one for one in failed if one.failure and trial.failure and _same_cause(one.failure, trial.failure)]
+            if trial.transient or len(alike) >= _REPEATED:
                 self.run_.record.append("retry", trial=trial.number)
 
     def _done(self) -> bool:
         finished = self.state.count("finished")
         if self.budget.trials is not None and finished >= self.budget.trials:
             return True
+        if len(self.failures) >= (_REPEATED_LATE if finished else _REPEATED):
+            last = self.failures[-1]
+            self.repeated = f"{len(self.failures)} trials in a row failed in {last.stage} for one reason: {last.cause}"
+            return True
         if self.fruitless >= _FRUITLESS:
-            self.progress.note(
-                f"{_FRUITLESS} configs in a row were turned away before training or failed; loosen "
-                f"{', '.join(self.run_.request.constraints)}"
-            )
+            self._give_up()
             return True
         if self.budget.deadline is not None:
             return clock.monotonic() + self._expected() > self.budget.deadline
         return self.budget.trials is None and self._flat(finished)
+
+    def _give_up(self) -> None:
+        """Say why nothing came of the last configs; a limit is named only where limits turned some of them away."""
+        recent = sorted(self.state.trials)[-self.fruitless :]
+        failed = [one.failure for number in recent if (one := self.state.trials[number]).state == "failed"]
+        gated = len(recent) - len(failed)
+        parts = [f"{gated} were turned away before training"] if gated else []
+        if failed and failed[-1] is not None:
+            parts.append(f"{len(failed)} failed, the last one in {failed[-1].stage}: {failed[-1].cause}")
+        advice = f"; loosen {', '.join(self.run_.request.constraints)}" if gated else ""
+        self.progress.note(f"nothing came of {len(recent)} configs in a row: {'; '.join(parts)}{advice}")
 
     def _expected(self) -> float:
         """Seconds the next trial is likely to take; one that does not fit is not begun."""
@@ -283,6 +311,11 @@ class Loop:
         target = self.problem.targets[0]
         now, then = (fronts.front_hypervolume(some, question, target) for some in (everything, earlier))
         return now - then <= _GAIN * max(then, 1e-12)
+
+
+def _same_cause(one: Failure, other: Failure) -> bool:
+    """Whether two trials failed for one reason: in one stage, in the same words but for paths and numbers."""
+    return one.stage == other.stage and _PASSING.sub("#", one.cause) == _PASSING.sub("#", other.cause)
 
 
 def _summaries(number: int, candidates: Sequence[Candidate], target: str, seconds: float) -> list[str]:

@@ -22,7 +22,7 @@ def catch_up(context: Context, say: Say) -> list[str]:
                 continue
             say(f"measure {candidate.id} on {target.name}")
             try:
-                measured = _measured(context, target, candidate)
+                measured = measure_anew(context, target, candidate)
             except StageError as error:
                 problems.append(f"{candidate.id} could not be measured on {target.name}: {error}")
                 continue
@@ -30,7 +30,8 @@ def catch_up(context: Context, say: Say) -> list[str]:
     return problems
 
 
-def _measured(context: Context, target: Target, candidate: Candidate) -> Measured:
+def measure_anew(context: Context, target: Target, candidate: Candidate) -> Measured:
+    """All that a target says of a candidate's file, val included; raises as measuring does."""
     path = context.run.path(candidate.id)
     [info] = measure_on(context.instruments, target, [path])
     return scored_on_val(context, target, path, info, candidate.config["precision"]["scheme"])

@@ -41,11 +41,15 @@ class Source:
 
 def make_candidates(
     context: Context, number: int, config: Config, source: Source, files: Mapping[Variant, Path]
-) -> list[Candidate]:
-    """Measure and score every file on every target that runs it, and put it into its folder."""
-    measured = measure_files(context, files)
+) -> tuple[list[Candidate], list[tuple[str, str]]]:
+    """Measure and score every file on every target that runs it, and put it into its folder.
+
+    Second come the precisions that do not run, each as (variant's name, cause).
+    """
+    measured, failed = measure_files(context, files)
     candidates = []
-    for variant, path in files.items():
+    for variant in measured:
+        path = files[variant]
         mine = _trained_in_int8(context, source, path) if variant.scheme == QAT else source
         identifier = f"{number:04d}-{variant.name}"
         precision = replace(config.precision, scheme=variant.scheme, format=variant.format)
@@ -71,7 +75,7 @@ def make_candidates(
         )
         _store(context, candidate, path, mine)
         candidates.append(candidate)
-    return candidates
+    return candidates, failed
 
 
 def _trained_in_int8(context: Context, source: Source, path: Path) -> Source:
@@ -100,4 +104,7 @@ def _store(context: Context, candidate: Candidate, path: Path, source: Source) -
     link(path, folder / "model.onnx")
     if source.weights is not None:
         link(source.weights, folder / f"weights{source.weights.suffix}")
-    write_json(folder / "candidate.json", {**to_json(candidate), "removed": source.removed, "dropped": source.dropped})
+    own = {"removed": source.removed, "dropped": source.dropped}
+    # None: the baseline's own weights.
+    own_weights = None if source.weights is None else file_hash(source.weights)
+    write_json(folder / "candidate.json", {**to_json(candidate), **own, "weights": own_weights})

@@ -5,7 +5,7 @@ What fails here costs one candidate its confirmation, not the search its result:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from compress.selection import picks, rankings
 from compress.selection.questions import Question
 from compress.stages import measuring
 from compress.values.candidates import Candidate, ClassQuality, DropSplits, QualitySplits
-from targets.errors import StageError
+from targets.errors import ModelError, StageError, TransientError
 from targets.target import Protocol, Target
 
 MOST_FINALISTS = 10
@@ -42,8 +42,7 @@ def confirm(context: Context, question: Question, protocol: Protocol, say: Say) 
         if baseline.measured[target.name].quality.test is None:
             # What every drop is measured from; reading it decides nothing.
             _read_test(context, target, baseline)
-        for which in rankings.PICKS:
-            _read_picks(context, question, target, which)
+        _read_picks(context, question, target)
 
 
 def _remeasure(context: Context, question: Question, target: Target, protocol: Protocol) -> None:
@@ -68,30 +67,57 @@ def _remeasure(context: Context, question: Question, target: Target, protocol: P
 
 def _timed(
     context: Context, target: Target, finalists: Sequence[Candidate], protocol: Protocol
-) -> list[tuple[Candidate, dict[str, Any]]]:
-    """What was measured of each; all together, or one by one where one of them spoils it for the rest."""
+) -> Iterator[tuple[Candidate, dict[str, Any]]]:
+    """What was measured of each; all together, or one by one where one of them spoils it for the rest.
+
+    Raises StageError where none of them can be measured, and at once where the target itself seems to be gone.
+    """
     try:
         infos = measuring.measure_on(context.instruments, target, [context.run.path(c.id) for c in finalists], protocol)
-        return list(zip(finalists, infos, strict=True))
-    except StageError as error:
-        if len(finalists) == 1:
-            _note(context, finalists[0], f"{finalists[0].id} could not be timed again on {target.name}: {error}")
-            return []
-    return [entry for candidate in finalists for entry in _timed(context, target, [candidate], protocol)]
-
-
-def _read_picks(context: Context, question: Question, target: Target, which: str) -> None:
-    """Read the line of one pick on test until its verdict stands."""
-    while True:
-        asked = replace(question, disagreements=context.run.state.facts.disagreements)
-        _, unread = picks.choose(which, context.run.available(), asked, target.name)
-        if unread is None:
-            return
+    except (StageError, ModelError) as error:
+        gone, last = isinstance(error, TransientError), str(error)
+    else:
+        yield from zip(finalists, infos, strict=True)
+        return
+    timed = 0
+    for candidate in finalists:
         try:
-            _read_test(context, target, unread)
-        except StageError as error:
-            _note(context, unread, f"{unread.id} could not be read on test on {target.name}: {error}")
-            return
+            [info] = measuring.measure_on(context.instruments, target, [context.run.path(candidate.id)], protocol)
+        except (StageError, ModelError) as error:
+            last = str(error)
+            if gone and isinstance(error, TransientError) and not timed:
+                break
+            _note(context, candidate, f"{candidate.id} could not be timed again on {target.name}: {error}")
+            continue
+        timed += 1
+        yield candidate, info
+    if not timed:
+        raise StageError(f"no finalist could be timed again on {target.name}: {last}")
+
+
+def _read_picks(context: Context, question: Question, target: Target) -> None:
+    """Read the line of every pick on test until its verdict stands.
+
+    Raises StageError where nothing that had to be read could be, and at once where the target itself seems to be gone.
+    """
+    read, unreadable = 0, dict[str, str]()
+    for which in rankings.PICKS:
+        while True:
+            asked = replace(question, disagreements=context.run.state.facts.disagreements)
+            _, unread = picks.choose(which, context.run.available(), asked, target.name)
+            if unread is None or unread.id in unreadable:
+                break
+            try:
+                _read_test(context, target, unread)
+                read += 1
+            except (StageError, ModelError) as error:
+                if isinstance(error, TransientError) and not read and unreadable:
+                    raise
+                unreadable[unread.id] = str(error)
+                _note(context, unread, f"{unread.id} could not be read on test on {target.name}: {error}")
+                break
+    if unreadable and not read:
+        raise StageError(f"no pick could be read on test on {target.name}: {next(iter(unreadable.values()))}")
 
 
 def _read_test(context: Context, target: Target, candidate: Candidate) -> None:

@@ -18,6 +18,7 @@ from torch import nn
 
 from compress.baseline.contexts import Context, Say, Training
 from compress.metrics.metrics import Metric
+from compress.networks.weights_files import write_weights
 from compress.pruning.pruning import Pruned
 from compress.run_folder.caching import Cache
 from compress.stages import early_stopping
@@ -73,7 +74,7 @@ def finetuned(
 
     def compute(folder: Path) -> dict[str, Any]:
         module, history = run_training(training, copy.deepcopy(begun), settings, say, validation=validation)
-        torch.save(module.state_dict(), folder / "weights.pt")
+        write_weights(module.state_dict(), folder / "weights.pt")
         return {"history": to_json(history)}
 
     with failing_as("fine-tuning"):
@@ -147,7 +148,7 @@ def failing_as(what: str) -> Iterator[None]:
         yield
     except StageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TrainingError(f"{what} failed: {describe(error)}") from error
 
 

@@ -15,6 +15,7 @@ from compress.precision.fidelity import Fidelity, compare
 from compress.precision.float_nodes import other_operators
 from compress.precision.plain_models import read_plain
 from compress.precision.schemes import Variant
+from compress.run_folder.storage_failures import is_storage_failure
 from compress.stages import int8_training
 from compress.values.configs import OPERATORS, QAT, REFINEMENTS, STORED, Config, PrecisionSettings, is_refined
 from compress.values.serialization import from_json, to_json
@@ -37,6 +38,8 @@ def make_files(
             check_fidelity(context, path, variant, made)
             files[variant] = made
         except (QuantizeError, TrainingError) as error:
+            if is_storage_failure(error):
+                raise  # not the precision's fault: the whole trial is tried again
             # Training in int8 that diverges costs this candidate, not the others of the network.
             skipped.append((variant.name, str(error)))
     return files, skipped

@@ -7,10 +7,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from compress.baseline.contexts import Say, Training
+from compress.networks.weights_files import write_weights
 from compress.pruning.groups import Groups
 from compress.run_folder.caching import Cache
 from compress.stages.finetuning import failing_as, run_training
@@ -37,7 +37,7 @@ def sparse_weights(cache: Cache, training: Training, groups: Groups, settings: P
 
     def compute(folder: Path) -> dict[str, Any]:
         trained = _train(training, groups, settings, finetune, say)
-        torch.save(trained.state_dict(), folder / "weights.pt")
+        write_weights(trained.state_dict(), folder / "weights.pt")
         return {}
 
     with failing_as("sparsity learning"):

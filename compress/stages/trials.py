@@ -56,7 +56,8 @@ def evaluate(
         # In float that is the baseline itself.
         files = {variant: path for variant, path in files.items() if variant.scheme != "fp32"}
     say("measure")
-    return Finished(tuple(make_candidates(context, number, config, source, files)), tuple(skipped))
+    candidates, failed = make_candidates(context, number, config, source, files)
+    return Finished(tuple(candidates), (*skipped, *failed))
 
 
 def _network(

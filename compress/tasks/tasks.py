@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,23 +83,37 @@ class TaskIdentity:
     name: str
     metric: str
     graph: str
-    """Hash of the baseline's ONNX graph, its weights left out."""
+    """Hash of the baseline's ONNX graph, its weights left out; empty before it is exported."""
     val: str
     test: str | None
     """Hashes of the data."""
     sizes: dict[str, int] = field(default_factory=dict)
+    weights: str = ""
+    """Hash of the model's weights; empty where a function makes the model and was not called yet, and in old runs."""
+    metric_code: str = ""
+    """Hash of a metric of the task's own; empty for one of ours, and in old runs."""
 
 
 def same_task(old: TaskIdentity, new: TaskIdentity) -> str | None:
     """Why ``new`` is another task than ``old``, or None."""
     for name, what in (
-        ("name", "name"),
-        ("metric", "metric"),
-        ("val", "val data"),
-        ("test", "test data"),
-        ("graph", "model"),
+        ("name", "another name"),
+        ("metric", "another metric"),
+        ("metric_code", f"another function for the metric {new.metric!r}"),
+        ("val", "another val data"),
+        ("test", "another test data"),
+        ("graph", "another model"),
+        ("weights", "other weights of the model"),
     ):
-        if getattr(old, name) != getattr(new, name):
-            detail = f" ({getattr(old, name)!r}, not {getattr(new, name)!r})" if name in ("name", "metric") else ""
-            return f"another {what}{detail}"
+        before, now = getattr(old, name), getattr(new, name)
+        unknown = name in ("metric_code", "graph", "weights") and "" in (before, now)
+        if before != now and not unknown:
+            detail = f" ({before!r}, not {now!r})" if name in ("name", "metric") else ""
+            return f"{what}{detail}"
     return None
+
+
+def known_of_both(old: TaskIdentity, new: TaskIdentity) -> TaskIdentity:
+    """``new``, with what only ``old`` knows filled in: what a run belongs to is never forgotten."""
+    names = ("graph", "weights", "metric_code")
+    return replace(new, **{name: getattr(new, name) or getattr(old, name) for name in names})

@@ -1,17 +1,17 @@
-"""Calling what the user wrote: what it raises becomes one line of ours with its file and line."""
+"""Running what the user brings as code, so that whatever it does ends in one line with its file and line."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import sysconfig
-import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from compress.values.error_lines import one_line
+from compress.values.stack_traces import save_trace
 from targets.errors import CompressError, TaskError
 
 T = TypeVar("T")
@@ -30,7 +30,16 @@ def guarded(what: str, call: Callable[[], T]) -> T:
             raise type(error)(f"{error}{where}") from None
         raise
     except (Exception, SystemExit) as error:
-        raise TaskError(f"{what} raised {describe(error)}; stack trace: {_save_trace()}") from None
+        raise TaskError(f"{what} raised {describe(error)}; stack trace: {save_trace()}") from None
+
+
+@contextlib.contextmanager
+def naming_exits() -> Iterator[None]:
+    """Turns a ``sys.exit()`` of user code into a TaskError with its line: a search that ends so is not done."""
+    try:
+        yield
+    except SystemExit as error:
+        raise TaskError(f"the task's code ended the program: {describe(error)}") from error
 
 
 def describe(error: BaseException) -> str:
@@ -64,9 +73,3 @@ def _is_installed(file: str) -> bool:
     return file.startswith(("<", sysconfig.get_path("stdlib"))) or not {"site-packages", "dist-packages"}.isdisjoint(
         Path(file).parts
     )
-
-
-def _save_trace() -> str:
-    with tempfile.NamedTemporaryFile("w", prefix="paretopress-", suffix=".trace", delete=False) as file:
-        traceback.print_exc(file=file)
-    return file.name

@@ -32,7 +32,7 @@ def make_optimizer(
         return torch.optim.AdamW(groups, lr=settings.lr)
     try:
         made = function(groups, settings)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise TrainingError(f"the task's optimizer raised {describe(error)}") from error
     if not isinstance(made, torch.optim.Optimizer):
         raise TrainingError(
