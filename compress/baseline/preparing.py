@@ -9,7 +9,7 @@ from compress.baseline.baselines import Preparation, baseline_candidate, baselin
 from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
 from compress.measurement import scoring
 from compress.metrics import metrics
-from compress.onnx_files import graphs, parity
+from compress.onnx_files import graphs, sessions
 from compress.onnx_files import limits as onnx_files_limits
 from compress.precision import schemes
 from compress.precision.quantizer import has_matmul, quantizable_layers
@@ -43,7 +43,7 @@ def prepare(
     new = identity(task, splits, metric, graph)
     check_identity(run.request.task, new, run.folder)
     run.with_request(task=new)
-    names = [node.name for node in parity.open_session(path).get_inputs()]
+    names = [node.name for node in sessions.open_session(path).get_inputs()]
     onnx_baselines.check_inputs(names, splits)
     scorer = scoring.Scorer(cache, run, describe, names)
     baseline = Baseline(baseline_candidate(preparation, names, module, scorer), path, graph, tuple(names))

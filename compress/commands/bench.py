@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress.commands.output import UNSATISFIED, json_option, make_console, print_json
+from compress.commands.output import UNSATISFIED, json_option, make_console, print_json, say
 from targets.errors import RequestError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> Non
 
         print_bench(benched.document, benched.changes, make_console())
     for text in benched.document["warnings"]:
-        click.echo(f"warning: {text}", err=True)
+        say(f"warning: {text}", err=True)
     if benched.refused is not None:
         raise benched.refused
     if benched.worse:

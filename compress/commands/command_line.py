@@ -7,6 +7,7 @@ interrupted; 1 anything else. Nothing heavy is imported before a command needs i
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ import click
 from compress.commands.bench import bench_command
 from compress.commands.check import check_command
 from compress.commands.front import front_command
-from compress.commands.output import FAILED, INTERRUPTED, SATISFIED, UNSATISFIED, WRONG
+from compress.commands.output import FAILED, INTERRUPTED, SATISFIED, UNSATISFIED, WRONG, say
 from compress.commands.pick import pick_command
 from compress.commands.recipes import recipes_command
 from compress.commands.report import report_command
@@ -72,13 +73,16 @@ def main() -> NoReturn:
         click.echo("interrupted", err=True)
         status = INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        # It repeats what was typed, and that may be the name of somebody's file.
+        text = io.StringIO()
+        error.show(file=text)
+        say(text.getvalue().rstrip(), err=True, keep="\n")
         status = WRONG
     except (RequestError, NoFeasibleCandidate) as error:
-        click.echo(f"paretopress: {error}", err=True)
+        say(f"paretopress: {error}", err=True)
         status = WRONG if isinstance(error, RequestError) else UNSATISFIED
     except CompressError as error:
-        click.echo(f"paretopress: {error}", err=True)
+        say(f"paretopress: {error}", err=True)
         status = FAILED
     except BrokenPipeError:
         # Whoever read us has gone; what is left to print would only raise again at exit.
@@ -87,7 +91,7 @@ def main() -> NoReturn:
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="paretopress-", suffix=".trace", delete=False) as file:
             traceback.print_exc(file=file)
-        click.echo(f"paretopress: {one_line(error, kind=True)}; stack trace: {file.name}", err=True)
+        say(f"paretopress: {one_line(error, kind=True)}; stack trace: {file.name}", err=True)
         status = FAILED
     sys.exit(status)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from compress.commands.output import json_option, print_json
+from compress.commands.output import json_option, print_json, say
 from targets.errors import NoFeasibleCandidate, RequestError
 
 
@@ -46,7 +46,7 @@ def pick_command(run: str, which: str | None, target: str | None, out: str | Non
     if as_json:
         print_json({"id": chosen, "path": str(path), "manifest": str(folder / "manifest.json")})
     else:
-        click.echo(path)
+        say(path)
 
 
 def _chosen(report: dict[str, Any], which: str, target: str, constraints: tuple[str, ...]) -> tuple[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from compress.commands.output import json_option, print_json
+from compress.commands.output import json_option, print_json, say
 from targets.errors import RequestError
 
 
@@ -30,4 +30,4 @@ def report_command(run: str, out: str | None, as_json: bool) -> None:
         raise RequestError(
             f"{out or run!r} cannot be written: {error.strerror or error}; choose another --out"
         ) from None
-    print_json(document) if as_json else click.echo(path)
+    print_json(document) if as_json else say(path)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from compress.networks.plain_copies import plain_copy
 from compress.networks.running import as_inputs
 from compress.onnx_files.contents import graphs_in
+from compress.onnx_files.isolation import kept_worker
 from compress.onnx_files.limits import VersionLimits, fit_to_limits
 from compress.onnx_files.parity import check_parity, with_batch
 from compress.values.candidates import Parity
@@ -51,7 +52,7 @@ def export(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path:
     inputs, path = as_inputs(example_inputs), Path(path)
     check_folder(path)
     model = bind(trace_graph(module, inputs), module.state_dict())
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
+    with kept_worker(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         onnx.save(model, temporary)
         parity = check_parity(temporary, module, inputs)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import all_tensors, inputs_of
+from compress.onnx_files.isolation import blaming, isolated
 from compress.values.error_lines import one_line
 from targets.errors import ModelError
 
@@ -16,6 +18,7 @@ MOST_BYTES = 2 * 10**9
 """Weights beyond this do not fit into one file."""
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _INDICES = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+_TYPES = frozenset(onnx.helper.get_all_tensor_dtypes())
 _SMALL = 64
 """Integer constants up to this many elements are shapes and axes: part of the structure."""
 
@@ -24,20 +27,42 @@ def load_model(path: Path) -> onnx.ModelProto:
     """The model in an ``.onnx`` file, which ONNX's own checker has found valid, with its external data.
 
     Raises ModelError, in one line, for a file that is missing, damaged or invalid, holds no operators or more than
-    ``MOST_BYTES`` of weights, or whose external data are missing or lie outside its folder.
+    ``MOST_BYTES`` of weights, has inputs that are no tensors, or whose external data are missing or lie outside its
+    folder.
     """
     model = read_unchecked(path)
+    with blaming(path):
+        reason = _invalid(path)
+    if reason:
+        raise _unreadable(path, reason)
+    for value in inputs_of(model):
+        if not value.type.HasField("tensor_type") or value.type.tensor_type.elem_type not in _TYPES:
+            raise ModelError(
+                f"{str(path)!r}: input {value.name!r} is no tensor; networks of tensors can be worked with"
+            )
+    for tensor in all_tensors(model.graph):
+        try:
+            onnx.numpy_helper.to_array(tensor)
+        except Exception as error:
+            raise _unreadable(path, f"weight {tensor.name!r} has no values of its shape ({one_line(error)})") from None
+    return model
+
+
+@isolated("checking")
+def _invalid(path: Path) -> str:
+    """What ONNX's own checker, which is native code, finds wrong with a file; empty where that is nothing."""
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise _unreadable(path, one_line(error)) from None
-    return model
+        return one_line(error)
+    return ""
 
 
 def read_unchecked(path: Path) -> onnx.ModelProto:
     """As ``load_model``, without ONNX's checker: for files that this package has written or checked before."""
     if not path.is_file():
         raise ModelError(f"{str(path)!r} does not exist")
+    _check_bytes(path.stat().st_size, path)
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
@@ -55,7 +80,15 @@ def read_unchecked(path: Path) -> onnx.ModelProto:
 
 def _check_size(model: onnx.ModelProto, path: Path) -> None:
     """Raise ModelError, before any weight is read, for more weights than one file holds."""
-    size = sum(_bytes(tensor) for tensor in model.graph.initializer)
+    tensors = list(all_tensors(model.graph))
+    wrong = next((tensor for tensor in tensors if any(size < 0 for size in tensor.dims)), None)
+    if wrong is not None:
+        raise _unreadable(path, f"weight {wrong.name!r} has shape {list(wrong.dims)}")
+    _check_bytes(sum(map(_bytes, tensors)), path)
+
+
+def _check_bytes(size: int, path: Path) -> None:
+    """Raise ModelError for more bytes of weights than one file holds."""
     if size > MOST_BYTES:
         raise ModelError(
             f"{str(path)!r}: its weights take {size / 1e9:.1f} GB; files of up to {MOST_BYTES / 1e9:.0f} GB can be "
@@ -75,7 +108,7 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 def _check_external(model: onnx.ModelProto, path: Path) -> None:
     """Raise ModelError for external data that is missing or, links followed, outside the model's folder."""
     folder = path.resolve().parent
-    for tensor in model.graph.initializer:
+    for tensor in all_tensors(model.graph):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
@@ -151,6 +184,12 @@ def count_macs(path: Path) -> int:
 
     Raises ModelError where the file cannot be read.
     """
+    with blaming(path):
+        return _count_macs(path)
+
+
+@isolated("inferring the shapes of")
+def _count_macs(path: Path) -> int:
     model = read_unchecked(path)
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim

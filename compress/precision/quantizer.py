@@ -20,7 +20,8 @@ import onnx
 
 from compress.onnx_files.contents import attributes_of, graphs_in, graphs_inside
 from compress.onnx_files.graphs import read_unchecked
-from compress.onnx_files.parity import open_session
+from compress.onnx_files.isolation import isolated
+from compress.onnx_files.sessions import open_session
 from compress.precision.calibration_samples import Batches
 from compress.precision.float_fences import fence
 from compress.values.error_lines import one_line
@@ -78,6 +79,7 @@ def read_named(path: Path) -> onnx.ModelProto:
     return model
 
 
+@isolated("calibrating", long=True)
 def collect_ranges(
     source: Path,
     samples: Mapping[str, np.ndarray],
@@ -130,6 +132,7 @@ def _best_percentile(
     return min(errors, key=lambda p: (not np.isfinite(errors[p]), errors[p]))
 
 
+@isolated("quantizing", long=True)
 def quantize_static(
     source: Path,
     destination: Path,
@@ -199,6 +202,7 @@ def _is_wide_norm(model: onnx.ModelProto, node: onnx.NodeProto) -> bool:
     return any(t.name == node.input[1] and len(t.dims) > 1 for t in model.graph.initializer)
 
 
+@isolated("quantizing", long=True)
 def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities) -> Quantized:
     """Write ``source`` with int8 weights, and activations that are quantized at run time, to ``destination``.
 

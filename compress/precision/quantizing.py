@@ -19,6 +19,7 @@ import onnx
 import targets
 from compress.onnx_files.exporting import check_folder
 from compress.onnx_files.graphs import load_model
+from compress.onnx_files.isolation import blaming, kept_worker
 from compress.precision.calibration_samples import named
 from compress.precision.quantizer import (
     Quantized,
@@ -57,10 +58,28 @@ def quantize(
     quantizer fails.
     """
     source, destination = Path(source), Path(destination)
+    with kept_worker(), blaming(source):
+        return _quantize(
+            source, destination, precision, calibration, target, method, keep_float, adaround, correct_bias
+        )
+
+
+def _quantize(
+    source: Path,
+    destination: Path,
+    precision: str,
+    calibration: np.ndarray | Mapping[str, np.ndarray] | None,
+    target: str | targets.Target,
+    method: str,
+    keep_float: tuple[str, ...],
+    adaround: bool,
+    correct_bias: bool,
+) -> Quantized:
+    """As ``quantize``, where a worker is kept."""
     model = load_model(source)
     check_folder(destination)
     samples = _check_request(model, source.name, precision, method, calibration)
-    capabilities = targets.get(target).capabilities()
+    capabilities = _capabilities(target)
     with tempfile.TemporaryDirectory(prefix=".quantizing-", dir=destination.parent) as folder:
         made, ranges = Path(folder) / "model.onnx", Path(folder) / "ranges.json"
         if precision in STORED:
@@ -79,6 +98,16 @@ def quantize(
             found = quantize_static(source, made, ranges, method, capabilities, keep_float=keep_float)
         os.replace(made, destination)
     return replace(found, path=destination)
+
+
+def _capabilities(target: str | targets.Target) -> Capabilities:
+    """What the target can do; a target that is given by its name is closed again."""
+    place = targets.get(target)
+    try:
+        return place.capabilities()
+    finally:
+        if place is not target:
+            place.close()
 
 
 def _stored(source: Path, destination: Path, precision: str, capabilities: Capabilities) -> Quantized:

@@ -29,10 +29,11 @@ def plan(asked: Asked) -> dict[str, Any]:
 
     Raises RequestError as a search would; the run's folder is looked at, never touched.
     """
+    from compress.onnx_files.isolation import kept_worker
     from compress.searching.requests import resolved
 
     task, folder = asked.task, asked.folder
-    with resolved(asked) as wanted:
+    with kept_worker(), resolved(asked) as wanted:
         splits, space = wanted.splits, wanted.request.space
         found = {
             "schema": 1, "task": task.name, "constraints": list(wanted.request.constraints),

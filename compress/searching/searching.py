@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compress.baseline import preparing
 from compress.baseline.contexts import Context
 from compress.measurement.latencies import FINAL
+from compress.onnx_files.isolation import kept_worker
 from compress.precision.schemes import steps_in_words
 from compress.reports import reporting
 from compress.results import Result
@@ -79,7 +80,7 @@ def search(
 def run_search(asked: Asked, progress: Progress) -> Result:
     """``search`` of what was asked; what is going on is told to ``progress``."""
     start = clock.monotonic()
-    with resolved(asked) as wanted, _writing(asked.folder, wanted.before) as record:
+    with kept_worker(), resolved(asked) as wanted, _writing(asked.folder, wanted.before) as record:
         return _search(Run(asked.folder, record, wanted.request), wanted, start, progress)
 
 

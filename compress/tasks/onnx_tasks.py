@@ -36,10 +36,17 @@ _STEPS, _BATCH = (200, 1000), 64
 
 def onnx_task(path: Path, data: Path | None) -> Task:
     """The task; raises ModelError or TaskError in one line."""
-    from compress.onnx_files import normalizing
+    from compress.onnx_files import isolation
+
+    with isolation.kept_worker(), isolation.blaming(path):
+        return _onnx_task(path, data)
+
+
+def _onnx_task(path: Path, data: Path | None) -> Task:
+    from compress.onnx_files import contents, normalizing
 
     source = normalizing.read_normalized(path)
-    names = list(normalizing.input_types(source.model))
+    names = list(contents.input_types(source.model))
     if data is None:
         raise TaskError(f"{path.name}: give samples with --data FILE.npz, arrays named {', '.join(names)}")
     arrays = read_arrays(data)
@@ -83,7 +90,7 @@ def onnx_space(task: Task, *, labelled: bool) -> SearchSpace:
 
 def _inputs(source: NormalizedModel, arrays: dict[str, np.ndarray], path: Path, data: Path) -> list[np.ndarray]:
     """The samples in the types that the model takes."""
-    from compress.onnx_files.normalizing import input_types
+    from compress.onnx_files.contents import input_types
 
     types = input_types(source.model)
     inputs = [np.atleast_1d(arrays[name]) for name in types]
