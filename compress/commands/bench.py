@@ -163,16 +163,13 @@ def read_inputs(path: str | None) -> dict[str, np.ndarray] | None:
     """
     if path is None:
         return None
-    import zipfile
-
-    import numpy as np
+    from compress.values.arrays import load_arrays
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return load_arrays(Path(path))
     except OSError as error:
         raise RequestError(f"--data {path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, AttributeError, TypeError, zipfile.BadZipFile):
+    except ValueError as error:
         raise RequestError(
-            f"--data {path} is no .npz file of plain arrays; numpy.savez(FILE, x=...) writes one"
+            f"--data {path} is no .npz file of plain arrays ({error}); numpy.savez(FILE, x=...) writes one"
         ) from None

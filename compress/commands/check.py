@@ -173,11 +173,11 @@ def _inputs(model: Any, path: Path, data: Path | None) -> dict[str, np.ndarray]:
     import numpy as np
 
     from compress.onnx_files.contents import input_types, inputs_of
-    from compress.tasks.onnx_tasks import read_arrays
+    from compress.values.arrays import read_arrays
 
     names = [entry[0] for entry in _interface(model)[0]]
     if data is not None:
-        arrays = read_arrays(data)
+        arrays = read_arrays(data, RequestError)
         given = {name: arrays[name] for name in names if name in arrays}
         if len(given) < len(names):
             raise RequestError(f"--data {str(data)!r} lacks {sorted(set(names) - set(given))}, inputs of {path.name}")

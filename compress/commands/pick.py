@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def pick_command(run: str, which: str | None, target: str | None, out: str | Non
     if name not in report["targets"]:
         raise RequestError(f"target {name!r} is not in this run; it has {', '.join(report['targets'])}")
     chosen, entry = _chosen(report, which or opened.request.pick, name, opened.request.constraints)
-    folder = Path(out) if out else Path(f"{report['task']}-{chosen}")
+    folder = Path(out) if out else Path(re.sub(r"[^\w.-]+", "-", f"{report['task']}-{chosen}"))
     try:
         path = write_pick(opened, chosen, name, folder, entry)
     except OSError as error:

@@ -123,6 +123,7 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
                 f"{str(path)!r}: the file {location!r} with the data of weight {tensor.name!r} is not beside it; "
                 "copy it there as well"
             )
+        _check_bytes(file.stat().st_size, path)
 
 
 def _unreadable(path: Path, reason: str) -> ModelError:

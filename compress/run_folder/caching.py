@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.values.serialization import stable_hash, write_json
+from targets.documents import parse_json, read_text
 
 OnStage = Callable[[str, bool, float], None]
 """Told of every stage: name, whether it was cached, seconds."""
@@ -103,7 +104,7 @@ def _key(name: str, version: int, inputs: Mapping[str, Any]) -> str:
 
 def _read(folder: Path) -> dict[str, Any] | None:
     try:
-        result = json.loads((folder / "result.json").read_text())
+        result = parse_json(read_text(folder / "result.json"))
     except (OSError, ValueError):
         return None
     return result if isinstance(result, dict) else None

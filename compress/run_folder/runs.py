@@ -8,7 +8,6 @@ something else, is refused before anything in it is touched.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ from compress.values.candidates import Candidate
 from compress.values.configs import AUTO, SearchSpace
 from compress.values.domains import Float
 from compress.values.serialization import from_json, to_json, write_json
+from targets.documents import parse_json, read_text
 from targets.errors import RunError, SpaceError
 
 SCHEMA = 1
@@ -99,7 +99,7 @@ def read_request(folder: Path) -> Request | None:
         if not path.exists():
             _check_empty(folder)
             return None
-        data = json.loads(path.read_text())
+        data = parse_json(read_text(path))
         if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
             raise RunError(f"{str(path)!r} is not of this version (schema {SCHEMA}); choose another --out")
         return from_json(Request, data)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -15,6 +14,9 @@ from compress.pruning.groups import Groups
 from compress.run_folder.runs import Run
 from compress.stages import int8_training
 from compress.values.candidates import Candidate
+from compress.values.serialization import from_json
+from targets.documents import parse_json, read_text
+from targets.errors import RunError, SpaceError
 
 
 def rebuilt(
@@ -37,7 +39,10 @@ def removed_channels(run: Run, candidate: Candidate) -> dict[str, tuple[int, ...
     path = run.candidate_folder(candidate.id) / "candidate.json"
     if not path.exists():
         return {}
-    return {name: tuple(indices) for name, indices in json.loads(path.read_text())["removed"].items()}
+    try:
+        return from_json(dict[str, tuple[int, ...]], parse_json(read_text(path))["removed"])
+    except (OSError, ValueError, KeyError, TypeError, SpaceError):
+        raise RunError(f"{str(path)!r} is damaged: what was cut of {candidate.id} cannot be read") from None
 
 
 def dropped_blocks(candidate: Candidate) -> tuple[str, ...]:

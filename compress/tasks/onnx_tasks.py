@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,9 +17,9 @@ import numpy as np
 
 from compress.tasks import original_outputs
 from compress.tasks.tasks import Task
+from compress.values.arrays import read_arrays
 from compress.values.configs import SearchSpace
 from compress.values.domains import Float, Int
-from compress.values.error_lines import one_line
 from targets.errors import TaskError
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ def _onnx_task(path: Path, data: Path | None) -> Task:
     names = list(contents.input_types(source.model))
     if data is None:
         raise TaskError(f"{path.name}: give samples with --data FILE.npz, arrays named {', '.join(names)}")
-    arrays = read_arrays(data)
+    arrays = read_arrays(data, TaskError)
     missing = [name for name in names if name not in arrays]
     if missing:
         raise TaskError(f"--data {str(data)!r} holds {sorted(arrays)}; {path.name} needs {', '.join(missing)}")
@@ -107,19 +105,6 @@ def _inputs(source: NormalizedModel, arrays: dict[str, np.ndarray], path: Path, 
         if np.issubdtype(kind, np.integer) and (x.astype(kind) != x).any():
             raise TaskError(f"--data {str(data)!r}: {name} holds numbers that {kind} cannot; {path.name} takes {kind}")
     return [x.astype(kind) for x, kind in zip(inputs, types.values(), strict=True)]
-
-
-def read_arrays(data: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by name; raises TaskError in one line. Nothing is unpickled."""
-    try:
-        found = np.load(data, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
-                return {name: found[name] for name in found.files}
-        reason = "it holds a single array without a name; write it with numpy.savez"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = one_line(error)
-    raise TaskError(f"--data {str(data)!r} is not a readable .npz file: {reason}")
 
 
 def _own_outputs(source: NormalizedModel, samples: dict[str, np.ndarray]) -> list[np.ndarray]:

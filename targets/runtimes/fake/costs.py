@@ -83,7 +83,10 @@ def _read(path: Path, asked: Mapping[str, Sequence[int]]) -> tuple[Any, dict[str
     del model.graph.value_info[:]
     for item in model.graph.output:
         item.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception as error:
+        raise ModelError(f"{path}: its shapes cannot be inferred: {' '.join(str(error).split())[:200]}") from None
     shapes = {one.name: tuple(one.dims) for one in graph.initializer}
     for item in [*graph.input, *graph.value_info, *graph.output]:
         axes = item.type.tensor_type.shape.dim
