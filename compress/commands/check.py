@@ -39,9 +39,9 @@ def check_command(model: str, against: str, target: str, data: str | None, as_js
 
     It says how far each output agrees, what keeps MODEL from running on the target, and how much smaller it is.
 
-    Exit status: 0 MODEL runs on the target, has the other's inputs and outputs and gives the same outputs as far as a
-    network in lower precision can (each with 10 dB, or nine of ten whole numbers equal), 3 it does not, 2 the request
-    was wrong.
+    Exit status: 0 MODEL runs on the target, has the other's inputs and outputs, and each output is still the same one:
+    by 10 dB and half of its decisions, or by nine of ten decisions or whole numbers; 3 it does not, 2 the request was
+    wrong.
     """
     found = check_models(Path(model), Path(against), target, Path(data) if data else None)
     print_json(found) if as_json else print_check(found, make_console())

@@ -11,8 +11,12 @@ import numpy as np
 LEAST_SQNR = 10.0
 """Decibels that an output must have so that it still counts as the same: below, the difference is more than a third of
 the output itself (10 dB is a tenth of its power). Networks in int8 that work have 20 and more."""
+LEAST_DECIDED = 0.5
+"""Share of samples on which an output of scores must decide for the same class, whatever its decibels: scores that all
+have the same large offset keep those and lose what they say."""
 LEAST_EQUAL = 0.9
-"""Share of values that must be equal in an output of whole numbers: class numbers, or decisions."""
+"""Share of values that must be equal in an output of whole numbers: class numbers, or decisions. Scores that decide
+alike that often may differ by more, as those of a network that was trained again do, but by less than what they are."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ class Agreement:
     agreement: float | None
     """Share of samples with the same class, or of whole numbers that are equal; None for other outputs."""
     same: bool
-    """Whether it is still the same output, by LEAST_SQNR and LEAST_EQUAL."""
+    """Whether it is still the same output, by LEAST_SQNR, LEAST_DECIDED and LEAST_EQUAL."""
 
 
 def compare(names: Sequence[str], reference: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> list[Agreement]:
@@ -54,7 +58,16 @@ def _compared(name: str, reference: np.ndarray, found: np.ndarray) -> Agreement:
     # A row with NaN decides for nothing.
     agreement = _share((a.argmax(1) == b.argmax(1)) & ~np.isnan(b).any(1)) if decides else None
     sqnr = _decibels(a, difference)
-    return Agreement(name, worst, worst / scale, sqnr, agreement, sqnr is None or sqnr >= LEAST_SQNR)
+    return Agreement(name, worst, worst / scale, sqnr, agreement, _is_same(sqnr, agreement))
+
+
+def _is_same(sqnr: float | None, agreement: float | None) -> bool:
+    """Whether a float output is still the same one; for scores it also counts what they decide for."""
+    if sqnr is None:
+        return True
+    if agreement is None:
+        return sqnr >= LEAST_SQNR
+    return (sqnr >= LEAST_SQNR and agreement >= LEAST_DECIDED) or (sqnr > 0 and agreement >= LEAST_EQUAL)
 
 
 def _share(equal: np.ndarray) -> float:

@@ -47,7 +47,8 @@ def export(module: nn.Module, example_inputs: Tensor | tuple[Tensor, ...], path:
     ``example_inputs``: a tensor or a tuple of tensors, batch first. The module is left as it was.
 
     Raises TaskError if ``example_inputs`` are no tensors, RequestError if the folder of ``path`` does not exist,
-    ExportError if the exporter fails, ParityError if the file computes something else.
+    ExportError if the exporter fails, ParityError if the file computes something else, MeasurementError if ONNX
+    Runtime crashes on it or does not answer.
     """
     inputs, path = as_inputs(example_inputs), Path(path)
     check_folder(path)

@@ -109,7 +109,11 @@ def _is_bench(document: Document) -> bool:
     results, environment = document.get("results"), document.get("environment")
     if "schema" not in document or not isinstance(environment, dict) or not isinstance(results, list) or not results:
         return False
-    return all(_is_entry(entry) for entry in results)
+    asked, described = document.get("asked", {}), document.get("targets", {})
+    shapes = asked.get("shapes", {}) if isinstance(asked, dict) else None
+    known = isinstance(shapes, dict) and all(isinstance(one, list) for one in shapes.values())
+    told = isinstance(described, dict) and all(isinstance(one, dict) for one in described.values())
+    return known and told and all(_is_entry(entry) for entry in results)
 
 
 def _is_entry(entry: Any) -> bool:

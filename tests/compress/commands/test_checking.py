@@ -194,6 +194,22 @@ def test_whole_numbers_are_equal_or_not(equal: int, same: bool) -> None:
     assert (found.agreement, found.sqnr, found.same) == (equal / 10, None, same)
 
 
+def test_scores_on_a_large_offset_must_still_decide_alike() -> None:
+    scores = 100 + np.random.default_rng(0).standard_normal((50, 5))
+    (found,) = agreements.compare(["scores"], [scores], [200 - scores])
+    assert found.sqnr is not None
+    assert found.sqnr > agreements.LEAST_SQNR
+    assert not found.same
+
+
+@pytest.mark.parametrize(("scale", "same"), [(1.5, True), (0.5, True), (2.5, False), (-1.0, False)])
+def test_scores_that_decide_alike_may_differ_by_less_than_they_are(scale: float, same: bool) -> None:
+    scores = np.random.default_rng(0).standard_normal((50, 5))
+    (found,) = agreements.compare(["scores"], [scores], [scale * scores])
+    (other,) = agreements.compare(["numbers"], [scores[:, :1]], [scale * scores[:, :1]])
+    assert (found.same, other.same) == (same, False)
+
+
 def test_text_is_equal_or_not() -> None:
     (found,) = agreements.compare(["word"], [np.array(["a", "b"])], [np.array(["a", "c"])])
     assert (found.agreement, found.same) == (0.5, False)
