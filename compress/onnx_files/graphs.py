@@ -40,12 +40,30 @@ def load_model(path: Path) -> onnx.ModelProto:
             raise ModelError(
                 f"{str(path)!r}: input {value.name!r} is no tensor; networks of tensors can be worked with"
             )
+        _check_input(value, path)
     for tensor in all_tensors(model.graph):
-        try:
-            onnx.numpy_helper.to_array(tensor)
-        except Exception as error:
-            raise _unreadable(path, f"weight {tensor.name!r} has no values of its shape ({one_line(error)})") from None
+        _values(tensor, path)
     return model
+
+
+def _check_input(value: onnx.ValueInfoProto, path: Path) -> None:
+    """Raise ModelError for an input whose fixed sizes make no sense, or are those of more than a file may hold."""
+    tensor = value.type.tensor_type
+    sizes = [axis.dim_value for axis in tensor.shape.dim if axis.WhichOneof("value") == "dim_value"]
+    each = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).itemsize
+    if any(size < 0 for size in sizes) or math.prod(size or 1 for size in sizes) * each > MOST_BYTES:
+        raise ModelError(
+            f"{str(path)!r}: input {value.name!r} has the sizes {sizes}; up to {MOST_BYTES / 1e9:.0f} GB can be given: "
+            "export the model with smaller or open sizes"
+        )
+
+
+def _values(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
+    """A tensor's values; raises ModelError where they are not there, or not as many as its shape says."""
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except Exception as error:
+        raise _unreadable(path, f"weight {tensor.name!r} has no values of its shape ({one_line(error)})") from None
 
 
 @isolated("checking")
@@ -112,13 +130,17 @@ def _check_external(model: onnx.ModelProto, path: Path) -> None:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        file = (folder / location).resolve()
+        try:
+            file = (folder / location).resolve()
+            there = file.is_file()
+        except (OSError, ValueError) as error:  # a name that no file can have
+            raise _unreadable(path, f"the data of weight {tensor.name!r} is nowhere ({one_line(error)})") from None
         if not file.is_relative_to(folder) or file == folder:
             raise ModelError(
                 f"{str(path)!r}: the data of weight {tensor.name!r} is said to be in {location!r}, outside the model's "
                 "folder; put the file beside the model and save it again"
             )
-        if not file.is_file():
+        if not there:
             raise ModelError(
                 f"{str(path)!r}: the file {location!r} with the data of weight {tensor.name!r} is not beside it; "
                 "copy it there as well"
@@ -145,13 +167,13 @@ def structure_hash(path: Path) -> str:
 
     for value in (*model.graph.input, *model.graph.output):
         digest.update(f"{number(value.name)}".encode() + value.type.SerializeToString(deterministic=True))
-    names = {t.name: _shape_and_constants(t) for t in model.graph.initializer}
+    names = {t.name: _shape_and_constants(t, path) for t in model.graph.initializer}
     for node in model.graph.node:
         inputs = [names.get(name) or number(name) for name in node.input]
         digest.update(f"{node.op_type}{node.domain}{inputs}{[number(name) for name in node.output]}".encode())
         for attribute in sorted(node.attribute, key=lambda a: a.name):
             text = (
-                _shape_and_constants(attribute.t)
+                _shape_and_constants(attribute.t, path)
                 if attribute.HasField("t")
                 else attribute.SerializeToString(deterministic=True).hex()
             )
@@ -159,13 +181,13 @@ def structure_hash(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _shape_and_constants(tensor: onnx.TensorProto) -> str:
+def _shape_and_constants(tensor: onnx.TensorProto, path: Path) -> str:
     text = f"{tensor.data_type}{list(tensor.dims)}"
     if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL):
         size = int(np.prod(tensor.dims)) if tensor.dims else 1
         # int32 biases of quantized layers are weights; they come with as many elements as channels and no fixed value.
         if size <= _SMALL and tensor.data_type != onnx.TensorProto.INT32:
-            text += str(onnx.numpy_helper.to_array(tensor).tolist())
+            text += str(_values(tensor, path).tolist())
     return text
 
 

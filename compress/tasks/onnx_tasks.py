@@ -20,7 +20,7 @@ from compress.tasks.tasks import Task
 from compress.values.arrays import read_arrays
 from compress.values.configs import SearchSpace
 from compress.values.domains import Float, Int
-from targets.errors import TaskError
+from targets.errors import ModelError, TaskError
 
 if TYPE_CHECKING:
     from compress.onnx_files.normalizing import NormalizedModel
@@ -118,9 +118,14 @@ def _own_outputs(source: NormalizedModel, samples: dict[str, np.ndarray]) -> lis
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             onnx.save(source.model, path)
-            return place.run(path, samples)
+            found = place.run(path, samples)
     finally:
         place.close()
+    count = len(next(iter(samples.values())))
+    wrong = next((x.shape for x in found if x.ndim == 0 or len(x) != count), None)
+    if wrong is not None:
+        raise ModelError(f"an output has shape {wrong} for {count} samples: its first axis must be the samples")
+    return found
 
 
 def _split(given: np.ndarray | None, count: int, data: Path) -> dict[str, np.ndarray]:

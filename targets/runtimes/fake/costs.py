@@ -37,7 +37,11 @@ def inference_seconds(path: Path, *, step: int = STEP, shapes: Mapping[str, Sequ
         if node.op_type in _FREE:
             continue
         integer = node.op_type in _INTEGER or (len(node.input) > 1 and node.input[1] in from_int8)
-        total += NODE_SECONDS + MAC_SECONDS * (INT8_FACTOR if integer else 1.0) * macs(node, known, step)
+        try:
+            count = macs(node, known, step)
+        except IndexError:
+            raise ModelError(f"{path}: operator {node.op_type} ({node.name}) lacks inputs or dimensions") from None
+        total += NODE_SECONDS + MAC_SECONDS * (INT8_FACTOR if integer else 1.0) * count
     return total
 
 

@@ -20,6 +20,7 @@ import pytest
 
 import compress
 import mutations
+from compress.onnx_files import isolation
 from compress.results import Result
 from compress.tasks import recipes
 from entry_points import (
@@ -52,6 +53,8 @@ def draw(request: pytest.FixtureRequest, quick: None) -> random.Random:  # noqa:
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(isolation, "PATIENCE", 15.0)
+    monkeypatch.setattr(isolation, "LONG", 25.0)
 
 
 def _report(verdicts: Verdicts) -> None:
