@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from compress.reports.reporting import make_report
-from compress.run_folder.runs import Run, open_for_reading
+from compress.run_folder.runs import Run, open_for_reading, reading
 from compress.sampling.problems import problem_of
 from compress.sampling.studies import build_study
 from compress.selection import fronts, rankings
@@ -20,6 +22,9 @@ from targets.errors import NoFeasibleCandidate, RequestError
 if TYPE_CHECKING:
     import optuna
     from torch import nn
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,17 @@ class RunCandidate:
         return module
 
 
+def _readable(function: Callable[Concatenate[Result, P], R]) -> Callable[Concatenate[Result, P], R]:
+    """A method of ``Result`` that raises RunError where values of the run make no sense."""
+
+    @functools.wraps(function)
+    def call(self: Result, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        with reading(self.folder):
+            return function(self, *args, **kwargs)
+
+    return call
+
+
 class Result:
     """A run's candidates, fronts and picks; everything is read from its record."""
 
@@ -97,6 +113,7 @@ class Result:
         return targets_of(self._run)
 
     @property
+    @_readable
     def report(self) -> dict[str, Any]:
         """The run as one JSON document, as ``report.json`` holds it; made anew at each call."""
         return make_report(self._run)
@@ -107,26 +124,31 @@ class Result:
         return bool(self.report["satisfied"])
 
     @property
+    @_readable
     def baseline(self) -> RunCandidate:
         """The task's model as it came."""
         return self._seen(question_of(self._run).baseline, self._target(None))
 
+    @_readable
     def candidates(self, target: str | None = None) -> list[RunCandidate]:
         """All candidates measured on ``target`` (default: the first), whether they meet the constraints or not."""
         name = self._target(target)
         found = fronts.with_feasibility(list(self._run.state.candidates.values()), question_of(self._run), name)
         return [self._seen(candidate, name) for candidate in found]
 
+    @_readable
     def front(self, target: str | None = None) -> list[RunCandidate]:
         """The candidates on ``target`` that meet the constraints and that no other one beats, best quality first."""
         name = self._target(target)
         found = fronts.front(self._run.available(), question_of(self._run), name)
         return [self._seen(candidate, name) for candidate in found]
 
+    @_readable
     def hypervolume(self, target: str | None = None) -> float:
         """Of the front, against the reference point of design.md."""
         return fronts.front_hypervolume(self._run.available(), question_of(self._run), self._target(target))
 
+    @_readable
     def pick(self, which: str = "fastest", target: str | None = None) -> RunCandidate:
         """``fastest``, ``knee``, ``smallest`` or ``most_accurate``; raises NoFeasibleCandidate if none is feasible."""
         if which not in rankings.PICKS:
@@ -140,6 +162,7 @@ class Result:
             raise NoFeasibleCandidate(f"no candidate meets {', '.join(self._run.request.constraints)} on {name}{near}")
         return self._seen(self._run.state.candidates[pick.id], name, pick)
 
+    @_readable
     def study(self) -> optuna.Study:
         """The whole run as an in-memory Optuna study, for Optuna's own tools."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -26,6 +28,30 @@ def write_text(path: Path, text: str) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def read_text(path: Path) -> str:
+    """The text of a file; raises OSError where it cannot be read, ValueError where it is no text.
+
+    What is no file, such as a pipe, which might never end, is not read: an OSError as well.
+    """
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, "it is not a file")
+    return path.read_text(encoding="utf-8")
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The document that a text holds; raises ValueError, and nothing else, for a text that is none.
+
+    So it does for one that is nested deeper than it can be read, and for strings that no file may hold (halves of
+    characters).
+    """
+    try:
+        found = json.loads(text)
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    return found
 
 
 def finite(value: Any) -> Any:

@@ -27,6 +27,7 @@ from compress.networks.weights_files import read_weights, write_weights
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import guarded
 from compress.values.error_lines import one_line
+from compress.values.printable import printable
 from targets.errors import RunError, TaskError
 
 _FUNCTIONS = ("torch.nn.functional", "torch._C._nn")
@@ -114,7 +115,10 @@ def save(module: nn.Module, folder: Path, *, whole: bool) -> None:
             raise
         except Exception as error:
             # Classes made inside functions cannot be stored; a continued run then makes the module again.
-            print(f"the baseline module cannot be stored ({one_line(error)}); only its weights are", file=sys.stderr)
+            print(
+                f"the baseline module cannot be stored ({printable(one_line(error))}); only its weights are",
+                file=sys.stderr,
+            )
             for name in (".module.pt", "module.pt"):
                 (folder / name).unlink(missing_ok=True)
     _save(module.state_dict(), folder / "weights.pt")

@@ -10,7 +10,7 @@ import torch
 
 from compress.metrics import metrics
 from compress.networks import running
-from compress.onnx_files import normalizing
+from compress.onnx_files import contents, normalizing
 from compress.onnx_import import importer, importing
 from compress.tasks.tasks import Task
 from targets.errors import TaskError
@@ -25,7 +25,7 @@ EXAMPLES = 4
 def file_source(file: Path, splits: Splits) -> normalizing.NormalizedModel:
     """The file made fit to work with; raises ModelError, and TaskError where the data does not fit its inputs."""
     source = normalizing.read_normalized(file)
-    names = list(normalizing.input_types(source.model))
+    names = list(contents.input_types(source.model))
     check_inputs(names, splits)
     samples = {name: x.numpy() for name, x in zip(names, splits.val.first(EXAMPLES), strict=True)}
     return normalizing.with_free_batch(source, file, samples)
@@ -45,6 +45,7 @@ def imported(task: Task, splits: Splits, path: Path) -> torch.nn.Module:
     if task.loss is None and task.finetune is None and metric.loss is None:
         raise importer.NotImportable(f"metric {metric.name!r} has no usual loss to train with; give the task a loss=")
     example = splits.val.first(EXAMPLES)
+    importing.rehearse(path, example)
     module = importing.import_file(path, example)
     with torch.no_grad():
         outputs = running.outputs_of(module(*example))

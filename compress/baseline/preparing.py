@@ -12,7 +12,7 @@ from compress.baseline.contexts import Baseline, Calibration, Context, Instrumen
 from compress.measurement import scoring
 from compress.metrics import metrics
 from compress.networks.fingerprints import state_hash
-from compress.onnx_files import graphs, parity
+from compress.onnx_files import graphs, sessions
 from compress.onnx_files import limits as onnx_files_limits
 from compress.precision import schemes
 from compress.precision.quantizer import has_matmul, quantizable_layers
@@ -56,7 +56,7 @@ def prepare(
     new, old = identity(task, splits, metric, graph, weights), run.request.task
     check_identity(old, new, run.folder)
     run.with_request(task=new if old is None else known_of_both(old, new))
-    names = [node.name for node in parity.open_session(path).get_inputs()]
+    names = [node.name for node in sessions.open_session(path).get_inputs()]
     onnx_baselines.check_inputs(names, splits)
     scorer = scoring.Scorer(cache, run, describe, names)
     metric = fitted_metric(preparation, scorer)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from compress.commands.output import UNSATISFIED, json_option, make_console, print_json
+from compress.commands.output import UNSATISFIED, json_option, make_console, print_json, say
 from targets.errors import RequestError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> Non
 
         print_bench(benched.document, benched.changes, make_console())
     for text in benched.document["warnings"]:
-        click.echo(f"warning: {text}", err=True)
+        say(f"warning: {text}", err=True)
     if benched.refused is not None:
         raise benched.refused
     if benched.worse:
@@ -163,16 +163,13 @@ def read_inputs(path: str | None) -> dict[str, np.ndarray] | None:
     """
     if path is None:
         return None
-    import zipfile
-
-    import numpy as np
+    from compress.values.arrays import load_arrays
 
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        return load_arrays(Path(path))
     except OSError as error:
         raise RequestError(f"--data {path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, AttributeError, TypeError, zipfile.BadZipFile):
+    except ValueError as error:
         raise RequestError(
-            f"--data {path} is no .npz file of plain arrays; numpy.savez(FILE, x=...) writes one"
+            f"--data {path} is no .npz file of plain arrays ({error}); numpy.savez(FILE, x=...) writes one"
         ) from None

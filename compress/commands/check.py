@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from compress.commands.output import SATISFIED, UNSATISFIED, json_option, make_console, print_json
+from compress.values.printable import printable
 from targets.errors import MeasurementError, ModelError, RequestError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     from rich.console import Console
 
+    from compress.onnx_files.agreements import Agreement
+    from targets.target import Target
+
 _SAMPLES = 64
 """Random samples on which two files are compared where no data are given."""
+_BYTES, _MOST_BYTES = 2 * 10**8, 10**9
+"""Bytes of random samples: fewer are made of large inputs. The most that a single one may take."""
 
 
 @click.command(name="check")
@@ -27,35 +37,46 @@ _SAMPLES = 64
 def check_command(model: str, against: str, target: str, data: str | None, as_json: bool) -> None:
     """Compare a model's outputs and size with another's.
 
-    It says how far the outputs agree, what keeps MODEL from running on the target, and how much smaller it is.
+    It says how far each output agrees, what keeps MODEL from running on the target, and how much smaller it is.
 
-    Exit status: 0 MODEL runs on the target and has the other's inputs and outputs, 3 it does not, 2 the request was
+    Exit status: 0 MODEL runs on the target, has the other's inputs and outputs, and each output is still the same one:
+    by 10 dB and half of its decisions, or by nine of ten decisions or whole numbers; 3 it does not, 2 the request was
     wrong.
     """
     found = check_models(Path(model), Path(against), target, Path(data) if data else None)
     print_json(found) if as_json else print_check(found, make_console())
-    raise SystemExit(SATISFIED if found["runs"] and found["same_interface"] else UNSATISFIED)
+    raise SystemExit(SATISFIED if found["agrees"] else UNSATISFIED)
 
 
-def check_models(model: Path, against: Path, target: str, data: Path | None) -> dict[str, Any]:
+def check_models(model: Path, against: Path, target: str | Target, data: Path | None) -> dict[str, Any]:
     """How the outputs of two ONNX files agree on a target, with their interfaces and sizes, as a JSON document.
 
     Both are run on the samples of ``data`` (an ``.npz`` file), or on 64 random ones. Raises ModelError for a file that
     is broken, RequestError where ``data`` lacks an input. That ``model`` does not run on the target is no error: then
     ``runs`` is false and ``problem`` says why.
     """
-    import targets
-    from compress.onnx_files import graphs
+    from dataclasses import asdict
 
-    zero = graphs.load_model(against)
-    mine = graphs.load_model(model)
+    import targets
+    from compress.onnx_files import agreements, graphs
+    from compress.onnx_files.isolation import PATIENCE, blaming, kept_worker
+    from targets.workers.local import LocalTarget
+
+    with kept_worker():
+        zero = graphs.load_model(against)
+        mine = graphs.load_model(model)
     place = targets.get(target)
     try:
         inputs = _inputs(zero, against, data)
-        reference = place.run(against, inputs)
+        if isinstance(place, LocalTarget) and not place.remote:
+            place.patience = min(place.patience, PATIENCE)
+        # What goes wrong on a board may be the board's fault; here it is the file's.
+        with contextlib.nullcontext() if place.remote else blaming(against):
+            reference = place.run(against, inputs)
         found: list[np.ndarray] | None = None
         problem: str | None = None
         same = _interface(mine) == _interface(zero)
+        lacks = _lacking(mine, place)
         try:
             found = place.run(model, inputs) if same else None
             if found is not None and [x.shape for x in found] != [x.shape for x in reference]:
@@ -65,47 +86,72 @@ def check_models(model: Path, against: Path, target: str, data: Path | None) -> 
             problem = str(error)
     finally:
         place.close()
+    names = [entry[0] for entry in _interface(zero)[1]]
+    each = [] if found is None else agreements.compare(names, reference, found)
     size, zero_size = model.stat().st_size, against.stat().st_size
     return {
         "schema": 1, "path": str(model), "against": str(against), "target": place.name,
         "runs": found is not None, "problem": problem, "same_interface": same,
-        "interface": {"inputs": _interface(mine)[0], "outputs": _interface(mine)[1]},
+        "interface": dict(zip(("inputs", "outputs"), _interface(mine), strict=True)),
+        "wanted": dict(zip(("inputs", "outputs"), _interface(zero), strict=True)),
         "samples": len(next(iter(inputs.values()))),
-        "parity": None if found is None else _parity(reference, found),
+        "parity": _parity(each) if each else None, "lacks": lacks,
+        "outputs": [asdict(one) for one in each], "agrees": bool(each) and all(one.same for one in each),
         "size": size, "size_ratio": size / zero_size,
     }  # fmt: skip
 
 
 def print_check(found: dict[str, Any], console: Console) -> None:
     """Print what ``check_models`` found, for people."""
+
+    def say(text: str) -> None:
+        console.print(printable(text), markup=False, soft_wrap=True)
+
     if not found["same_interface"]:
-        console.print(f"inputs or outputs differ: {found['interface']}")
+        say(f"inputs or outputs differ: {found['interface']}, not {found['wanted']}")
     if found["problem"]:
-        console.print(f"does not run on {found['target']}: {found['problem']}")
+        say(f"does not run on {found['target']}: {found['problem']}")
+    if found["lacks"]:
+        say(f"operators that {found['target']} lacks: {', '.join(found['lacks'])}")
     parity = found["parity"]
     if parity is not None:
-        console.print(
+        say(
             f"runs on {found['target']}; largest difference {parity['max_abs']:.3g} "
             f"(relative {parity['relative']:.3g}), "
             f"same decision in {parity['agreement']:.1%} of {found['samples']} samples"
         )
-    console.print(f"size {found['size']} B, {found['size_ratio']:.2f}x")
+    for one in found["outputs"] if len(found["outputs"]) > 1 or not found["agrees"] else ():
+        say(_output_line(one))
+    say(f"size {found['size']} B, {found['size_ratio']:.2f}x")
 
 
-def _parity(reference: list[np.ndarray], found: list[np.ndarray]) -> dict[str, float]:
-    """Largest difference of any output, that as a share of the largest output, and the share of equal decisions."""
+def _output_line(one: dict[str, Any]) -> str:
+    """What is said of one output."""
+    decided = f", same decision in {one['agreement']:.1%}" if one["agreement"] is not None else ""
+    decibels = f", {one['sqnr']:.1f} dB" if one["sqnr"] is not None else ""
+    verdict = "agrees" if one["same"] else "differs"
+    return f"output {one['name']}: {verdict}, relative difference {one['relative']:.3g}{decibels}{decided}"
+
+
+def _parity(each: Sequence[Agreement]) -> dict[str, float]:
+    """The worst of all outputs: largest difference, that as a share of the output's largest value, equal decisions."""
     import numpy as np
 
-    from compress.metrics import metrics
-
-    pairs = [(a.astype(np.float64), b.astype(np.float64)) for a, b in zip(reference, found, strict=True)]
     # `np.max`, since the built-in one loses NaN.
-    worst = float(np.max([np.abs(a - b).max(initial=0.0) for a, b in pairs]))
-    scale = float(np.max([np.abs(a).max(initial=0.0) for a, _ in pairs])) or 1.0
-    agreement = 1.0
-    if reference[0].ndim == 2 and reference[0].shape[1] > 1:
-        agreement = float(metrics.get("agreement").function(found[0], reference[0]))
-    return {"max_abs": worst, "relative": worst / scale, "agreement": agreement}
+    return {
+        "max_abs": float(np.max([one.max_abs for one in each])),
+        "relative": float(np.max([one.relative for one in each])),
+        "agreement": min((one.agreement for one in each if one.agreement is not None), default=1.0),
+    }
+
+
+def _lacking(model: Any, place: Target) -> list[str]:
+    """The operators of the model, at any depth, that the target is known not to have."""
+    from compress.onnx_files.contents import graphs_in
+
+    nodes = [node for graph in graphs_in(model.graph) for node in graph.node]
+    kinds = {f"{node.domain}:{node.op_type}" if node.domain else node.op_type for node in nodes}
+    return sorted(kinds & set(place.capabilities().lacks))
 
 
 def _interface(model: Any) -> tuple[list[list[Any]], list[list[Any]]]:
@@ -125,25 +171,37 @@ def _interface(model: Any) -> tuple[list[list[Any]], list[list[Any]]]:
 def _inputs(model: Any, path: Path, data: Path | None) -> dict[str, np.ndarray]:
     """The arrays of ``data`` that are inputs, or seeded random samples."""
     import numpy as np
-    import onnx
 
-    from compress.tasks.onnx_tasks import read_arrays
+    from compress.onnx_files.contents import input_types, inputs_of
+    from compress.values.arrays import read_arrays
 
     names = [entry[0] for entry in _interface(model)[0]]
     if data is not None:
-        arrays = read_arrays(data)
+        arrays = read_arrays(data, RequestError)
         given = {name: arrays[name] for name in names if name in arrays}
         if len(given) < len(names):
             raise RequestError(f"--data {str(data)!r} lacks {sorted(set(names) - set(given))}, inputs of {path.name}")
         return given
+    types = input_types(model)
+    shapes = {
+        value.name: [axis.dim_value or 1 for axis in value.type.tensor_type.shape.dim] for value in inputs_of(model)
+    }
+    each = sum(math.prod(shapes[name][1:]) * kind.itemsize for name, kind in types.items())
+    if each > _MOST_BYTES:
+        raise ModelError(
+            f"{path}: its inputs take {each / 1e9:.3g} GB a sample; up to {_MOST_BYTES / 1e9:.0f} GB are made up: give "
+            "samples with --data"
+        )
+    count = int(min(_SAMPLES, max(1, _BYTES // max(each, 1))))
     random = np.random.default_rng(0)
-    made: dict[str, np.ndarray] = {}
-    for value in model.graph.input:
-        if value.name not in names:
-            continue
-        kind = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-        dims = [d.dim_value or 1 for d in value.type.tensor_type.shape.dim]
-        shape = [_SAMPLES, *dims[1:]] if dims else []
-        numbers = random.standard_normal(shape) if np.issubdtype(kind, np.floating) else random.integers(0, 2, shape)
-        made[value.name] = np.asarray(numbers).astype(kind)
-    return made
+    return {name: _random(random, kind, shapes[name], count) for name, kind in types.items()}
+
+
+def _random(random: np.random.Generator, kind: np.dtype[Any], dims: list[int], count: int) -> np.ndarray:
+    """``count`` random samples of one input."""
+    import numpy as np
+
+    shape = [count, *dims[1:]] if dims else []
+    floating = np.issubdtype(kind, np.floating) or kind.name == "bfloat16"
+    numbers = random.standard_normal(shape) if floating else random.integers(0, 2, shape)
+    return np.asarray(numbers).astype(kind)

@@ -7,6 +7,7 @@ interrupted; 1 anything else. Nothing heavy is imported before a command needs i
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ import click
 from compress.commands.bench import bench_command
 from compress.commands.check import check_command
 from compress.commands.front import front_command
-from compress.commands.output import FAILED, INTERRUPTED, SATISFIED, UNSATISFIED, WRONG
+from compress.commands.output import FAILED, INTERRUPTED, SATISFIED, UNSATISFIED, WRONG, say
 from compress.commands.pick import pick_command
 from compress.commands.recipes import recipes_command
 from compress.commands.report import report_command
@@ -71,13 +72,16 @@ def main() -> NoReturn:
         click.echo("interrupted", err=True)
         status = INTERRUPTED
     except click.ClickException as error:
-        error.show()
+        # It repeats what was typed, and that may be the name of somebody's file.
+        text = io.StringIO()
+        error.show(file=text)
+        say(text.getvalue().rstrip(), err=True, keep="\n")
         status = WRONG
     except (RequestError, NoFeasibleCandidate) as error:
-        click.echo(f"paretopress: {error}", err=True)
+        say(f"paretopress: {error}", err=True)
         status = WRONG if isinstance(error, RequestError) else UNSATISFIED
     except CompressError as error:
-        click.echo(f"paretopress: {error}", err=True)
+        say(f"paretopress: {error}", err=True)
         status = FAILED
     except BrokenPipeError:
         # Whoever read us has gone; what is left to print would only raise again at exit.
@@ -86,7 +90,7 @@ def main() -> NoReturn:
     except SystemExit:
         raise  # a command's own status: what user code makes of sys.exit() has become an error before it comes here
     except BaseException as error:  # also what is no Exception, as asyncio's CancelledError
-        click.echo(f"paretopress: {one_line(error, kind=True)}; stack trace: {save_trace()}", err=True)
+        say(f"paretopress: {one_line(error, kind=True)}; stack trace: {save_trace()}", err=True)
         status = FAILED
     sys.exit(status)
 

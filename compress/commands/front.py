@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from compress.commands.output import json_option, make_console, print_json
@@ -19,9 +21,15 @@ def front_command(run: str, target: str | None, as_json: bool) -> None:
     every objective.
     """
     from compress.reports.reporting import make_report
-    from compress.run_folder.runs import open_for_reading
+    from compress.run_folder.runs import open_for_reading, reading
 
-    report = make_report(open_for_reading(run))
+    with reading(run):
+        report = make_report(open_for_reading(run))
+        _print_front(report, target, as_json=as_json)
+
+
+def _print_front(report: dict[str, Any], target: str | None, *, as_json: bool) -> None:
+    """Print the front of one target, or of all; raises RequestError for a target that is not in the run."""
     if target is not None and target not in report["targets"]:
         raise RequestError(f"target {target!r} is not in this run; it has {', '.join(report['targets'])}")
     if as_json:

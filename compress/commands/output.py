@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from compress.values.printable import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -39,6 +41,11 @@ def own_stdout() -> Iterator[None]:
     finally:
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def say(text: object, *, err: bool = False, keep: str = "") -> None:
+    """Print a line for people, on stdout or (``err``) on stderr; nothing in it acts on the terminal (``printable``)."""
+    click.echo(printable(text, keep=keep), err=err)
 
 
 def print_json(document: Any) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
-from compress.commands.output import json_option, print_json
+from compress.commands.output import json_option, print_json, say
 from targets.errors import NoFeasibleCandidate, RequestError
 
 
@@ -28,17 +29,19 @@ def pick_command(run: str, which: str | None, target: str | None, out: str | Non
     RUN is the folder of a search. With the file goes a manifest that says what it is and how it was measured.
     """
     from compress.reports.reporting import make_report, write_pick
-    from compress.run_folder.runs import open_for_reading
+    from compress.run_folder.runs import open_for_reading, reading
 
-    opened = open_for_reading(run)
-    report = make_report(opened)
-    name = target or next(iter(report["targets"]))
+    with reading(run):
+        opened = open_for_reading(run)
+        report = make_report(opened)
+    name = target or next(iter(report["targets"]), "")
     if name not in report["targets"]:
         raise RequestError(f"target {name!r} is not in this run; it has {', '.join(report['targets'])}")
     chosen, entry = _chosen(report, which or opened.request.pick, name, opened.request.constraints)
-    folder = Path(out) if out else Path(f"{report['task']}-{chosen}")
+    folder = Path(out) if out else Path(re.sub(r"[^\w.-]+", "-", f"{report['task']}-{chosen}"))
     try:
-        path = write_pick(opened, chosen, name, folder, entry)
+        with reading(run):
+            path = write_pick(opened, chosen, name, folder, entry)
     except OSError as error:
         raise RequestError(
             f"{str(folder)!r} cannot be written: {error.strerror or error}; choose another --out"
@@ -46,7 +49,7 @@ def pick_command(run: str, which: str | None, target: str | None, out: str | Non
     if as_json:
         print_json({"id": chosen, "path": str(path), "manifest": str(folder / "manifest.json")})
     else:
-        click.echo(path)
+        say(path)
 
 
 def _chosen(report: dict[str, Any], which: str, target: str, constraints: tuple[str, ...]) -> tuple[str, Any]:

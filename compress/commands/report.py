@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from compress.commands.output import json_option, print_json
+from compress.commands.output import json_option, print_json, say
 from targets.errors import RequestError
 
 
@@ -20,14 +20,15 @@ def report_command(run: str, out: str | None, as_json: bool) -> None:
     RUN is the folder of the search. With --json, the same report is printed as one JSON document as well.
     """
     from compress.reports.reporting import make_report, write_html
-    from compress.run_folder.runs import open_for_reading
+    from compress.run_folder.runs import open_for_reading, reading
 
-    opened = open_for_reading(run)
-    document = make_report(opened)
     try:
-        path = write_html(opened, Path(out) if out else None, document)
+        with reading(run):
+            opened = open_for_reading(run)
+            document = make_report(opened)
+            path = write_html(opened, Path(out) if out else None, document)
     except OSError as error:
         raise RequestError(
             f"{out or run!r} cannot be written: {error.strerror or error}; choose another --out"
         ) from None
-    print_json(document) if as_json else click.echo(path)
+    print_json(document) if as_json else say(path)

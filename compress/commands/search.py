@@ -19,6 +19,7 @@ from compress.commands.output import (
     make_console,
     own_stdout,
     print_json,
+    say,
 )
 
 if TYPE_CHECKING:
@@ -124,7 +125,8 @@ def _searched(task: str, data: str | None, options: dict[str, Any]) -> tuple[dic
     except KeyboardInterrupt:
         progress.close()
         again = "paretopress " + shlex.join(sys.argv[1:])
-        click.echo(f"interrupted{kept}. Continue with:\n  {again}", err=True)
+        say(f"interrupted{kept}. Continue with:", err=True)
+        say(f"  {again}", err=True)
         raise SystemExit(INTERRUPTED) from None
     finally:
         progress.close()
@@ -143,5 +145,5 @@ def _print_result(report: dict[str, Any], asked: Asked) -> None:
 
     print_picks(report, make_console())
     if (asked.folder / "best" / "model.onnx").exists():
-        click.echo(f"best model: {asked.shown / 'best' / 'model.onnx'}")
-    click.echo(f"report: {asked.shown / 'report.html'}")
+        say(f"best model: {asked.shown / 'best' / 'model.onnx'}")
+    say(f"report: {asked.shown / 'report.html'}")

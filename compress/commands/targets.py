@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from compress.commands.output import json_option, make_console, print_json
+from compress.commands.output import json_option, make_console, print_json, say
 
 
 @click.command(name="targets")
@@ -17,8 +17,8 @@ def targets_command(install: str | None, as_json: bool) -> None:
     if install is not None:
         from targets import registry
 
-        folder = registry.install(install, lambda text: click.echo(text, err=True))
-        print_json({"target": install, "folder": folder}) if as_json else click.echo(folder)
+        folder = registry.install(install, lambda text: say(text, err=True))
+        print_json({"target": install, "folder": folder}) if as_json else say(folder)
         return
     rows = targets.available()
     if as_json:

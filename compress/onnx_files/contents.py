@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import onnx
 
 
@@ -17,6 +18,14 @@ def inputs_of(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     """The inputs that samples are given to, in their order: old files list constants among the inputs as well."""
     constants = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in constants]
+
+
+def input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
+    """{name of an input: the type of its samples}; raises KeyError for a type that is none of ONNX's."""
+    return {
+        value.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for value in inputs_of(model)
+    }
 
 
 def opset_of(model: onnx.ModelProto) -> int:
@@ -56,3 +65,15 @@ def last_operator(model: onnx.ModelProto, index: int = 0) -> str:
             return str(node.op_type)
         name = node.input[0]
     return ""
+
+
+def own_tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """The constants of one graph, without those of the graphs inside its nodes."""
+    constants = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
+    return [*graph.initializer, *constants]
+
+
+def all_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """All constants of a graph and of those inside its nodes, at any depth."""
+    for one in graphs_in(graph):
+        yield from own_tensors(one)

@@ -30,6 +30,7 @@ from compress.networks.prepared_modules import ExampleInputs, ready
 from compress.networks.running import RANDOM, is_random
 from compress.onnx_files.contents import graphs_in
 from compress.onnx_files.flat_modules import PREFIX, FlatModule, distinct_names, is_flat, output_names
+from compress.onnx_files.isolation import kept_worker
 from compress.onnx_files.limits import VersionLimits, fit_to_limits
 from compress.onnx_files.parity import check_parity, with_batch
 from compress.values.candidates import Parity
@@ -53,7 +54,7 @@ def export(module: nn.Module, example_inputs: ExampleInputs, path: str | Path) -
     Raises TaskError if ``example_inputs`` are no tensors or ``module`` is of a kind that has no layers (TorchScript, a
     ``torch.export`` program, quantized or sharded layers), RequestError if the folder of ``path`` does not exist,
     ExportError if the exporter fails or the network is random in eval mode, ParityError if the file computes something
-    else.
+    else, MeasurementError if ONNX Runtime crashes on it or does not answer.
     """
     path = Path(path)
     check_folder(path)
@@ -61,7 +62,7 @@ def export(module: nn.Module, example_inputs: ExampleInputs, path: str | Path) -
     if other_floats(module) or any(x.dtype in OTHER_FLOATS for x in inputs):
         module, inputs = plain_copy(module).float(), tuple(map(single_precision, inputs))
     model = bind(trace_graph(module, inputs), module.state_dict())
-    with tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
+    with kept_worker(), tempfile.TemporaryDirectory(prefix=".exporting-", dir=path.parent) as folder:
         temporary = Path(folder) / path.name
         onnx.save(model, temporary)
         parity = check_parity(temporary, module, inputs)

@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.onnx_files.contents import all_tensors, inputs_of
+from compress.onnx_files.isolation import blaming, isolated
 from compress.values.error_lines import one_line
 from targets.errors import ModelError
 
@@ -16,6 +18,7 @@ MOST_BYTES = 2 * 10**9
 """Weights beyond this do not fit into one file."""
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear")
 _INDICES = (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+_TYPES = frozenset(onnx.helper.get_all_tensor_dtypes())
 _SMALL = 64
 """Integer constants up to this many elements are shapes and axes: part of the structure."""
 
@@ -24,20 +27,60 @@ def load_model(path: Path) -> onnx.ModelProto:
     """The model in an ``.onnx`` file, which ONNX's own checker has found valid, with its external data.
 
     Raises ModelError, in one line, for a file that is missing, damaged or invalid, holds no operators or more than
-    ``MOST_BYTES`` of weights, or whose external data are missing or lie outside its folder.
+    ``MOST_BYTES`` of weights, has inputs that are no tensors, or whose external data are missing or lie outside its
+    folder.
     """
     model = read_unchecked(path)
+    with blaming(path):
+        reason = _invalid(path)
+    if reason:
+        raise _unreadable(path, reason)
+    for value in inputs_of(model):
+        if not value.type.HasField("tensor_type") or value.type.tensor_type.elem_type not in _TYPES:
+            raise ModelError(
+                f"{str(path)!r}: input {value.name!r} is no tensor; networks of tensors can be worked with"
+            )
+        _check_input(value, path)
+    for tensor in all_tensors(model.graph):
+        _values(tensor, path)
+    return model
+
+
+def _check_input(value: onnx.ValueInfoProto, path: Path) -> None:
+    """Raise ModelError for an input whose fixed sizes make no sense, or are those of more than a file may hold."""
+    tensor = value.type.tensor_type
+    sizes = [axis.dim_value for axis in tensor.shape.dim if axis.WhichOneof("value") == "dim_value"]
+    each = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).itemsize
+    if any(size < 0 for size in sizes) or math.prod(size or 1 for size in sizes) * each > MOST_BYTES:
+        raise ModelError(
+            f"{str(path)!r}: input {value.name!r} has the sizes {sizes}; up to {MOST_BYTES / 1e9:.0f} GB can be given: "
+            "export the model with smaller or open sizes"
+        )
+
+
+def _values(tensor: onnx.TensorProto, path: Path) -> np.ndarray:
+    """A tensor's values; raises ModelError where they are not there, or not as many as its shape says."""
+    try:
+        return np.asarray(onnx.numpy_helper.to_array(tensor))
+    except Exception as error:
+        raise _unreadable(path, f"weight {tensor.name!r} has no values of its shape ({one_line(error)})") from None
+
+
+@isolated("checking")
+def _invalid(path: Path) -> str:
+    """What ONNX's own checker, which is native code, finds wrong with a file; empty where that is nothing."""
     try:
         onnx.checker.check_model(str(path))
     except Exception as error:
-        raise _unreadable(path, one_line(error)) from None
-    return model
+        return one_line(error)
+    return ""
 
 
 def read_unchecked(path: Path) -> onnx.ModelProto:
     """As ``load_model``, without ONNX's checker: for files that this package has written or checked before."""
     if not path.is_file():
         raise ModelError(f"{str(path)!r} does not exist")
+    _check_bytes(path.stat().st_size, path)
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:
@@ -55,7 +98,15 @@ def read_unchecked(path: Path) -> onnx.ModelProto:
 
 def _check_size(model: onnx.ModelProto, path: Path) -> None:
     """Raise ModelError, before any weight is read, for more weights than one file holds."""
-    size = sum(_bytes(tensor) for tensor in model.graph.initializer)
+    tensors = list(all_tensors(model.graph))
+    wrong = next((tensor for tensor in tensors if any(size < 0 for size in tensor.dims)), None)
+    if wrong is not None:
+        raise _unreadable(path, f"weight {wrong.name!r} has shape {list(wrong.dims)}")
+    _check_bytes(sum(map(_bytes, tensors)), path)
+
+
+def _check_bytes(size: int, path: Path) -> None:
+    """Raise ModelError for more bytes of weights than one file holds."""
     if size > MOST_BYTES:
         raise ModelError(
             f"{str(path)!r}: its weights take {size / 1e9:.1f} GB; files of up to {MOST_BYTES / 1e9:.0f} GB can be "
@@ -75,21 +126,26 @@ def _bytes(tensor: onnx.TensorProto) -> int:
 def _check_external(model: onnx.ModelProto, path: Path) -> None:
     """Raise ModelError for external data that is missing or, links followed, outside the model's folder."""
     folder = path.resolve().parent
-    for tensor in model.graph.initializer:
+    for tensor in all_tensors(model.graph):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
         location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        file = (folder / location).resolve()
+        try:
+            file = (folder / location).resolve()
+            there = file.is_file()
+        except (OSError, ValueError) as error:  # a name that no file can have
+            raise _unreadable(path, f"the data of weight {tensor.name!r} is nowhere ({one_line(error)})") from None
         if not file.is_relative_to(folder) or file == folder:
             raise ModelError(
                 f"{str(path)!r}: the data of weight {tensor.name!r} is said to be in {location!r}, outside the model's "
                 "folder; put the file beside the model and save it again"
             )
-        if not file.is_file():
+        if not there:
             raise ModelError(
                 f"{str(path)!r}: the file {location!r} with the data of weight {tensor.name!r} is not beside it; "
                 "copy it there as well"
             )
+        _check_bytes(file.stat().st_size, path)
 
 
 def _unreadable(path: Path, reason: str) -> ModelError:
@@ -111,13 +167,13 @@ def structure_hash(path: Path) -> str:
 
     for value in (*model.graph.input, *model.graph.output):
         digest.update(f"{number(value.name)}".encode() + value.type.SerializeToString(deterministic=True))
-    names = {t.name: _shape_and_constants(t) for t in model.graph.initializer}
+    names = {t.name: _shape_and_constants(t, path) for t in model.graph.initializer}
     for node in model.graph.node:
         inputs = [names.get(name) or number(name) for name in node.input]
         digest.update(f"{node.op_type}{node.domain}{inputs}{[number(name) for name in node.output]}".encode())
         for attribute in sorted(node.attribute, key=lambda a: a.name):
             text = (
-                _shape_and_constants(attribute.t)
+                _shape_and_constants(attribute.t, path)
                 if attribute.HasField("t")
                 else attribute.SerializeToString(deterministic=True).hex()
             )
@@ -125,13 +181,13 @@ def structure_hash(path: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _shape_and_constants(tensor: onnx.TensorProto) -> str:
+def _shape_and_constants(tensor: onnx.TensorProto, path: Path) -> str:
     text = f"{tensor.data_type}{list(tensor.dims)}"
     if tensor.data_type in (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL):
         size = int(np.prod(tensor.dims)) if tensor.dims else 1
         # int32 biases of quantized layers are weights; they come with as many elements as channels and no fixed value.
         if size <= _SMALL and tensor.data_type != onnx.TensorProto.INT32:
-            text += str(onnx.numpy_helper.to_array(tensor).tolist())
+            text += str(_values(tensor, path).tolist())
     return text
 
 
@@ -151,6 +207,12 @@ def count_macs(path: Path) -> int:
 
     Raises ModelError where the file cannot be read.
     """
+    with blaming(path):
+        return _count_macs(path)
+
+
+@isolated("inferring the shapes of")
+def _count_macs(path: Path) -> int:
     model = read_unchecked(path)
     for value in model.graph.input:
         dims = value.type.tensor_type.shape.dim

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import onnx
 
 from compress.onnx_files.contents import opset_of
-from compress.values.error_lines import one_line, root_cause
-from targets.errors import TargetError
+from compress.onnx_files.opsets import converted_opset
+from targets.errors import MeasurementError, ModelError, TargetError
 from targets.target import Capabilities
 
 
@@ -38,15 +38,12 @@ def fit_to_limits(model: onnx.ModelProto, limits: VersionLimits) -> onnx.ModelPr
     version = opset_of(model)
     if version <= limits.opset:
         return model
-    from onnx import version_converter
-
     try:
-        converted = version_converter.convert_version(model, limits.opset)
-        onnx.checker.check_model(converted)
-    except Exception as error:
+        converted = converted_opset(model, limits.opset)
+    except (ModelError, MeasurementError) as error:
         raise TargetError(
             f"the network needs opset {version}, the target's runtime knows up to {limits.opset}, and it cannot be "
-            f"converted ({one_line(root_cause(error), kind=True)}); install a newer runtime there"
+            f"converted ({error}); install a newer runtime there"
         ) from error
     converted.ir_version = min(converted.ir_version, limits.ir_version)
     return converted

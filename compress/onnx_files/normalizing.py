@@ -6,19 +6,20 @@ the file itself is never touched.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import onnx
 
-from compress.onnx_files.contents import graphs_in, inputs_of
+from compress.onnx_files.contents import all_tensors, graphs_in, inputs_of, own_tensors
 from compress.onnx_files.graphs import load_model
-from compress.onnx_files.parity import open_session
+from compress.onnx_files.isolation import blaming, kept_worker
+from compress.onnx_files.sessions import Session, open_session
 from compress.values.error_lines import one_line
 from targets.errors import ModelError
 
@@ -43,7 +44,7 @@ def read_normalized(path: Path) -> NormalizedModel:
     model = load_model(path)
     _check_outputs(model, path)
     _check_weights(model, path)
-    if not any(tensor.data_type in _HALF for tensor in _tensors(model.graph)):
+    if not any(tensor.data_type in _HALF for tensor in all_tensors(model.graph)):
         return NormalizedModel(model)
     note = "its weights are in half precision; it is worked with, and compared with, in float32"
     return NormalizedModel(to_float(model), (note,))
@@ -56,26 +57,19 @@ def with_free_batch(source: NormalizedModel, path: Path, samples: Mapping[str, n
     had to be done or nothing could be. Raises ModelError for a model that runs on one sample only though its input says
     otherwise.
     """
-    found = _freed(source.model, path, samples)
+    with blaming(path), kept_worker():
+        found = _freed(source.model, path, samples)
     if found is None:
         return source
     note = f"its batch size of {found[1]} was baked in; it is worked with as a model for any batch"
     return NormalizedModel(found[0], (*source.notes, note))
 
 
-def input_types(model: onnx.ModelProto) -> dict[str, np.dtype[Any]]:
-    """{name of an input: the type of its samples}; weights that are listed among the inputs are none."""
-    return {
-        value.name: np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
-        for value in inputs_of(model)
-    }
-
-
 def to_float(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of ``model`` in which every half-precision weight, value and cast is float32."""
     changed = copy.deepcopy(model)
     for graph in graphs_in(changed.graph):
-        for tensor in _own_tensors(graph):
+        for tensor in own_tensors(graph):
             if tensor.data_type in _HALF:
                 array = onnx.numpy_helper.to_array(tensor).astype(np.float32)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
@@ -89,20 +83,21 @@ def to_float(model: onnx.ModelProto) -> onnx.ModelProto:
     return changed
 
 
-def session_of(model: onnx.ModelProto, name: str) -> Any:
+@contextlib.contextmanager
+def _session(model: onnx.ModelProto, name: str) -> Iterator[Session]:
     """An ONNX Runtime session of ``model``, which need not be in a file.
 
     Raises ModelError, about ``name``, where it does not load.
     """
-
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save(model, path)
         try:
-            return open_session(path)
-        except Exception as error:
-            reason = one_line(error).replace(str(path), "it")
+            session = open_session(path)
+        except ModelError as error:
+            reason = str(error).replace(str(path), "it")
             raise ModelError(f"{name} does not load in ONNX Runtime: {reason}") from None
+        yield session
 
 
 def _check_outputs(model: onnx.ModelProto, path: Path) -> None:
@@ -121,7 +116,7 @@ def _check_outputs(model: onnx.ModelProto, path: Path) -> None:
 
 def _check_weights(model: onnx.ModelProto, path: Path) -> None:
     """Raise ModelError for weights that hold NaN; infinite constants are masks, and right."""
-    for tensor in _tensors(model.graph):
+    for tensor in all_tensors(model.graph):
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, *_HALF):
             array = onnx.numpy_helper.to_array(tensor)
             if np.isnan(array.astype(np.float32)).any():
@@ -136,7 +131,8 @@ def _freed(model: onnx.ModelProto, path: Path, samples: Mapping[str, np.ndarray]
         free = _without_batch(model, size)
         return (free, size) if _same(model, free, size, samples) else None
     try:
-        _run(session_of(model, path.name), samples, 3)
+        with _session(model, path.name) as session:
+            _run(session, samples, 3)
     except ValueError as error:
         # Its input says any batch; somewhere in it, one size is meant.
         free = _without_batch(model, 1)
@@ -182,33 +178,26 @@ def _without_batch(model: onnx.ModelProto, size: int) -> onnx.ModelProto:
 def _same(model: onnx.ModelProto, free: onnx.ModelProto, size: int, samples: Mapping[str, np.ndarray]) -> bool:
     """Whether ``free`` gives for a larger batch what ``model`` gives for its own."""
     try:
-        expected = _run(session_of(model, "it"), samples, size)
-        found = _run(session_of(free, "it"), samples, size + 2)
+        with _session(model, "it") as session:
+            expected = _run(session, samples, size)
+        with _session(free, "it") as session:
+            found = _run(session, samples, size + 2)
     except (ValueError, ModelError):
         return False
-    return all(np.allclose(a, b[:size], rtol=_TOLERANCE, atol=_TOLERANCE) for a, b in zip(expected, found, strict=True))
+    return all(
+        a.shape == b[:size].shape and np.allclose(a, b[:size], rtol=_TOLERANCE, atol=_TOLERANCE)
+        for a, b in zip(expected, found, strict=True)
+    )
 
 
-def _run(session: Any, samples: Mapping[str, np.ndarray], size: int) -> list[np.ndarray]:
+def _run(session: Session, samples: Mapping[str, np.ndarray], size: int) -> list[np.ndarray]:
     """Outputs for the first ``size`` samples (repeated if there are fewer); raises ValueError where it does not run."""
     feeds = {name: np.resize(x, (size, *x.shape[1:])) for name, x in samples.items()}
     try:
-        outputs = [np.asarray(x) for x in session.run(None, feeds)]
-    except Exception as error:
+        outputs = session.run(None, feeds)
+    except ModelError as error:
         raise ValueError(one_line(error)) from None
     wrong = [x.shape for x in outputs if x.ndim == 0 or len(x) != size]
     if wrong:
         raise ValueError(f"an output has shape {wrong[0]} for {size} samples")
     return outputs
-
-
-def _own_tensors(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
-    """The constants of one graph, without those of the graphs inside its nodes."""
-    constants = [a.t for node in graph.node for a in node.attribute if a.HasField("t")]
-    return [*graph.initializer, *constants]
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    """All constants, at any depth."""
-    for one in graphs_in(graph):
-        yield from _own_tensors(one)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import onnx
 
 from compress.onnx_files.contents import opset_of
+from compress.onnx_files.isolation import isolated
 from compress.values.error_lines import one_line, root_cause
-from targets.errors import QuantizeError
+from targets.errors import MeasurementError, ModelError, QuantizeError
 
 _IR_VERSION = 8
 """Of a converted file: the first that knows every operator version up to 15."""
@@ -21,15 +22,24 @@ def raised_opset(model: onnx.ModelProto, least: int, name: str) -> onnx.ModelPro
     version = opset_of(model)
     if version >= least:
         return model
+    try:
+        return converted_opset(model, least, _IR_VERSION)
+    except (ModelError, MeasurementError) as error:
+        raise QuantizeError(
+            f"{name} is of opset {version}, {least} is needed, and it cannot be converted ({error}); export it anew "
+            f"with opset {least} or newer"
+        ) from None
+
+
+@isolated("converting the opset of a model")
+def converted_opset(model: onnx.ModelProto, opset: int, least_ir_version: int = 0) -> onnx.ModelProto:
+    """A copy of ``model`` in another opset; raises ModelError where ONNX's converter, which is native code, fails."""
     from onnx import version_converter
 
     try:
-        converted = version_converter.convert_version(model, least)
-        converted.ir_version = max(converted.ir_version, _IR_VERSION)
+        converted = version_converter.convert_version(model, opset)
+        converted.ir_version = max(converted.ir_version, least_ir_version)
         onnx.checker.check_model(converted)
     except Exception as error:
-        raise QuantizeError(
-            f"{name} is of opset {version}, {least} is needed, and it cannot be converted "
-            f"({one_line(root_cause(error))}); export it anew with opset {least} or newer"
-        ) from None
+        raise ModelError(one_line(root_cause(error), kind=True)) from None
     return converted

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from compress.networks.running import copies, evaluating, outputs_of
+from compress.onnx_files.sessions import open_session
 from compress.values.candidates import Parity
 from compress.values.error_lines import one_line, root_cause
-from targets.errors import ExportError, ParityError
+from targets.errors import ExportError, ModelError, ParityError
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest output (at least of 1)."""
@@ -26,14 +26,12 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
 
     Returns the largest difference and the share of samples on which both decide for the same class. Raises ParityError
     for a file that does not load, does not run or gives other shapes, ExportError for a module that does not run at
-    both batch sizes.
+    both batch sizes, MeasurementError where ONNX Runtime crashes or does not answer.
     """
     try:
         session = open_session(path)
-    except Exception as error:
-        raise ParityError(
-            f"{path.name} does not load in ONNX Runtime: {one_line(root_cause(error), kind=True)}"
-        ) from None
+    except ModelError as error:
+        raise ParityError(f"{path.name} does not load in ONNX Runtime: {error}") from None
     names = [node.name for node in session.get_inputs()]
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     worst, scale, same, count = 0.0, 1.0, 0, 0
@@ -49,10 +47,8 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
             ) from None
         try:
             found = session.run(None, {name: x.cpu().numpy() for name, x in zip(names, batch, strict=True)})
-        except Exception as error:
-            raise ParityError(
-                f"{path.name} does not run at batch {size}: {one_line(root_cause(error), kind=True)}"
-            ) from None
+        except (ModelError, ValueError) as error:
+            raise ParityError(f"{path.name} does not run at batch {size}: {error}") from None
         for a, b in zip(expected, found, strict=True):
             if a.shape != b.shape:
                 raise ParityError(f"{path.name}: output is {b.shape} at batch {size}, the network gives {a.shape}")
@@ -67,21 +63,6 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
             f"{path.name} differs from the network by {worst:.3g} where {TOLERANCE * scale:.3g} is allowed"
         )
     return Parity(worst, same / count if count else 1.0)
-
-
-def open_session(path: Path) -> Any:
-    """An ONNX Runtime session on one thread, for checks on this machine.
-
-    Without the extended optimizations: quantized layers are then computed in floats, as integer kernels that do not
-    saturate do, whatever this machine's CPU has.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

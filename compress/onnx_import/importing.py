@@ -24,11 +24,12 @@ from torch import Tensor, fx, nn
 
 from compress.onnx_files import parity
 from compress.onnx_files.contents import inputs_of, opset_of
+from compress.onnx_files.isolation import isolated
 from compress.onnx_import import patterns
 from compress.onnx_import.importer import PROBES, Importer, NotImportable, Operator, Value
 from compress.onnx_import.operators import Builders, check_covered, find
 from compress.values.error_lines import one_line
-from targets.errors import ParityError
+from targets.errors import MeasurementError, ParityError
 
 _FOLDED_BYTES = 256 * 10**6
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli")
@@ -108,6 +109,30 @@ def import_file(path: Path, inputs: tuple[Tensor, ...]) -> ImportedNetwork:
     except Exception as error:
         raise NotImportable(f"importing it into torch failed ({one_line(error, kind=True)})") from None
     return module
+
+
+def rehearse(path: Path, inputs: tuple[Tensor, ...]) -> None:
+    """``import_file`` in a worker process, with its limits, and nothing kept of it.
+
+    A graph that was made to harm asks for more memory, or more time, than it runs with in ONNX Runtime. Raises
+    NotImportable, saying why.
+    """
+    try:
+        reason = _rehearsed(path, tuple(x.detach().cpu().numpy() for x in inputs))
+    except MeasurementError as error:
+        raise NotImportable(f"imported into torch it takes too much ({error})") from None
+    if reason:
+        raise NotImportable(reason)
+
+
+@isolated("importing into torch", long=True)
+def _rehearsed(path: Path, inputs: tuple[np.ndarray, ...]) -> str:
+    """Why the file cannot be imported; empty where it can be."""
+    try:
+        import_file(path, tuple(torch.from_numpy(x) for x in inputs))
+    except NotImportable as error:
+        return str(error)
+    return ""
 
 
 def _constant(name: str, array: np.ndarray) -> Value:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import onnx
 
+from compress.onnx_files.sessions import open_session
 from compress.precision.calibration_samples import Batches
 
 
@@ -17,20 +20,16 @@ def inner_values(
 
     ``samples``: arrays by input name, samples first. Computed on the CPU, quantized layers in floats.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Fused, a product would have another output; and quantized layers are to be computed in floats.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     inputs = {value.name for value in model.graph.input}
     del copied.graph.output[:]
     copied.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names) if name not in inputs)
-    session = onnxruntime.InferenceSession(copied.SerializeToString(), options, providers=["CPUExecutionProvider"])
     made = [value.name for value in copied.graph.output]
-    for batch in Batches(model, samples):
-        found = {**batch, **dict(zip(made, session.run(made, dict(batch)), strict=True))} if made else dict(batch)
-        yield [found[name] for name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        onnx.save(copied, path)
+        session = open_session(path)
+        for batch in Batches(model, samples):
+            found = {**batch, **dict(zip(made, session.run(made, dict(batch)), strict=True))} if made else dict(batch)
+            yield [found[name] for name in names]

@@ -6,6 +6,7 @@ scale of a layer; shapes that are computed stay as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -24,6 +25,8 @@ _SLOTS = {
     "LSTM": (1, 2, 3), "GRU": (1, 2, 3), "RNN": (1, 2, 3),
 }  # fmt: skip
 """Inputs of layers that are weights, where they are constant."""
+_MOST_NUMBERS = 10**9
+"""What is computed to be larger than this stays as it is."""
 _SMALL = 64
 """A constant of fewer values may be there twice."""
 
@@ -147,6 +150,7 @@ def _value(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], opset: int
 
     names = list(dict.fromkeys(name for name in node.input if name))
     feeds = {name: np.asarray(constants[name]) for name in names}
+    _check_size(node, feeds)
     inputs = [
         onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)
         for name, x in feeds.items()
@@ -156,6 +160,17 @@ def _value(node: onnx.NodeProto, constants: Mapping[str, np.ndarray], opset: int
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
     found: Any = ReferenceEvaluator(made).run(None, feeds)
     return np.asarray(found[0])
+
+
+def _check_size(node: onnx.NodeProto, feeds: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError where the node would make far more numbers of what it reads than any weight has."""
+    shapes = [x.shape for x in feeds.values()]
+    if node.op_type == "Expand":
+        shapes[1] = tuple(int(size) for size in feeds[node.input[1]].reshape(-1))
+    if node.op_type in ("Expand", "Add", "Sub", "Mul", "Div"):  # these make more of less
+        size = math.prod(np.broadcast_shapes(*shapes)) if shapes else 0
+        if size > _MOST_NUMBERS:
+            raise ValueError(f"{size} numbers")
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from compress.onnx_files.contents import attributes_of, graphs_in, opset_of
 from compress.onnx_files.graphs import read_unchecked
+from compress.onnx_files.isolation import isolated
 from compress.onnx_files.opsets import raised_opset
 from compress.precision.constant_folding import fold_constants, replace_nodes
 
@@ -51,6 +52,7 @@ def read_plain(path: Path, least_opset: int = 0) -> onnx.ModelProto:
     return converted
 
 
+@isolated("loading")
 def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy that says the type of every value, as quantizers need it; the runtime is asked where ONNX cannot tell.
 

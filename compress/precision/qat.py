@@ -26,7 +26,7 @@ from torch.nn.utils import parametrize
 from compress.networks.running import evaluating, outputs_of
 from compress.onnx_files.contents import attributes_of
 from compress.onnx_files.graphs import read_unchecked
-from compress.onnx_files.parity import open_session
+from compress.onnx_files.sessions import open_session
 from compress.onnx_import import importer, importing
 from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer, build
 from compress.precision.plain_models import LEAST_OPSET, read_plain

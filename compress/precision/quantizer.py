@@ -18,7 +18,8 @@ import numpy as np
 import onnx
 
 from compress.onnx_files.contents import attributes_of, graphs_in
-from compress.onnx_files.parity import open_session
+from compress.onnx_files.isolation import isolated
+from compress.onnx_files.sessions import open_session
 from compress.precision.calibration_samples import Batches
 from compress.precision.float_fences import fence
 from compress.precision.float_nodes import PRODUCTS, float_nodes, other_operators
@@ -64,6 +65,7 @@ def has_matmul(path: Path) -> bool:
     return any(n.op_type in ("MatMul", "Gemm") for n in _products(model))
 
 
+@isolated("quantizing", long=True)
 def quantize_static(
     source: Path,
     destination: Path,
@@ -185,6 +187,7 @@ def _checked_layers(model: onnx.ModelProto, name: str, keep_float: tuple[str, ..
     return names
 
 
+@isolated("quantizing", long=True)
 def quantize_dynamic(source: Path, destination: Path, capabilities: Capabilities) -> Quantized:
     """Write ``source`` with int8 weights, and activations that are quantized at run time, to ``destination``.
 

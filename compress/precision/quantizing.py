@@ -20,6 +20,7 @@ import onnx
 import targets
 from compress.onnx_files.exporting import check_folder
 from compress.onnx_files.graphs import load_model, read_unchecked
+from compress.onnx_files.isolation import blaming, kept_worker
 from compress.precision.calibration_samples import named
 from compress.precision.fidelity import Fidelity, compare, made_up_samples
 from compress.precision.quantizer import (
@@ -62,6 +63,34 @@ def quantize(
     quantizer fails.
     """
     source, destination = Path(source), Path(destination)
+    with kept_worker(), blaming(source):
+        return _quantize(
+            source,
+            destination,
+            precision,
+            calibration,
+            target,
+            method,
+            keep_float,
+            adaround,
+            correct_bias,
+            operators,
+        )
+
+
+def _quantize(
+    source: Path,
+    destination: Path,
+    precision: str,
+    calibration: np.ndarray | Mapping[str, np.ndarray] | None,
+    target: str | targets.Target,
+    method: str,
+    keep_float: tuple[str, ...],
+    adaround: bool,
+    correct_bias: bool,
+    operators: str,
+) -> Quantized:
+    """As ``quantize``, where a worker is kept."""
     original = source
     model = load_model(source)
     check_folder(destination)

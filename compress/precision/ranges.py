@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from compress.onnx_files.isolation import isolated
 from compress.precision.calibration_samples import Batches
 from compress.precision.masks import masked_nodes, masked_tensors
 from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
@@ -24,6 +25,7 @@ PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
 _USUAL = 99.99
 
 
+@isolated("calibrating", long=True)
 def collect_ranges(
     source: Path,
     samples: Mapping[str, np.ndarray],

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from compress.reports.formatting import draw_bar, format_ratio, format_ratio_interval
 from compress.values.durations import format_duration
+from compress.values.printable import printable
 from targets.benches.advice import short_names
 from targets.target import Estimate, Protocol
 
@@ -31,7 +32,7 @@ class LiveBench:
         from rich.live import Live
 
         console = console or Console(stderr=True, highlight=False)
-        self._names = short_names([Path(model) for model in models])
+        self._names = [printable(name) for name in short_names([Path(model) for model in models])]
         self._protocol = protocol
         self._ratios: tuple[tuple[float, float, float], ...] = ()
         self._target = ""
@@ -64,11 +65,12 @@ class LiveBench:
         limit = f" of {format_duration(self._protocol.total)} at most" if self._protocol.total else ""
         more = " or more" if estimate.process < self._protocol.most else ""
         text = Text(
-            f"{estimate.target}  process {estimate.process} of {estimate.processes}{more}  {spent}{limit}  ",
+            printable(f"{estimate.target}")
+            + f"  process {estimate.process} of {estimate.processes}{more}  {spent}{limit}  ",
             no_wrap=True,
             overflow="ellipsis",
         )
-        text.append("timing" if estimate.ratios else estimate.stage, style="dim")
+        text.append("timing" if estimate.ratios else printable(estimate.stage), style="dim")
         if len(self._ratios) < 2:
             return text
         longest = max(1.0, *(value for value, _, _ in self._ratios))

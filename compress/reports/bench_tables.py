@@ -21,6 +21,7 @@ from compress.reports.formatting import (
     format_significant,
     format_size,
 )
+from compress.values.printable import printable
 from targets.benches.advice import short_names
 from targets.benches.comparing import TIE, Ratio
 
@@ -152,9 +153,11 @@ def bench_table(results: Sequence[Entry], width: int = WIDTH) -> Table:
         table.add_column(Text(column.heading), justify="left" if column.left else "right", no_wrap=True)
     for row, (entry, first) in enumerate(zip(results, firsts, strict=True)):
         if several and entry is first:
-            table.add_row(Text(_title(entry["target"]), style="bold"))
+            table.add_row(Text(printable(_title(entry["target"])), style="bold"))
         style = _STYLES[verdict(entry, first)]
-        table.add_row(*(Text(one.cells[row], style=style if one.heading == "ratio" else "") for one in columns))
+        table.add_row(
+            *(Text(printable(one.cells[row]), style=style if one.heading == "ratio" else "") for one in columns)
+        )
     return table
 
 
@@ -245,8 +248,8 @@ def print_bench(document: Mapping[str, Any], changes: Sequence[Change], console:
     console.print(bench_table(document["results"], width))
     console.print()
     for line in sentences(document["results"]):
-        console.print(Text(line), soft_wrap=True)
-    console.print(Text(machine_line(document), style="dim"), soft_wrap=True)
+        console.print(Text(printable(line)), soft_wrap=True)
+    console.print(Text(printable(machine_line(document)), style="dim"), soft_wrap=True)
     for change in change_lines(changes):
         console.print(change, soft_wrap=True)
 
@@ -260,7 +263,7 @@ def change_lines(changes: Sequence[Change]) -> list[Text]:
     for one, name in zip(changes, short_names([Path(one.path) for one in changes]), strict=True):
         label = f"{name} on {one.target}" if several else name
         style = _STYLES.get(one.verdict, "")
-        lines.append(Text(f"{one.verdict}: {label} {_moved(one)}", style=style))
+        lines.append(Text(printable(f"{one.verdict}: {label} {_moved(one)}"), style=style))
     return lines
 
 

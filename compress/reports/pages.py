@@ -26,6 +26,7 @@ from compress.reports.formatting import (
 )
 from compress.reports.reading import Candidate, PickRow, Report
 from compress.values.durations import format_duration
+from compress.values.printable import printable
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -53,7 +54,12 @@ def render(report: Report, *, importances: Importances | None = None, notes: Seq
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=loader,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_finalized,
     )
     environment.filters["code"] = _code
     template = environment.get_template("page.html.j2")
@@ -361,11 +367,18 @@ def _decibels(value: float | None) -> str:
     return "not finite" if value is None else f"{format_fixed(value, 1)} dB"
 
 
+def _finalized(value: Any) -> Any:
+    """Text as it is put into the page: what would not be seen in it is written out."""
+    from markupsafe import Markup
+
+    return printable(value, keep="\n\t") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 def _code(text: str) -> Markup:
     """What stands in backticks, as code; everything escaped."""
     from markupsafe import Markup, escape
 
-    parts = [escape(part) for part in text.split("`")]
+    parts = [escape(printable(part)) for part in text.split("`")]
     return Markup("").join(
         Markup("<code>{}</code>").format(part) if odd % 2 else part for odd, part in enumerate(parts)
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from compress.values.durations import format_duration
+from compress.values.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,7 +19,7 @@ def print_plan(found: dict[str, Any], console: Console) -> None:
     """Print a plan, the JSON document that ``searching.dry_runs.plan`` makes, for people to read."""
 
     def say(text: str) -> None:
-        console.print(text, markup=False)
+        console.print(printable(text), markup=False)
 
     network = f"{found['parameters']} parameters, {found['macs']} MACs; " if "macs" in found else ""
     say(f"task {found['task']}: {network}constraints {', '.join(found['constraints'])}")

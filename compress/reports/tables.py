@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compress.reports import outcomes, reading, target_notes
 from compress.reports.formatting import MISSING, format_count, format_fixed, format_seconds, format_size
 from compress.reports.reading import Candidate, PickRow, Report
+from compress.values.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,7 +30,7 @@ def _table(columns: Iterable[tuple[str, str]], title: str | None = None) -> Tabl
     from rich.text import Text
 
     table = Table(
-        title=Text(title) if title else None,
+        title=Text(printable(title)) if title else None,
         title_justify="left",
         title_style="bold",
         header_style="",
@@ -42,14 +43,19 @@ def _table(columns: Iterable[tuple[str, str]], title: str | None = None) -> Tabl
     for heading, side in columns:
         # Names stay whole, so that they can be copied; numbers give way to a second line first.
         name = heading in ("pick", "id", "target", "recipe")
-        table.add_column(Text(heading), justify="right" if side == ">" else "left", overflow="fold", no_wrap=name)
+        table.add_column(
+            Text(printable(heading, keep="\n")),
+            justify="right" if side == ">" else "left",
+            overflow="fold",
+            no_wrap=name,
+        )
     return table
 
 
 def _add(table: Table, cells: Sequence[str]) -> None:
     from rich.text import Text
 
-    table.add_row(*(Text(cell, style=_STYLES.get(cell.partition(" ")[0], "")) for cell in cells))
+    table.add_row(*(Text(printable(cell), style=_STYLES.get(cell.partition(" ")[0], "")) for cell in cells))
 
 
 def _show(console: Console, *parts: Table | str) -> None:
@@ -59,7 +65,7 @@ def _show(console: Console, *parts: Table | str) -> None:
     if not console.is_terminal:
         console.width = max(console.width, WIDTH)
     for part in parts:
-        console.print(Text(part) if isinstance(part, str) else part)
+        console.print(Text(printable(part)) if isinstance(part, str) else part)
 
 
 def _bracketed(value: str, interval: str) -> str:

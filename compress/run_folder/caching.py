@@ -7,7 +7,6 @@ made in a folder beside it and renamed. Failures are not kept.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tempfile
@@ -19,6 +18,7 @@ from typing import Any
 
 from compress.run_folder.file_hashes import known_hash
 from compress.values.serialization import stable_hash, write_json
+from targets.documents import parse_json, read_text
 
 _FILES = "files, by SHA-256"
 """In ``result.json``, beside what the stage said: its files as they were written."""
@@ -114,8 +114,8 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _read(folder: Path) -> dict[str, Any] | None:
     """What the stage said; None where there is nothing, or where one of its files is not as it was written."""
     try:
-        result = json.loads((folder / "result.json").read_text())
-    except (OSError, ValueError, RecursionError):
+        result = parse_json(read_text(folder / "result.json"))
+    except (OSError, ValueError):
         return None
     if not isinstance(result, dict):
         return None

@@ -10,13 +10,13 @@ import json
 import os
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from compress.run_folder.facts import Facts, fact_line
 from compress.values.candidates import Candidate, Failure
 from compress.values.serialization import from_json, to_json
-from targets.documents import finite
+from targets.documents import finite, parse_json
 from targets.errors import RunError, SpaceError
 
 try:
@@ -72,7 +72,7 @@ class State:
         elif kind == "retry":
             self._ask_again(self.trials[event["trial"]])
         elif kind == "candidate":
-            candidate = from_json(Candidate, event["candidate"])
+            candidate = _candidate(event["candidate"])
             self.candidates[candidate.id] = candidate
         elif kind == "moved":
             found = [from_json(Candidate, data) for data in event["candidates"]]
@@ -100,7 +100,7 @@ class State:
         trial.seconds = event.get("seconds", 0.0)
         if kind == "finished":
             for data in event["candidates"]:
-                candidate = from_json(Candidate, data)
+                candidate = _candidate(data)
                 self.candidates[candidate.id] = candidate
                 trial.candidates.append(candidate.id)
             trial.candidates += event.get("same", [])
@@ -109,6 +109,17 @@ class State:
         else:
             trial.failure = Failure(trial.number, event["stage"], event["cause"])
             trial.transient = bool(event.get("transient"))
+
+
+def _candidate(data: Any) -> Candidate:
+    """A candidate out of the record; raises SpaceError where it is none, ValueError where its file lies elsewhere."""
+    candidate = from_json(Candidate, data)
+    # What is read here is copied by `pick` and written into: it may not lead out of the run.
+    for name in (candidate.id, candidate.path or "model.onnx"):
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"{name!r} does not lie in the run's folder")
+    return candidate
 
 
 class Record:
@@ -122,6 +133,8 @@ class Record:
         self.path = path
         self.state = State()
         self._start = time.perf_counter()
+        if path.exists() and not path.is_file():
+            raise RunError(f"{str(path)!r} is not a file; choose another --out")
         if not write:
             self._fold(path.read_bytes() if path.exists() else b"")
             return
@@ -179,7 +192,7 @@ class Record:
         """Take in every whole line; what follows the last line break is torn, or is just being written."""
         for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), 1):
             try:
-                self.state.apply(json.loads(line))
+                self.state.apply(parse_json(line))
             except (ValueError, KeyError, TypeError, AttributeError, SpaceError):
                 raise RunError(
                     f"{str(self.path)!r} is damaged in line {number}; restore it, or choose another --out"

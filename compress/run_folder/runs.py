@@ -8,9 +8,10 @@ something else, is refused before anything in it is touched.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,9 @@ from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate
 from compress.values.configs import AUTO, SearchSpace
 from compress.values.domains import Float
+from compress.values.error_lines import one_line
 from compress.values.serialization import from_json, to_json, write_json
+from targets.documents import parse_json, read_text
 from targets.errors import RunError, SpaceError
 
 SCHEMA = 1
@@ -113,7 +116,7 @@ def read_request(folder: Path) -> Request | None:
         if not path.exists():
             _check_empty(folder)
             return None
-        data = json.loads(path.read_text())
+        data = parse_json(read_text(path))
         if not isinstance(data, dict) or data.pop("schema", None) != SCHEMA:
             raise RunError(f"{str(path)!r} is not of this version (schema {SCHEMA}); choose another --out")
         return from_json(Request, data)
@@ -153,6 +156,22 @@ def open_for_reading(folder: str | Path) -> Run:
     if request is None:
         raise RunError(f"{str(folder)!r} is not a run: it has no run.json; give the folder a search wrote (--out)")
     return Run(folder, Record(folder / "record.jsonl", write=False), request)
+
+
+@contextlib.contextmanager
+def reading(folder: str | Path) -> Iterator[None]:
+    """Inside, what is read of a run is made something of; values in it that make no sense become a RunError.
+
+    ``run.json`` and every line of the record have the right form, or are refused before; but a number may be absurd,
+    or a description of a target have been changed by hand.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{str(folder)!r} holds values that make no sense ({one_line(error, kind=True)}): its run.json or "
+            "record.jsonl is damaged; restore it"
+        ) from error
 
 
 def link(source: Path, destination: Path) -> None:

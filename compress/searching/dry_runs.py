@@ -12,6 +12,7 @@ from compress.baseline import modules, onnx_baselines
 from compress.metrics import metrics
 from compress.networks import counting
 from compress.onnx_files import exporting
+from compress.onnx_files.isolation import kept_worker
 from compress.onnx_import.importer import NotImportable
 from compress.precision.schemes import left_out, offered, offers, wanted
 from compress.pruning import blocks as pruning_blocks
@@ -47,7 +48,7 @@ def plan(asked: Asked) -> dict[str, Any]:
     """
 
     task, folder = asked.task, asked.folder
-    with naming_exits(), resolved(asked) as wanted:
+    with kept_worker(), naming_exits(), resolved(asked) as wanted:
         splits, space = wanted.splits, wanted.request.space
         found = {
             "schema": 1, "task": task.name, "constraints": list(wanted.request.constraints),

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from compress.values.durations import format_duration
+from compress.values.printable import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -120,7 +121,7 @@ class Live:
             self._status = None
 
     def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, soft_wrap=True)
+        self._console.print(printable(text), markup=False, soft_wrap=True)
 
     def _show(self) -> None:
         if self._status is None:
@@ -132,4 +133,4 @@ class Live:
             parts.append(f"best {self._best}")
         from rich.markup import escape
 
-        self._status.update(escape("  ·  ".join(parts)))
+        self._status.update(escape(printable("  ·  ".join(parts))))

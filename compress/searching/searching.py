@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from compress.baseline import preparing
 from compress.baseline.contexts import Context
 from compress.measurement.latencies import FINAL
+from compress.onnx_files.isolation import kept_worker
 from compress.precision.fidelity import close_checker
 from compress.precision.schemes import steps_in_words
 from compress.reports import reporting
@@ -93,6 +94,7 @@ def run_search(asked: Asked, progress: Progress) -> Result:
     with contextlib.ExitStack() as opened:
         opened.enter_context(naming_storage_failures(folder))
         opened.enter_context(naming_exits())
+        opened.enter_context(kept_worker())
         wanted = opened.enter_context(resolved(asked))
         record = opened.enter_context(_writing(folder, wanted.before))
         return _search(Run(folder, record, wanted.request), wanted, start, progress)

@@ -16,6 +16,7 @@ from compress.onnx_files import exporting, parity
 from compress.onnx_files.limits import VersionLimits
 from compress.pruning.pruning import Pruned
 from compress.run_folder.caching import Cache
+from compress.values.printable import printable
 from compress.values.serialization import to_json
 from targets.documents import file_hash
 from targets.errors import ParityError
@@ -68,7 +69,7 @@ def bind_weights(
             parity.check_parity(path, module, example)
             return {"traced": False}
         except ParityError as error:
-            print(f"exporting anew: {error}", file=sys.stderr)
+            print(f"exporting anew: {printable(error)}", file=sys.stderr)
         traced = exporting.trace_graph(module, example, shape.limits)
         onnx.save(exporting.bind(traced, module.state_dict(), shape.limits), path)
         parity.check_parity(path, module, example)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from compress.stages import int8_training
 from compress.values.candidates import Candidate
 from compress.values.configs import QAT
 from compress.values.error_lines import one_line
+from targets.documents import parse_json, read_text
 from targets.errors import QuantizeError, RequestError, RunError
 
 
@@ -77,7 +77,7 @@ def _document(run: Run, candidate: Candidate) -> dict[str, Any]:
     """``candidate.json``, which says what was removed; raises RunError where it cannot be read."""
     path = run.candidate_folder(candidate.id) / "candidate.json"
     try:
-        found = json.loads(path.read_text())
+        found = parse_json(read_text(path))
         if isinstance(found["removed"], dict):
             return dict(found)
         error: Exception = ValueError("'removed' is no table")

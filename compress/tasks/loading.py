@@ -35,10 +35,12 @@ class LoadedTask:
 def load_task(spec: str, data: str | None = None) -> LoadedTask:
     """The task that ``spec`` names; raises TaskError in one line."""
     if spec.endswith(".onnx"):
-        from compress.tasks.onnx_tasks import onnx_space, onnx_task, read_arrays
+        from compress.tasks.onnx_tasks import onnx_space, onnx_task
+        from compress.values.arrays import read_arrays
 
         task = onnx_task(Path(spec), Path(data) if data else None)
-        return LoadedTask(task, onnx_space(task, labelled=bool(data) and "labels" in read_arrays(Path(str(data)))))
+        labelled = data is not None and "labels" in read_arrays(Path(data), TaskError)
+        return LoadedTask(task, onnx_space(task, labelled=labelled))
     return _from_module(_module(spec), spec, data)
 
 

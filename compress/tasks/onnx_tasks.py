@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import zipfile
-import zlib
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -19,10 +17,10 @@ import numpy as np
 
 from compress.tasks import original_outputs
 from compress.tasks.tasks import Task
+from compress.values.arrays import read_arrays
 from compress.values.configs import SearchSpace
 from compress.values.domains import Float, Int
-from compress.values.error_lines import one_line
-from targets.errors import TaskError
+from targets.errors import ModelError, TaskError
 
 if TYPE_CHECKING:
     from compress.onnx_files.normalizing import NormalizedModel
@@ -36,13 +34,20 @@ _STEPS, _BATCH = (200, 1000), 64
 
 def onnx_task(path: Path, data: Path | None) -> Task:
     """The task; raises ModelError or TaskError in one line."""
-    from compress.onnx_files import normalizing
+    from compress.onnx_files import isolation
+
+    with isolation.kept_worker(), isolation.blaming(path):
+        return _onnx_task(path, data)
+
+
+def _onnx_task(path: Path, data: Path | None) -> Task:
+    from compress.onnx_files import contents, normalizing
 
     source = normalizing.read_normalized(path)
-    names = list(normalizing.input_types(source.model))
+    names = list(contents.input_types(source.model))
     if data is None:
         raise TaskError(f"{path.name}: give samples with --data FILE.npz, arrays named {', '.join(names)}")
-    arrays = read_arrays(data)
+    arrays = read_arrays(data, TaskError)
     missing = [name for name in names if name not in arrays]
     if missing:
         raise TaskError(f"--data {str(data)!r} holds {sorted(arrays)}; {path.name} needs {', '.join(missing)}")
@@ -83,7 +88,7 @@ def onnx_space(task: Task, *, labelled: bool) -> SearchSpace:
 
 def _inputs(source: NormalizedModel, arrays: dict[str, np.ndarray], path: Path, data: Path) -> list[np.ndarray]:
     """The samples in the types that the model takes."""
-    from compress.onnx_files.normalizing import input_types
+    from compress.onnx_files.contents import input_types
 
     types = input_types(source.model)
     inputs = [np.atleast_1d(arrays[name]) for name in types]
@@ -102,19 +107,6 @@ def _inputs(source: NormalizedModel, arrays: dict[str, np.ndarray], path: Path, 
     return [x.astype(kind) for x, kind in zip(inputs, types.values(), strict=True)]
 
 
-def read_arrays(data: Path) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` file by name; raises TaskError in one line. Nothing is unpickled."""
-    try:
-        found = np.load(data, allow_pickle=False)
-        if isinstance(found, np.lib.npyio.NpzFile):
-            with found:
-                return {name: found[name] for name in found.files}
-        reason = "it holds a single array without a name; write it with numpy.savez"
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        reason = one_line(error)
-    raise TaskError(f"--data {str(data)!r} is not a readable .npz file: {reason}")
-
-
 def _own_outputs(source: NormalizedModel, samples: dict[str, np.ndarray]) -> list[np.ndarray]:
     """The original's own outputs, to be compared with."""
     import onnx
@@ -126,9 +118,14 @@ def _own_outputs(source: NormalizedModel, samples: dict[str, np.ndarray]) -> lis
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             onnx.save(source.model, path)
-            return place.run(path, samples)
+            found = place.run(path, samples)
     finally:
         place.close()
+    count = len(next(iter(samples.values())))
+    wrong = next((x.shape for x in found if x.ndim == 0 or len(x) != count), None)
+    if wrong is not None:
+        raise ModelError(f"an output has shape {wrong} for {count} samples: its first axis must be the samples")
+    return found
 
 
 def _split(given: np.ndarray | None, count: int, data: Path) -> dict[str, np.ndarray]:

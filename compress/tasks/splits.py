@@ -90,7 +90,8 @@ def _in_one_order(
 ) -> _Parts:
     """Inputs that are given by name in one order: that of the file where the model is one, else that of val."""
     if task.onnx_path is not None and val.names:
-        from compress.onnx_files.normalizing import input_types, read_normalized
+        from compress.onnx_files.contents import input_types
+        from compress.onnx_files.normalizing import read_normalized
 
         names = tuple(input_types(read_normalized(task.onnx_path).model))
     else:

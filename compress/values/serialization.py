@@ -72,7 +72,10 @@ def _real(value: Any, _: Any) -> float:
         return float("nan")
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{value!r} is not a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError("a number is too large") from None
 
 
 def _only(value: Mapping[str, Any], key: str) -> Any:
@@ -93,7 +96,7 @@ def from_json(kind: type[T], value: Any) -> T:
         return _converter().structure(value, kind)
     except cattrs.BaseValidationError as error:
         causes = "; ".join(cattrs.transform_error(error, format_exception=_cause))
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
         causes = str(error)
     raise SpaceError(f"this is not a {kind.__name__}: {causes}")
 

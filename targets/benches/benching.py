@@ -61,10 +61,10 @@ def bench(
 
 
 def _read(path: Path) -> Model:
+    if path.exists() and not path.is_file():
+        raise ModelError(f"{path}: not a file; give the path of one .onnx file")
     try:
         return Model(path, file_hash(path), read_facts(path))
-    except IsADirectoryError:
-        raise ModelError(f"{path}: not a file; give the path of one .onnx file") from None
     except OSError as error:
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         raise ModelError(f"{path}: {'no such file' if missing else error.strerror}") from None

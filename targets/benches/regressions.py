@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from targets.benches.comparing import TIE
-from targets.documents import finite, write_text
+from targets.documents import finite, parse_json, read_text, write_text
 from targets.errors import RequestError
 
 Entry = Mapping[str, Any]
@@ -93,7 +93,7 @@ def save_bench(path: Path, document: Document) -> None:
 def read_saved(path: Path) -> dict[str, Any]:
     """A document that was saved, or printed by ``--json``; raises RequestError for anything else."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = parse_json(read_text(path))
     except OSError as error:
         raise RequestError(f"{path}: cannot be read: {error.strerror or error}; --save FILE writes one") from None
     except ValueError:
@@ -109,7 +109,11 @@ def _is_bench(document: Document) -> bool:
     results, environment = document.get("results"), document.get("environment")
     if "schema" not in document or not isinstance(environment, dict) or not isinstance(results, list) or not results:
         return False
-    return all(_is_entry(entry) for entry in results)
+    asked, described = document.get("asked", {}), document.get("targets", {})
+    shapes = asked.get("shapes", {}) if isinstance(asked, dict) else None
+    known = isinstance(shapes, dict) and all(isinstance(one, list) for one in shapes.values())
+    told = isinstance(described, dict) and all(isinstance(one, dict) for one in described.values())
+    return known and told and all(_is_entry(entry) for entry in results)
 
 
 def _is_entry(entry: Any) -> bool:

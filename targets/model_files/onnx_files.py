@@ -63,6 +63,8 @@ class FileFacts:
 
 def read_facts(path: Path) -> FileFacts | None:
     """The facts of a file; None where it cannot be read, which a runtime explains better."""
+    if not path.is_file():
+        return None  # a pipe would never end
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             return _facts(memoryview(content))

@@ -23,7 +23,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from targets.documents import write_text
+from targets.documents import parse_json, read_text, write_text
 from targets.errors import CompressError
 from targets.probing.probe_models import write_probe_model
 from targets.target import Capabilities, Measurement, Protocol, Target, Watch
@@ -304,7 +304,7 @@ def cache_folder() -> Path:
 def _load(path: Path) -> Probe | None:
     """What is kept; None where there is nothing, or nothing that can be read."""
     try:
-        kept = json.loads(path.read_text())["probe"]
+        kept = parse_json(read_text(path))["probe"]
         found = Probe(
             channel_step=int(kept["channel_step"]),
             int8_step=int(kept["int8_step"]),
@@ -314,7 +314,7 @@ def _load(path: Path) -> Probe | None:
             formats={name: float(cost) for name, cost in kept["formats"].items()},
             seconds=float(kept["seconds"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
     sane = found.int8_format in FORMATS and min(found.channel_step, found.int8_step) >= 1
     return found if sane else None

@@ -147,6 +147,7 @@ class _Service:
                 "run": self._run,
                 "facts": self._facts,
                 "audit": self._audit,
+                "call": self._call,
             }[message.header["operation"]]
             return operation(message)
         except errors.CompressError as error:
@@ -185,6 +186,15 @@ class _Service:
         self._stage(f"auditing {path}")
         found = self.load_runtime().audit(path)
         return {"layers": None if found is None else [asdict(one) for one in found]}, {}
+
+    def _call(self, message: pipes.Message) -> Reply:
+        """What a function of the asker's own code (``module:name``) replies, given arguments, arrays and ``_stage``."""
+        self._stage(message.header["doing"])
+        module, _, name = message.header["function"].partition(":")
+        reply: Reply = getattr(importlib.import_module(module), name)(
+            message.header["arguments"], message.arrays, self._stage
+        )
+        return reply
 
     def _run(self, message: pipes.Message) -> Reply:
         runtime = self.load_runtime()

@@ -24,6 +24,7 @@ import compress
 import tiny_task
 import zoo
 from compress.onnx_files import exporting
+from compress.onnx_files.isolation import kept_worker
 from compress.pruning.grouping import find_groups
 from compress.pruning.groups import Groups
 from compress.results import Result
@@ -249,3 +250,10 @@ class _Found(dict[str, Groups]):
 def found() -> dict[str, Groups]:
     """The groups of every network of the zoo. Read only."""
     return _Found()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_worker() -> Iterator[None]:
+    """One worker process for all that tests do with ONNX files, instead of one for every call."""
+    with kept_worker():
+        yield

@@ -37,7 +37,11 @@ def inference_seconds(path: Path, *, step: int = STEP, shapes: Mapping[str, Sequ
         if node.op_type in _FREE:
             continue
         integer = node.op_type in _INTEGER or (len(node.input) > 1 and node.input[1] in from_int8)
-        total += NODE_SECONDS + MAC_SECONDS * (INT8_FACTOR if integer else 1.0) * macs(node, known, step)
+        try:
+            count = macs(node, known, step)
+        except IndexError:
+            raise ModelError(f"{path}: operator {node.op_type} ({node.name}) lacks inputs or dimensions") from None
+        total += NODE_SECONDS + MAC_SECONDS * (INT8_FACTOR if integer else 1.0) * count
     return total
 
 
@@ -83,7 +87,10 @@ def _read(path: Path, asked: Mapping[str, Sequence[int]]) -> tuple[Any, dict[str
     del model.graph.value_info[:]
     for item in model.graph.output:
         item.type.tensor_type.ClearField("shape")
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(model).graph
+    except Exception as error:
+        raise ModelError(f"{path}: its shapes cannot be inferred: {' '.join(str(error).split())[:200]}") from None
     shapes = {one.name: tuple(one.dims) for one in graph.initializer}
     for item in [*graph.input, *graph.value_info, *graph.output]:
         axes = item.type.tensor_type.shape.dim

@@ -14,8 +14,11 @@ from onnx import TensorProto, helper
 from rich.console import Console
 
 from compress.commands.check import check_models, print_check
+from compress.onnx_files import agreements
 from compress.onnx_files.graphs import load_model
 from targets.errors import ModelError, RequestError
+from targets.runtimes.fake.fake_target import FakeTarget
+from targets.target import Capabilities
 
 
 def _model(path: Path, scale: float = 1.0, *, width: int = 3, batch: str | int = "n", kind: str = "MatMul") -> Path:
@@ -157,3 +160,104 @@ def test_people_get_the_same(tmp_path: Path) -> None:
     out = io.StringIO()
     print_check(check_models(_model(tmp_path / "c.onnx", width=4), a, "fake", None), Console(file=out, width=200))
     assert "inputs or outputs differ" in out.getvalue()
+
+
+def test_each_output_has_its_own_verdict(tmp_path: Path) -> None:
+    a, near, far, broken = (_doubled(tmp_path / f"{s}.onnx", s) for s in (2.0, 2.1, -2.0, float("nan")))
+    found = check_models(near, a, "fake", None)
+    assert found["agrees"]
+    assert [one["name"] for one in found["outputs"]] == ["y", "z"]
+    assert found["outputs"][0]["sqnr"] is None  # nothing differs
+    assert found["outputs"][1]["sqnr"] == pytest.approx(20 * np.log10(20), abs=0.01)  # a twentieth of the output
+    for other in (far, broken):
+        found = check_models(other, a, "fake", None)
+        assert [one["same"] for one in found["outputs"]] == [True, False]
+        assert found["parity"]["agreement"] < 0.5
+        assert not found["agrees"]
+        out = io.StringIO()
+        print_check(found, Console(file=out, width=200))
+        assert "output y: agrees" in out.getvalue()
+        assert "output z: differs" in out.getvalue()
+
+
+def test_infinities_in_the_same_place_agree(tmp_path: Path) -> None:
+    a = _doubled(tmp_path / "a.onnx", float("inf"))
+    found = check_models(a, a, "fake", None)
+    assert found["agrees"]
+    assert found["parity"]["max_abs"] == 0.0
+
+
+@pytest.mark.parametrize(("equal", "same"), [(9, True), (8, False)])
+def test_whole_numbers_are_equal_or_not(equal: int, same: bool) -> None:
+    reference = np.arange(10)
+    (found,) = agreements.compare(["class"], [reference], [np.where(reference < equal, reference, -1)])
+    assert (found.agreement, found.sqnr, found.same) == (equal / 10, None, same)
+
+
+def test_scores_on_a_large_offset_must_still_decide_alike() -> None:
+    scores = 100 + np.random.default_rng(0).standard_normal((50, 5))
+    (found,) = agreements.compare(["scores"], [scores], [200 - scores])
+    assert found.sqnr is not None
+    assert found.sqnr > agreements.LEAST_SQNR
+    assert not found.same
+
+
+@pytest.mark.parametrize(("scale", "same"), [(1.5, True), (0.5, True), (2.5, False), (-1.0, False)])
+def test_scores_that_decide_alike_may_differ_by_less_than_they_are(scale: float, same: bool) -> None:
+    scores = np.random.default_rng(0).standard_normal((50, 5))
+    (found,) = agreements.compare(["scores"], [scores], [scale * scores])
+    (other,) = agreements.compare(["numbers"], [scores[:, :1]], [scale * scores[:, :1]])
+    assert (found.same, other.same) == (same, False)
+
+
+def test_text_is_equal_or_not() -> None:
+    (found,) = agreements.compare(["word"], [np.array(["a", "b"])], [np.array(["a", "c"])])
+    assert (found.agreement, found.same) == (0.5, False)
+
+
+def test_operators_the_target_lacks_are_named(tmp_path: Path) -> None:
+    a = _doubled(tmp_path / "a.onnx", 2.0)
+    place = FakeTarget(capabilities=Capabilities(lacks=("Mul", "Conv")))
+    found = check_models(a, a, place, None)
+    assert found["lacks"] == ["Mul"]
+    out = io.StringIO()
+    print_check(found, Console(file=out, width=200))
+    assert "operators that fake lacks: Mul" in out.getvalue()
+
+
+def _renamed(path: Path, name: str) -> Path:
+    model = onnx.load(_model(path))
+    model.graph.input[0].name = model.graph.node[0].input[0] = name
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [("a[/b]", "a[/b]"), ("[red]x", "[red]x"), ("x\npicked: all", "x\\npicked: all"), ("x\x1b[2J", "x\\x1b[2J")],
+)
+def test_names_are_shown_as_they_are_and_do_nothing(tmp_path: Path, name: str, shown: str) -> None:
+    a, b = _model(tmp_path / "a.onnx"), _renamed(tmp_path / "b.onnx", name)
+    out = io.StringIO()
+    print_check(check_models(b, a, "fake", None), Console(file=out, width=400))
+    assert shown.replace("\\", "\\\\") in out.getvalue() or shown in out.getvalue()
+    assert len(out.getvalue().splitlines()) == 2
+    assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize(("dims", "samples"), [([10**6], 50), ([10**6, 1000], None), ([4], 64)])
+def test_samples_are_made_up_within_reason(tmp_path: Path, dims: list[int], samples: int | None) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *dims])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", *dims])],
+    )
+    path = tmp_path / "m.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    place = FakeTarget(run=lambda _, inputs: [next(iter(inputs.values()))[:1, :1]])
+    if samples is None:
+        with pytest.raises(ModelError, match=r"4 GB a sample"):
+            check_models(path, path, place, None)
+    else:
+        assert check_models(path, path, place, None)["samples"] == samples

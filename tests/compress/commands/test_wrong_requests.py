@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -230,3 +231,27 @@ def test_what_nobody_expected_is_one_line_and_a_stack_trace_in_a_file(
     trace = Path(done.line.rpartition("stack trace: ")[2])
     assert "explode" in trace.read_text()
     trace.unlink()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("bench", "pipe"), ("check", "pipe", "--against", "pipe"), ("search", "pipe.onnx", "--data", "pipe"),
+        ("bench", "m.onnx", "--target", "fake", "--compare", "pipe"),
+        ("bench", "m.onnx", "--target", "fake", "--save", "pipe"),
+        ("bench", "m.onnx", "--target", "fake", "--data", "pipe"),
+        ("front", "pipe"), ("front", "run"), ("report", "recorded"),
+    ],
+)  # fmt: skip
+def test_a_pipe_is_no_file_and_is_not_waited_for(
+    command: Command, tmp_path: Path, exported: Path, arguments: tuple[str, ...]
+) -> None:
+    shutil.copy(exported, tmp_path / "m.onnx")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "recorded").mkdir()
+    (tmp_path / "recorded" / "run.json").write_text("{}")
+    for name in ("pipe", "pipe.onnx", "run/run.json", "recorded/record.jsonl"):
+        os.mkfifo(tmp_path / name)
+    done = command(*arguments)
+    assert done.status == 2
+    assert done.line.startswith("paretopress: ")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from compress.run_folder.facts import Facts, Skipped, Unconfirmed
 from compress.run_folder.records import Record, State
 from compress.values.candidates import Candidate
+from compress.values.serialization import to_json
 from targets.errors import RunError
 from targets.target import Capabilities
 
@@ -202,3 +203,22 @@ def test_disagreements_are_told_apart_whatever_the_target_is_called(tmp_path: Pa
         ("ssh:host=a|b", "0001-fp32"): (1, 2, 3),
         ("fake", "0002-int8"): (4, 5, 6),
     }
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"event": "fact", "name": "\\ud800", "value": 1}', b"9" * 5000])
+def test_lines_that_no_reader_bears_are_damage(tmp_path: Path, line: bytes) -> None:
+    path = tmp_path / "record.jsonl"
+    path.write_bytes(line + b"\n")
+    with pytest.raises(RunError, match="is damaged in line 1"):
+        Record(path, write=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "path"), [("../../x", None), ("/etc", None), ("", None), ("1", "../../secret"), ("1", "/etc/passwd")]
+)
+def test_a_candidate_lies_in_its_run(tmp_path: Path, candidate: Any, name: str, path: str | None) -> None:
+    made = replace(candidate("0001-int8"), id=name, **({} if path is None else {"path": path}))
+    file = tmp_path / "record.jsonl"
+    file.write_text(json.dumps({"event": "candidate", "candidate": to_json(made)}) + "\n")
+    with pytest.raises(RunError, match="is damaged in line 1"):
+        Record(file, write=False)

@@ -1,0 +1,98 @@
+"""Sessions of ONNX Runtime for checks on this machine: files are loaded and run in a worker process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from compress.onnx_files.isolation import isolated
+from targets.errors import ModelError
+
+_MOST = 2
+"""Sessions that a worker keeps: two files are compared, batch after batch."""
+_OPEN: dict[tuple[str, int, int, int], Any] = {}
+"""In the worker: file (its path, inode, time and size) -> session, the one used last at the end."""
+
+
+@dataclass(frozen=True)
+class SessionInput:
+    """An input of a file that is loaded."""
+
+    name: str
+
+
+class Session:
+    """A file that ONNX Runtime has loaded, on one thread, without the extended optimizations.
+
+    Quantized layers are then computed in floats, as integer kernels that do not saturate do, whatever this machine's
+    CPU has.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str]) -> None:
+        self.path = path
+        self._inputs = [SessionInput(name) for name in names]
+
+    def get_inputs(self) -> list[SessionInput]:
+        """The inputs in the order of the file."""
+        return self._inputs
+
+    def run(self, names: Sequence[str] | None, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs called ``names`` (None: all, in the order of the file) of one inference of ``feeds``.
+
+        Raises ModelError, in one line, where ONNX Runtime refuses that; MeasurementError where it crashes, does not
+        answer or takes too much memory (see ``isolation``).
+        """
+        return list(_run(self.path, None if names is None else tuple(names), dict(feeds)))
+
+
+def open_session(path: Path) -> Session:
+    """A session of the file; raises ModelError where it does not load, and otherwise as ``Session.run`` does."""
+    return Session(path, _input_names(Path(path)))
+
+
+@isolated("loading")
+def _input_names(path: Path) -> tuple[str, ...]:
+    return tuple(item.name for item in _opened(path).get_inputs())
+
+
+@isolated("running")
+def _run(path: Path, names: tuple[str, ...] | None, feeds: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    from targets.runtimes.ort.ort_cpu import explain
+
+    session = _opened(path)
+    try:
+        return tuple(np.asarray(x) for x in session.run(None if names is None else list(names), feeds))
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise ModelError(explain(str(error))) from None
+
+
+def _opened(path: Path) -> Any:
+    """The library's session of a file: one that is open, or a new one in place of the one used longest ago."""
+    import onnxruntime
+
+    from targets.runtimes.ort.ort_cpu import explain
+
+    status = path.stat()
+    key = (str(path), status.st_ino, status.st_mtime_ns, status.st_size)
+    session = _OPEN.pop(key, None)
+    if session is None:
+        while len(_OPEN) >= _MOST:
+            del _OPEN[next(iter(_OPEN))]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise ModelError(explain(str(error))) from None
+    _OPEN[key] = session
+    return session
