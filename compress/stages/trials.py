@@ -74,7 +74,7 @@ def _network(
     cut = pruning.prune_to(cache, training, origin, left, settings.importance)
     say("export")
     shape = Shape(context.baseline.structure, left, origin.dropped, context.targets.limits)
-    template = make_template(cache, training, cut, shape)
+    template = make_template(cache, training, origin.module, cut, shape)
     say("gate")
     gated = gate(context, training, cut, template, left, constraints, origin.dropped, config.precision.int8_operators)
     if gated is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -15,9 +17,14 @@ from torch import nn
 
 import compress
 from compress.baseline.contexts import Profile, Training
+from compress.onnx_files import exporting
+from compress.onnx_files.limits import VersionLimits
+from compress.onnx_files.parity import check_parity
 from compress.pruning.grouping import find_groups
 from compress.results import Result
+from compress.run_folder.caching import Cache
 from compress.stages import pruning
+from compress.stages.exporting import Shape, make_template
 from compress.values.configs import PruneSettings, SearchSpace
 from compress.values.domains import Choice
 from recipes.keyword_spotting import network as keyword_spotter
@@ -108,3 +115,46 @@ def test_repeats_go_in_a_search_and_the_candidate_is_rebuilt(
     assert sum(isinstance(layer, nn.Conv2d) for layer in module.modules()) == 3
     with torch.no_grad():
         np.testing.assert_allclose(outputs, module(images).numpy(), atol=1e-4)
+
+
+# -- one trace for all widths
+
+
+def test_a_pattern_is_traced_once_and_its_widths_not_at_all(
+    training: Training, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    traced: list[int] = []
+    trace = exporting.trace_graph
+
+    def counting(module: nn.Module, inputs: tuple[torch.Tensor, ...], limits: Any = None) -> onnx.ModelProto:
+        traced.append(sum(p.numel() for p in module.parameters()))
+        return trace(module, inputs, limits)
+
+    monkeypatch.setattr(exporting, "trace_graph", counting)
+    events: list[tuple[str, bool]] = []
+    cache = Cache(tmp_path, lambda name, cached, _: events.append((name, cached)))
+    for times, widths in enumerate(({"0": 8}, {"6": 16, "24": 4}, {"0": 8}, {})):
+        settings = PruneSettings(widths=widths, dropped=("9..14",))
+        origin = pruning.make_origin(cache, training, profile, settings)
+        left = pruning.realised_widths(cache, training, profile, 16, origin, settings)
+        pruned = pruning.prune_to(cache, training, origin, left, "l2")
+        shape = Shape("graph", left, origin.dropped, VersionLimits())
+        template = make_template(cache, training, origin.module, pruned, shape)
+        onnx.save(exporting.bind(template, pruned.module.state_dict()), tmp_path / "m.onnx")
+        check_parity(tmp_path / "m.onnx", pruned.module, training.example)
+        assert len(traced) == 1, times
+    exports = [cached for name, cached in events if name == "export"]
+    assert exports == [False, False, True, False, True, True], "the pattern, each width once, both known again"
+
+
+def test_where_a_graph_cannot_be_fitted_the_network_is_traced(
+    training: Training, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporting, "retargeted", lambda *_: None)
+    cache = Cache(tmp_path, lambda *_: None)
+    settings = PruneSettings(widths={"0": 8}, dropped=("3..8", "9..14", "15..20"))
+    origin = pruning.make_origin(cache, training, profile, settings)
+    left = pruning.realised_widths(cache, training, profile, 16, origin, settings)
+    pruned = pruning.prune_to(cache, training, origin, left, "l2")
+    template = make_template(cache, training, origin.module, pruned, Shape("g", left, origin.dropped, VersionLimits()))
+    exporting.bind(template, pruned.module.state_dict())  # its own shapes: nothing is raised
