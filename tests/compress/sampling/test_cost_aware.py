@@ -79,11 +79,11 @@ def test_the_same_seed_proposes_the_same_points() -> None:
 def test_a_loss_that_is_maximised_is_turned_round() -> None:
     """Signs change nothing but the logarithm: losses that are no longer positive are modelled as they are."""
     study = run(CostAwareSampler(cost, -0.06, space=SPACE, seed=0), sign=-1.0)
-    assert cheapest(study) < 3000
+    assert cheapest(study) < 4000
 
 
 def test_one_objective_is_the_loss() -> None:
-    assert cheapest(run(CostAwareSampler(cost, 0.06, space=SPACE, seed=0), objectives=1)) < 3000
+    assert cheapest(run(CostAwareSampler(cost, 0.06, space=SPACE, seed=0), objectives=1)) < 4000
 
 
 def test_nothing_dearer_is_tried_once_something_is_within_the_limit() -> None:
