@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax, softmax
@@ -31,6 +32,7 @@ import compress
 import targets
 from benchmarks.tabular.synthetic import FULL, STEP, all_of, all_patterns
 from benchmarks.tabular.tables import Entry, Table, read_entry, save
+from compress.onnx_files.exporting import bind, trace_graph
 from compress.values.networks import GroupLadder, LayerShape, Network, Pattern
 
 _BLOCKS = 3
@@ -112,14 +114,16 @@ def row(
         teacher = baseline(images)
         on_train = float((teacher.argmax(1) != labels).float().mean())
     found: dict[str, list[list[float]]] = {"val": [[], []], "test": [[], []]}
-    train_drops, seconds = [], 0.0
+    train_drops, seconds, template = [], 0.0, None
+    files = [folder / "fp32.onnx", folder / "int8.onnx"]
     for i, epochs in enumerate(lengths):
         module = cut_from(baseline, network, images[:1])
         seconds += train(module, parts["train"], epochs, teacher, seed=i)
         with torch.no_grad():
             train_drops.append(float((module(images).argmax(1) != labels).float().mean()) - on_train)
-        files = [folder / "fp32.onnx", folder / "int8.onnx"]
-        compress.export(module, images[:2], files[0])
+        # Traced once: all lengths have the same shapes.
+        template = trace_graph(module, (images[:2],)) if template is None else template
+        onnx.save(bind(template, module.state_dict()), files[0])
         compress.quantize(files[0], files[1], precision="int8", calibration=images[:256].numpy())
         for split in found:
             for place, file in enumerate(files):
