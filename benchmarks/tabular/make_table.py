@@ -211,7 +211,8 @@ def main() -> None:
                 out.write(json.dumps(asdict(entry)) + "\n")
             done.append(json.loads(json.dumps(asdict(entry))))
             each = (time.monotonic() - begun) / count
-            print(f"{count} of {len(missing)}: {each:.1f} s each, {each * (len(missing) - count) / 60:.0f} min left")
+            left = each * (len(missing) - count) / 60
+            print(f"{count} of {len(missing)}: {each:.1f} s each, {left:.0f} min left", flush=True)
         errors = {split: wrong(file, *parts[split]) for split in ("val", "test")}
     entries = tuple(read_entry(each) for each in done)
     seconds = float(np.median([entry.seconds_per_epoch for entry in entries]))
