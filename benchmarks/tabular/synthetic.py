@@ -52,17 +52,12 @@ def make(kind: str, seed: int, blocks: int = 3, widths: tuple[int, ...] = _WIDTH
     """A complete table: ``len(widths) * (len(widths) + 1) ** blocks`` networks, 500 unless told otherwise."""
     settings = KINDS[kind]
     rng = np.random.default_rng(seed)
-    names = [f"block{i}" for i in range(blocks)]
-    patterns = [
-        _pattern(tuple(dropped), names, widths)
-        for count in range(blocks + 1)
-        for dropped in itertools.combinations(names, count)
-    ]
-    truth = _Truth(rng, settings, names)
-    seconds = _latencies(patterns[0], _all_of(patterns[0])[-1:], 1.0, 0.35)[0]
+    patterns = all_patterns(blocks, widths)
+    truth = _Truth(rng, settings, [f"block{i}" for i in range(blocks)])
+    seconds = _latencies(patterns[0], all_of(patterns[0])[-1:], 1.0, 0.35)[0]
     entries = []
     for pattern in patterns:
-        networks = _all_of(pattern)
+        networks = all_of(pattern)
         fp32 = _latencies(pattern, networks, 1.0, 0.35) / seconds
         int8 = _latencies(pattern, networks, 0.55, 0.8) / seconds
         for network, cost, in_int8 in zip(networks, fp32, int8, strict=True):
@@ -125,6 +120,13 @@ class _Truth:
         return float((hardness < ndtri(error)).mean())
 
 
+def all_patterns(blocks: int, widths: tuple[int, ...] = _WIDTHS) -> list[Pattern]:
+    """A trunk and its residual blocks, any of them dropped; the baseline first."""
+    names = [f"block{i}" for i in range(blocks)]
+    choices = (dropped for count in range(blocks + 1) for dropped in itertools.combinations(names, count))
+    return [_pattern(dropped, names, widths) for dropped in choices]
+
+
 def _pattern(dropped: tuple[str, ...], blocks: list[str], widths: tuple[int, ...]) -> Pattern:
     left = [name for name in blocks if name not in dropped]
     layers = [LayerShape("stem", "conv", 9, 400, 3, FULL, (), (("trunk", 1),))]
@@ -136,7 +138,8 @@ def _pattern(dropped: tuple[str, ...], blocks: list[str], widths: tuple[int, ...
     return Pattern(dropped, groups, tuple(layers))
 
 
-def _all_of(pattern: Pattern) -> list[Network]:
+def all_of(pattern: Pattern) -> list[Network]:
+    """Every network of a pattern, the widest last."""
     names = [group.name for group in pattern.groups]
     return [
         Network(pattern.dropped, tuple(sorted(zip(names, widths, strict=True))))

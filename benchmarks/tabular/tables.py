@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -111,18 +112,20 @@ def load(path: Path) -> Table:
         )
         for pattern in raw["patterns"]
     )
-    entries = tuple(
-        Entry(
-            Network(tuple(e["network"]["dropped"]), tuple((n, w) for n, w in e["network"]["widths"])),
-            e["costs"],
-            e["seconds_per_epoch"],
-            {name: tuple(values) for name, values in e["val"].items()},
-            {name: tuple(values) for name, values in e["test"].items()},
-            tuple(e["train_drop"]),
-        )
-        for e in raw["entries"]
-    )
+    entries = tuple(read_entry(each) for each in raw["entries"])
     return Table(**{**raw, "lengths": tuple(raw["lengths"]), "patterns": patterns, "entries": entries})
+
+
+def read_entry(raw: Mapping[str, Any]) -> Entry:
+    """An entry of a table from its JSON."""
+    return Entry(
+        Network(tuple(raw["network"]["dropped"]), tuple((name, width) for name, width in raw["network"]["widths"])),
+        raw["costs"],
+        raw["seconds_per_epoch"],
+        {name: tuple(values) for name, values in raw["val"].items()},
+        {name: tuple(values) for name, values in raw["test"].items()},
+        tuple(raw["train_drop"]),
+    )
 
 
 def _groups(layer: Mapping[str, list[tuple[str, int]]]) -> dict[str, tuple[tuple[str, int], ...]]:

@@ -17,6 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+FRONT_WEIGHT = 1.0
+"""What a gain of the whole front counts against one of the fastest network within the limit, both as shares of 1."""
+LUCK = 0.5
+"""Share of a reading's variance with which being within the limit is judged: 0 for what a network really is."""
 _NEAR = 0.04
 _LEVELS = 33
 _QUANTILES = 32

@@ -15,7 +15,16 @@ from optuna.search_space import IntersectionSearchSpace  # noqa: TID253  # this 
 from optuna.study import StudyDirection  # noqa: TID253  # as above
 from optuna.trial import FrozenTrial, TrialState  # noqa: TID253  # as above
 
-from compress.sampling.acquisition import Beliefs, Bracket, fastest, front_gains, halving, per_second
+from compress.sampling.acquisition import (
+    FRONT_WEIGHT,
+    LUCK,
+    Beliefs,
+    Bracket,
+    fastest,
+    front_gains,
+    halving,
+    per_second,
+)
 from compress.sampling.choices import Choices, Outlook, ParameterChoices, Params, Told
 
 if TYPE_CHECKING:
@@ -23,8 +32,6 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 _HALVINGS = 3
-_FRONT_WEIGHT = 0.3
-_LUCK = 0.5
 _DROPS = 5.0
 
 
@@ -140,7 +147,7 @@ class CostAwareSampler(BaseSampler):
             sign = -1.0 if study.directions[self._loss] == StudyDirection.MAXIMIZE else 1.0
             baseline = None if self._baseline is None else sign * self._baseline
             reference = None if self._reference is None else sign * self._reference
-            gains = gains + _FRONT_WEIGHT * picture.front(baseline, reference)
+            gains = gains + FRONT_WEIGHT * picture.front(baseline, reference)
         gains = np.where(free, gains, 0.0)
         if self._seconds is not None:
             gains = per_second(gains, np.array([self._seconds(point) for point in points]))
@@ -181,7 +188,7 @@ class _Picture:
         self.told, self.running, self.free = told, running, free
         self._limit, self._outlook = limit, outlook
         self._z = float(outlook.scaled(np.array([limit]))[0])
-        self._noise = _LUCK * outlook.noise
+        self._noise = LUCK * outlook.noise
         rest = slice(offered, offered + running)
         self.offered = Beliefs(costs[:offered], outlook.mean[:offered], outlook.sd[:offered])
         self._under_way = Beliefs(costs[rest], outlook.mean[rest], outlook.sd[rest])

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 
 from compress.sampling.acquisition import (
+    FRONT_WEIGHT,
+    LUCK,
     Beliefs,
     Bracket,
     fastest,
@@ -28,10 +30,6 @@ from compress.values.networks import Network
 
 Reason = Literal["halving", "fastest", "front", "ending"]
 
-FRONT_WEIGHT = 0.3
-"""What a gain of the whole front counts against one of the fastest network within the limit, of the same size."""
-LUCK = 0.5
-"""Share of a reading's variance with which being within the limit is judged: 0 for what a network really is."""
 REFERENCE = (1.1, 0.1)
 """(cost, drop) in front of which hypervolume is counted."""
 _NEW = 1.5

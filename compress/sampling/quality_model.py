@@ -31,7 +31,9 @@ _SLOPE_RESIDUAL = 0.08
 _BASELINE_EXTRA = 0.3
 """The baseline was trained otherwise, and for how long is not known."""
 _MOST_FITTED = 100
-"""Hyperparameters are fitted on so many readings at most, evenly over all; predictions use every reading."""
+"""Hyperparameters are fitted on so many readings at most, evenly over all that are used."""
+_MOST_USED = 400
+"""Readings that are used at most: the better half of these, and as many evenly over all others."""
 
 
 @dataclass(frozen=True)
@@ -194,9 +196,12 @@ def fit(
     """The model of all readings, and of the baseline as one more, noisy one. The order of readings does not matter.
 
     ``baseline_noise``: standard deviation of the baseline's loss over other examples. ``scales``: those of an earlier
-    fit, if they are not to be found anew.
+    fit, if they are not to be found anew. Of more than 400 readings so many are used, the best ones among them, so
+    that a proposal takes no longer in the end than it does half-way.
     """
-    ordered = sorted(readings, key=lambda r: (r.network.dropped, r.network.widths, r.split, r.precision, r.epochs))
+    ordered = sorted(
+        _used(readings), key=lambda r: (r.network.dropped, r.network.widths, r.split, r.precision, r.epochs)
+    )
     losses = np.array([r.loss if r.split == "val" else response.baseline + max(r.loss, 0.0) for r in ordered])
     noise = np.array([r.noise for r in ordered]) / (np.maximum(losses, 0.0) + response.floor)
     own = baseline_noise / (response.baseline + response.floor)
@@ -224,6 +229,15 @@ def fit(
         scales = Scales(*gp.most_probable(likelihood, _CENTRES, _SPREADS).tolist())
     found = _posterior(_Pairs.of(everything, everything), noise, z, _prior_mean(everything, response), scales)
     return QualityModel(eyes, response, scales, everything, noise, found)
+
+
+def _used(readings: Sequence[Reading]) -> list[Reading]:
+    if len(readings) <= _MOST_USED:
+        return list(readings)
+    ordered = sorted(readings, key=lambda r: (r.loss, r.network.dropped, r.network.widths, r.split, r.precision))
+    best, others = ordered[: _MOST_USED // 2], ordered[_MOST_USED // 2 :]
+    evenly = np.linspace(0, len(others) - 1, _MOST_USED - len(best)).round().astype(int)
+    return [*best, *(others[i] for i in evenly.tolist())]
 
 
 def _posterior(pairs: _Pairs, noise: np.ndarray, z: np.ndarray, mean: _PriorMean, scales: Scales) -> gp.Posterior:

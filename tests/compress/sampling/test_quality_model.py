@@ -212,3 +212,16 @@ def test_a_model_of_its_own_truth_is_calibrated() -> None:
     errors = fit(EYES, RESPONSE, readings, NOISE).calibration()
     assert len(errors) == 45
     assert 0.7 < np.sqrt((errors**2).mean()) < 1.4
+
+
+def test_of_very_many_readings_the_best_are_used_and_some_of_all_others() -> None:
+    rng = np.random.default_rng(0)
+    networks = random_networks(PATTERNS, 300, seed=1)[1:]
+    readings = [read(n, e, float(rng.uniform(0.01, 0.8))) for n in networks for e in (5.0, 20.0)]
+    model = fit(EYES, RESPONSE, readings, NOISE, Scales())
+    ordered = sorted(readings, key=lambda r: r.loss)
+    used = {(n, round(float(t), 6)) for n, t in zip(model._points.networks, model._points.times, strict=True)}
+    assert len(used) == 401  # and the baseline
+    assert all((r.network, round(float(np.log(r.epochs) - 2.5), 6)) in used for r in ordered[:200])
+    # The doubt about a bad network is as before, nearly: others that were read are near.
+    assert model.predict([ordered[-1].network], np.array([20.0])).sd[0] < 1
