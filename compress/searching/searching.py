@@ -31,6 +31,7 @@ from compress.searching.requests import Asked, Resolved, resolved
 from compress.searching.trial_loop import Budget, Loop
 from compress.selection.questions import question_of
 from compress.stages.added_targets import catch_up
+from compress.stages.changed_metrics import check_metric
 from compress.stages.changed_trainings import train_anew
 from compress.stages.confirming import confirm
 from compress.stages.moved_targets import measure_moved, moved_targets
@@ -173,6 +174,7 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     for text in run.state.facts.warnings[len(splits.warnings) :]:
         progress.note(f"warning: {text}")
     progress.note(_opening(context))
+    check_metric(context, moved)
     for text in _caught_up(context, moved, progress):
         progress.note(f"warning: {text}")
     _note_targets(run, described)

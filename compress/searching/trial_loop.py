@@ -44,7 +44,8 @@ _GAIN = 0.005
 _FRUITLESS = 100
 """Gated or failed configs in a row after which the search gives up."""
 _REPEATED, _REPEATED_LATE = 5, 20
-"""Trials in a row that fail for one reason after which the search ends: while none is finished, and later."""
+"""Trials in a row that fail for one reason after which the search ends: in the very same words or while none is
+finished, and otherwise (trainings may diverge in a part of the space)."""
 _PASSING = re.compile(r"\S*/\S*|[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
 """What differs from trial to trial in the words of one failure: paths and numbers."""
 
@@ -249,7 +250,7 @@ class Loop:
         # What a runtime, a device or a disk did once it need not do again; the stages before it are kept.
         transient = isinstance(error, (MeasurementError, ModelError, MemoryError)) or "out of memory" in cause.lower()
         if is_storage_failure(error):
-            transient, cause = True, f"{name_storage_failure(error)} ({cause})"
+            transient, cause = True, name_storage_failure(error)
         self.fruitless += 1
         self.run_.record.append(
             "failed", trial=trial.number, stage=stage, cause=cause, transient=transient, seconds=round(seconds, 3)
@@ -270,7 +271,8 @@ class Loop:
         finished = self.state.count("finished")
         if self.budget.trials is not None and finished >= self.budget.trials:
             return True
-        if len(self.failures) >= (_REPEATED_LATE if finished else _REPEATED):
+        alike = len({failure.cause for failure in self.failures}) == 1
+        if len(self.failures) >= (_REPEATED if alike or not finished else _REPEATED_LATE):
             last = self.failures[-1]
             self.repeated = f"{len(self.failures)} trials in a row failed in {last.stage} for one reason: {last.cause}"
             return True

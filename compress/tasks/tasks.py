@@ -95,18 +95,17 @@ class TaskIdentity:
 
 
 def same_task(old: TaskIdentity, new: TaskIdentity) -> str | None:
-    """Why ``new`` is another task than ``old``, or None."""
+    """Why ``new`` is another task than ``old``, or None. A metric's function is compared by what it gives, later."""
     for name, what in (
         ("name", "another name"),
         ("metric", "another metric"),
-        ("metric_code", f"another function for the metric {new.metric!r}"),
         ("val", "another val data"),
         ("test", "another test data"),
         ("graph", "another model"),
         ("weights", "other weights of the model"),
     ):
         before, now = getattr(old, name), getattr(new, name)
-        unknown = name in ("metric_code", "graph", "weights") and "" in (before, now)
+        unknown = name in ("graph", "weights") and "" in (before, now)
         if before != now and not unknown:
             detail = f" ({before!r}, not {now!r})" if name in ("name", "metric") else ""
             return f"{what}{detail}"
@@ -114,6 +113,8 @@ def same_task(old: TaskIdentity, new: TaskIdentity) -> str | None:
 
 
 def known_of_both(old: TaskIdentity, new: TaskIdentity) -> TaskIdentity:
-    """``new``, with what only ``old`` knows filled in: what a run belongs to is never forgotten."""
-    names = ("graph", "weights", "metric_code")
-    return replace(new, **{name: getattr(new, name) or getattr(old, name) for name in names})
+    """``new``, with what only ``old`` knows filled in: what a run belongs to is never forgotten.
+
+    The metric's function stays the old one until it was compared.
+    """
+    return replace(new, graph=new.graph or old.graph, weights=new.weights or old.weights, metric_code=old.metric_code)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -52,6 +53,7 @@ class DeviceCache:
         self.session, self._lock = self._begun()
         self._file: BinaryIO | None = None
         self._hash = hashlib.sha256()
+        self._hashes: dict[tuple[str, int, int, int], str] = {}
 
     def _begun(self) -> tuple[Path, int]:
         # Until it is locked, another runner that begins may take the new folder for one that was left behind.
@@ -70,13 +72,32 @@ class DeviceCache:
         return self._models / key / parts
 
     def missing(self, wanted: Mapping[str, Mapping[str, int]]) -> dict[str, list[str]]:
-        """Of models, key -> name of file -> size, what is not there; what is there counts as used now."""
+        """Of models, key -> name of file -> size, what is not there; what is there counts as used now.
+
+        A model whose bytes are no longer those that its key stands for is not there either, with all of its files.
+        """
         found = {}
         for key, files in wanted.items():
             found[key] = [name for name, size in files.items() if _size(self.path(key, name)) != size]
+            if not found[key] and self._key([(name, self.path(key, name)) for name in files]) != key:
+                found[key] = list(files)
             with suppress(OSError):
                 os.utime(self._models / key)
         return found
+
+    def _key(self, files: list[tuple[str, Path]]) -> str:
+        """The key of a model of these files, as the sender makes it; empty where one cannot be read."""
+        hashes = []
+        for name, path in files:
+            try:
+                state = path.stat()
+                known = (str(path), state.st_mtime_ns, state.st_ctime_ns, state.st_size)
+                if known not in self._hashes:  # a file is read once, and again when it was changed
+                    self._hashes[known] = _sha256(path)
+            except OSError:
+                return ""
+            hashes.append([name, self._hashes[known]])
+        return hashes[0][1] if len(hashes) == 1 else hashlib.sha256(json.dumps(hashes).encode()).hexdigest()
 
     def receive(self, piece: Piece, data: bytes) -> bool:
         """Take the next part of a file; True when the file is whole and in its place.
@@ -181,6 +202,15 @@ def _locked(session: Path) -> int:
             os.close(descriptor)
         return -1
     return descriptor
+
+
+def _sha256(path: Path) -> str:
+    """Read in pieces: an old Python has nothing better, and a small board not the memory for a whole file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for piece in iter(lambda: file.read(1 << 20), b""):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _size(path: Path) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 from collections.abc import Callable
@@ -255,3 +256,32 @@ def test_a_pipe_is_no_file_and_is_not_waited_for(
     done = command(*arguments)
     assert done.status == 2
     assert done.line.startswith("paretopress: ")
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("what"), asyncio.CancelledError("what")])
+def test_without_a_folder_for_the_stack_trace_it_is_one_line_all_the_same(
+    command: Command, run: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def explode(*_: object) -> None:
+        raise error
+
+    def nowhere(*_: object, **__: object) -> None:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr("compress.reports.reporting.make_report", explode)
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", nowhere)
+    done = command("front", run)
+    assert (done.status, done.out) == (1, "")
+    assert done.line == (
+        f"paretopress: {type(error).__name__}: what; stack trace: not kept, since no temporary file can be written "
+        "(No usable temporary directory found)"
+    )
+
+
+@pytest.mark.parametrize("where", ["before", "task"])
+def test_sys_exit_in_a_task_file_is_not_a_search_that_is_done(command: Command, tmp_path: Path, where: str) -> None:
+    leave = "import sys; sys.exit(0)"
+    file = task_file(tmp_path / "t.py", **({"before": leave} if where == "before" else {"inside": leave}))
+    done = command("search", file, "--target", "fake", "--trials", 1)
+    assert (done.status, done.out) == (2, "")
+    assert "raised SystemExit: 0 (" in done.line

@@ -114,3 +114,19 @@ def test_sweeping_removes_what_a_killed_process_left(cache: Cache) -> None:
     cache.sweep()
     assert not left.exists()
     assert cache.get("export", 1, {"a": 1}) is not None
+
+
+@pytest.mark.parametrize("damage", [b"", b"other", None], ids=["emptied", "changed", "gone"])
+def test_a_result_whose_file_is_not_as_it_was_written_is_made_again(cache: Cache, damage: bytes | None) -> None:
+    def compute(folder: Path) -> dict[str, Any]:
+        (folder / "weights").write_bytes(b"right")
+        return {"loss": 1.0}
+
+    path = cache.stage("train", 1, {"a": 1}, compute).folder / "weights"
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    assert cache.get("train", 1, {"a": 1}) is None
+    again = cache.stage("train", 1, {"a": 1}, compute)
+    assert again.info == {"loss": 1.0}
+    assert path.read_bytes() == b"right"

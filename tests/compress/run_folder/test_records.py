@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -222,3 +223,55 @@ def test_a_candidate_lies_in_its_run(tmp_path: Path, candidate: Any, name: str, 
     file.write_text(json.dumps({"event": "candidate", "candidate": to_json(made)}) + "\n")
     with pytest.raises(RunError, match="is damaged in line 1"):
         Record(file, write=False)
+
+
+class Full:
+    """A file on a disk that takes ``room`` more bytes."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self._file, self._room = file, room
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, data: bytes) -> int:
+        if not self._room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        taken = int(self._file.write(data[: self._room]))
+        self._room -= taken
+        return taken
+
+
+@pytest.mark.parametrize("room", [0, 1, 20])
+def test_a_line_that_a_full_disk_does_not_take_leaves_the_record_as_it_was(path: Path, room: int) -> None:
+    record = Record(path)
+    before, file = path.read_bytes(), record._file
+    record._file = Full(file, room)  # type: ignore[assignment]  # all that is asked of it is there
+    with pytest.raises(OSError, match="No space left"):
+        record.note("blocks", 7)
+    assert path.read_bytes() == before
+    record._file = file
+    record.note("blocks", 8)
+    record.close()
+    assert Record(path, write=False).state.facts.blocks == 8
+
+
+def test_a_record_that_was_removed_while_it_was_opened_is_not_written_to(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Record, "_lock", lambda self: self.path.unlink())
+    with pytest.raises(RunError, match="was removed by another search just now"):
+        Record(path)
+
+
+def test_a_trial_that_is_asked_again_has_no_candidates(path: Path, candidate: Make) -> None:
+    record = Record(path)
+    record.append("finished", trial=2, candidates=[candidate("0002-fp32")], same=["0000-fp32"], seconds=1.0)
+    record.append("retry", trial=2)
+    record.append("finished", trial=2, candidates=[candidate("0002-int8")], seconds=1.0)
+    record.append("moved", target="fake", candidates=[candidate("0002-int8", ratio=0.25)])
+    record.close()
+    state = Record(path, write=False).state
+    assert state.trials[2].candidates == ["0002-int8"]
+    assert "0002-fp32" not in state.candidates
+    assert state.candidates["0002-int8"].measured["fake"].latency.ratio == 0.25  # type: ignore[union-attr]
