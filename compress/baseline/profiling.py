@@ -25,7 +25,7 @@ from targets.documents import file_hash
 from targets.errors import ModelError, StageError
 from targets.target import Capabilities, Target
 
-VERSION = 3
+VERSION = 4
 _SAMPLES = 512
 _RATIO = 0.5
 _CURVE = (0.25, _RATIO, 0.75)
