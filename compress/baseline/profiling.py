@@ -18,7 +18,7 @@ from compress.tasks import datasets
 from compress.training import distilling
 from targets.target import Capabilities, Target
 
-VERSION = 3
+VERSION = 4
 _SAMPLES = 512
 _RATIO = 0.5
 _CURVE = (0.25, _RATIO, 0.75)

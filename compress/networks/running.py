@@ -104,11 +104,11 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 def forward_in_training(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
     """The tensors that a copy of ``module`` gives for ``inputs`` in training mode, without chance.
 
-    Dropout and its kind let everything through, so that two networks can be compared. Inputs of one sample are
+    Dropout and its kind let everything through, and what is drawn besides is drawn from a fixed seed, so that two
+    networks can be compared. Inputs of one sample are
     doubled where BatchNorm refuses them. Raises what the network raises.
     """
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), _WithoutChance():
-        torch.manual_seed(0)
+    with torch.no_grad(), seeded(0), _WithoutChance():
         try:
             return tensors_in(copy.deepcopy(module).train()(*copies(inputs)))
         except ValueError:

@@ -38,7 +38,7 @@ from compress.values.candidates import Parity
 from compress.values.error_lines import one_line, root_cause
 from targets.errors import ExportError, RequestError
 
-VERSION = 2
+VERSION = 3
 _OLDEST_OPSET = 18
 """The exporter writes nothing older; what must be is converted afterwards."""
 _LARGEST_BATCH = 1024

@@ -126,9 +126,12 @@ def duplicate(module: nn.Module, twins: Iterable[tuple[Group, Mapping[int, int]]
     """Make channels copies of others of their group ({copy: original}) that are read by nothing, in place.
 
     Means, variances and the like over the channels are then the same with or without the copies, if each original
-    has equally many: what ``cut`` must agree with where something normalises over the channels.
+    has equally many: what ``cut`` must agree with where something normalises over the channels. A weight that one layer
+    makes channels by and another reads them by, as tied embeddings do, becomes two, since only one of them is copied.
     """
     twins = list(twins)
+    for group, _ in twins:
+        _untie(module, group)
     with torch.no_grad():
         for group, copies in twins:
             for slot in group.slots:
@@ -144,6 +147,17 @@ def duplicate(module: nn.Module, twins: Iterable[tuple[Group, Mapping[int, int]]
                 tensor.index_copy_(slot.dim, torch.tensor(to, dtype=torch.long, device=tensor.device), picked)
     read = [(replace(g, slots=tuple(s for s in g.slots if s.side == "in")), tuple(c)) for g, c in twins]
     zero(module, read)
+
+
+def _untie(module: nn.Module, group: Group) -> None:
+    """Give layers that read the channels of ``group`` a copy of a weight that others make them by, in place."""
+    made = {id(tensor_named(module, slot.tensor)) for slot in group.slots if slot.side == "out"}
+    for slot in group.slots:
+        tensor = tensor_named(module, slot.tensor)
+        if slot.side == "in" and id(tensor) in made and isinstance(tensor, nn.Parameter):
+            setattr(
+                module.get_submodule(slot.layer), slot.tensor.rpartition(".")[2], _like(tensor, tensor.clone().detach())
+            )
 
 
 def permute(module: nn.Module, orders: Iterable[tuple[Group, Sequence[int]]], *, root_only: bool = False) -> None:

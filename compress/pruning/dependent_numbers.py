@@ -47,9 +47,9 @@ def _matching(module: nn.Module, group: Group) -> list[Knob]:
     sizes = _sizes(module, group)
     found: list[Knob] = []
     written: list[Knob] = []
-    for name in _around(module, group):
+    for name in modules_around(module, group):
         layer = module.get_submodule(name)
-        for attribute, value in _numbers(layer):
+        for attribute, value in numbers_in(layer):
             if isinstance(value, int):
                 if value in sizes or _several(module, group, value):
                     found.append(Knob(name, attribute, each=sizes.get(value, 0)))
@@ -89,7 +89,7 @@ def _sizes(module: nn.Module, group: Group) -> dict[int, int]:
     return partial | sizes
 
 
-def _around(module: nn.Module, group: Group) -> list[str]:
+def modules_around(module: nn.Module, group: Group) -> list[str]:
     """Names of modules that contain a member of the group, nearest first, and of layers that hold shapes."""
     owners = dict.fromkeys(owner_of(slot) for slot in group.slots)
     above: dict[str, int] = {}
@@ -107,7 +107,7 @@ def _plain_norm(layer: nn.Module) -> bool:
     return isinstance(layer, nn.LayerNorm) and layer.weight is None
 
 
-def _numbers(layer: nn.Module) -> list[tuple[str, Any]]:
+def numbers_in(layer: nn.Module) -> list[tuple[str, Any]]:
     """(attribute, whole number or tuple of them) that may be changed in ``layer``."""
     if isinstance(layer, nn.Unflatten):
         return [("unflattened_size", layer.unflattened_size)]

@@ -96,6 +96,16 @@ class PermutationCheck:
             return why if why == OUTPUT else f"in training mode {why}"
         return reason
 
+    def order_matters(self, group: Group) -> str | None:
+        """Why the order of the channels of ``group``, which need be none to cut, matters; None if it does not.
+
+        Of channels that are cut in runs it shows that each of them is where it is said to be.
+        """
+        try:
+            return self._ordered([group])
+        except Exception as error:
+            return f"it cannot be permuted ({one_line(error, kind=True)})"
+
     def _uncuttable(self, groups: Sequence[Group]) -> str | None:
         """Really cut: by half, and by as little as possible."""
         network, inputs, reference = self._copy(_SEEDS[0])
@@ -110,8 +120,6 @@ class PermutationCheck:
         if any(group.mixed for group in groups):
             plans.append([(g, list(_twins(g)) if g.mixed else _tail(g, g.channels - g.multiple)) for g in groups])
         for removed in plans:
-            comparable = removed is plans[-1] or not any(group.mixed for group in groups)
-            expected = self._without(network, removed) if comparable else None
             small = lightly_copied(network)
             cut(small, removed)
             try:
@@ -120,7 +128,8 @@ class PermutationCheck:
                 return f"the network does not run when it is cut ({one_line(error, kind=True)})"
             if [o.shape for o in outputs] != [r.shape for r in reference]:
                 return OUTPUT
-            if expected is not None and not self._close(outputs, expected):
+            comparable = removed is plans[-1] or not any(group.mixed for group in groups)
+            if comparable and not self._close(outputs, self._without(network, removed)):
                 return f"{UNEQUAL} (a scale or a shape depends on their number)"
         return None
 

@@ -14,7 +14,9 @@ from torch import nn
 
 from compress.pruning.dependent_numbers import possible_knobs
 from compress.pruning.groups import Group, Slot, owner_of
+from compress.pruning.joint_heads import joint_groups, joint_knobs
 from compress.pruning.permutation_check import UNEQUAL, CheckedGroup, PermutationCheck
+from compress.pruning.repeated_groups import likeness, transferred
 from compress.tracing.channels import OUTPUT
 
 _MOST_PARTS = 4
@@ -34,17 +36,28 @@ def select_prunable(
     passed: list[Group] = []
     kept: dict[str, str] = {}
     failed: list[Group] = []
+    judged: dict[str, tuple[Group, CheckedGroup]] = {}
     for group in groups:
-        tried = [_checked(module, check, part) for part in _divided(group, parts.get(group.name, ()))]
+        divided = parts.get(group.name, ())
+        tried = [_checked(module, check, part) for part in _divided(group, divided)]
         if tried and all(found.reason is None for found in tried):
             passed += [found.group for found in tried]
             continue
-        found = _checked(module, check, group)
+        found = _judged(module, check, group, likeness(module, group, divided), judged)
         if found.reason is None:
             passed.append(found.group)
         else:
             failed.append(group)
             kept[group.name] = found.reason
+    for joint, whole in joint_groups(failed):
+        found = _joint_checked(module, check, joint, whole)
+        if found.reason is None:
+            passed.append(found.group)
+            failed = [group for group in failed if group not in whole]
+            for group in whole:
+                kept.pop(group.name)
+        elif found.reason.startswith(UNEQUAL):
+            kept[whole[0].name] = found.reason
     for several in _side_by_side(failed):
         found = _checked(module, check, joined(several))
         if found.reason is None:
@@ -64,6 +77,35 @@ def select_prunable(
         else:
             kept[group.name] = f"not together with the groups before it: {reason}"
     return together, kept
+
+
+def _judged(
+    module: nn.Module, check: PermutationCheck, group: Group, alike: str, judged: dict[str, tuple[Group, CheckedGroup]]
+) -> CheckedGroup:
+    """The result of the check for ``group``, or that of one that is ``alike``, carried over; noted in ``judged``."""
+    if alike in judged:
+        first, found = judged[alike]
+        if found.reason is not None:
+            return CheckedGroup(group, found.reason)
+        other = transferred(found.group, first, group)
+        if other is not None:
+            return CheckedGroup(other, None)
+    found = _checked(module, check, group)
+    judged.setdefault(alike, (group, found))
+    return found
+
+
+def _joint_checked(module: nn.Module, check: PermutationCheck, joint: Group, whole: Sequence[Group]) -> CheckedGroup:
+    """The result of the check for a joint group, with the numbers that it passes with; ``whole``: what it is of."""
+    best: str | None = None
+    for knobs in joint_knobs(module, joint, whole):
+        reason = check.why_not([replace(joint, knobs=knobs)])
+        if reason is None:
+            # It is cut in runs of the embedding: whether each channel of that is in its place is seen in its own order.
+            return CheckedGroup(replace(joint, knobs=knobs), check.order_matters(whole[0]))
+        if best is None or reason.startswith(UNEQUAL):  # it ran: nearer to the truth than what did not
+            best = reason
+    return CheckedGroup(joint, best)
 
 
 def _checked(module: nn.Module, check: PermutationCheck, group: Group) -> CheckedGroup:

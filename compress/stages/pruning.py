@@ -33,8 +33,8 @@ from compress.values.configs import PruneSettings
 from targets.documents import file_hash
 from targets.errors import SpaceError, TrainingError
 
-VERSION = 2
-_TAYLOR_VERSION, _TAYLOR_BATCHES, _TAYLOR_BATCH = 1, 16, 64
+VERSION = 3
+_TAYLOR_VERSION, _TAYLOR_BATCHES, _TAYLOR_BATCH = 2, 16, 64
 
 
 @dataclass(frozen=True)

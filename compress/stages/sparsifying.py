@@ -20,7 +20,7 @@ from compress.values.configs import FinetuneSettings, PruneSettings
 from compress.values.serialization import to_json
 from targets.errors import TrainingError
 
-VERSION = 1
+VERSION = 2
 
 
 def sparse_weights(cache: Cache, training: Training, groups: Groups, settings: PruneSettings, say: Say) -> Path:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from compress.networks.running import copies, doubled, tensors_in, training, unfused
+from compress.networks.running import copies, doubled, seeded, tensors_in, training, unfused
 from compress.tracing.calls import OperatorCall
 from compress.tracing.labels import FIXED, FREE, Axis, ChannelTrace, Labels
 from compress.tracing.rules import output_labels
@@ -38,7 +38,7 @@ def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelTrac
         mode.freeze_outputs(module(*inputs))
     also = _where_training_differs(module, inputs, mode.used)
     if also is not None:
-        with contextlib.suppress(Exception), training(module), unfused(), mode:
+        with contextlib.suppress(Exception), seeded(0), training(module), unfused(), mode:
             mode.freeze_outputs(module(*also))
             mode.found.trained = True
     for axis in mode.unused():
@@ -49,17 +49,17 @@ def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelTrac
 def _where_training_differs(
     module: nn.Module, inputs: tuple[Tensor, ...], used: Counter[int]
 ) -> tuple[Tensor, ...] | None:
-    """Inputs on which ``module`` in training mode takes its parameters otherwise than ``used`` says; else None.
+    """Inputs on which ``module`` in training mode takes some parameters more often than ``used`` says; else None.
 
-    None also where it does not run so, as one that wants labels then.
+    None also where it does not run so, as one that wants labels then. What is left out at random in training, as whole
+    blocks may be, is no difference.
     """
     held = {id(p) for p in module.parameters()}
     for given in (inputs, doubled(inputs)):
         uses = _Uses()
-        with contextlib.suppress(Exception), training(module), unfused(), uses:
+        with contextlib.suppress(Exception), seeded(0), training(module), unfused(), uses:
             module(*copies(given))
-            same = all(uses.used[key] == used[key] for key in held)
-            return None if same else given
+            return given if any(uses.used[key] > used[key] for key in held) else None
     return None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections import namedtuple
 from collections.abc import Callable
 from pathlib import Path
@@ -120,6 +121,29 @@ def test_a_network_that_wants_labels_in_training_is_pruned_as_it_evaluates() -> 
     small = compress.prune(network, x, 0.5)
     assert small.pruned == [("a.0", 16, 8)]
     assert small.module.train()(x, torch.zeros(4)).shape == (4, 4)
+
+
+class SkipsBlocks(nn.Module):
+    """Leaves whole blocks out at random while it trains: a difference, but no branch of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b, self.head = block(3, 16), block(16, 16), block(16, 16), nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        for layer in (self.a, self.b):
+            y = y if self.training and random.random() < 0.5 else y + layer(y)
+        return self.head(y.mean((2, 3)))
+
+
+def test_blocks_that_are_left_out_at_random_are_no_branch() -> None:
+    network, x = made(SkipsBlocks)
+    for seed in range(4):
+        random.seed(seed)
+        before = random.getstate()
+        assert len(compress.prune(network, x, 0.5).pruned) == 1, seed
+        assert random.getstate() == before
 
 
 def test_a_search_trains_it_with_a_teacher_that_has_one_output(tmp_path: Path) -> None:

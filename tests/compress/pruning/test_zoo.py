@@ -31,7 +31,7 @@ from compress.pruning.pruning import prune
 from targets.errors import QuantizeError
 
 NAMES = list(zoo.ZOO)
-LEFT_ALONE = {"nanogpt": "wte"}
+LEFT_ALONE = {"vit-scaled-by-width": "patch"}
 """Networks of which so much stays that half of their MACs do, too, and a layer that the reason is given for."""
 NO_OUTPUT_LAYER = ("functional", "tied-convs", "cosine")
 """What makes their outputs is no layer of its own."""
@@ -149,6 +149,10 @@ ATTENTION = {
     "cross-attention": ("attention", "num_heads"),
     "transformer": ("encoder.layers.1.self_attn", "num_heads"),
     "bert": ("attention", "num_attention_heads"),
+    "nanogpt": ("attn", "n_head"),
+    "gpt-deep": ("h.2.attention", "n_head"),
+    "vit-from-scratch": ("blocks.1.attention", "heads"),
+    "vit-own-products": ("blocks.0.attention", "heads"),
 }
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import zoo_awkward as awkward
 import zoo_images as images
+import zoo_joint as joint
 import zoo_sequences as sequences
 from compress.pruning.permutation_check import randomise
 from zoo_images import block
@@ -353,6 +354,10 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]]
     "stochastic-depth": (awkward.StochasticDepth, IMAGE),
     "llama": (awkward.Llama, WORDS),
     "nanogpt": (awkward.NanoGPT, WORDS),
+    "gpt-deep": (joint.DeepGPT, WORDS),
+    "vit-from-scratch": (lambda: joint.FromScratch(joint.ReshapedAttention), IMAGE),
+    "vit-own-products": (lambda: joint.FromScratch(joint.SeparateAttention), IMAGE),
+    "vit-scaled-by-width": (lambda: joint.FromScratch(joint.ScaledByWidth), IMAGE),
     "einsum-heads": (awkward.Einsum, lambda: image(5, 6)),
     "context": (awkward.Context, IMAGE),
     "layernorm-chw": (awkward.WideNorm, IMAGE),
