@@ -18,8 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from compress.values.serialization import stable_hash, write_json
-from targets.documents import parse_json, read_text
+from targets.documents import file_hash, parse_json, read_text, write_text
 
+_CHECKSUM = "result.sha256"
+"""The file beside ``result.json`` that says what its bytes must hash to."""
 OnStage = Callable[[str, bool, float], None]
 """Told of every stage: name, whether it was cached, seconds."""
 
@@ -57,7 +59,7 @@ class Cache:
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
         try:
-            write_json(temporary / "result.json", compute(temporary))
+            _write(temporary, compute(temporary))
             if folder.exists():  # an unreadable leftover
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
@@ -81,7 +83,7 @@ class Cache:
         """Keep a result that was computed together with others."""
         folder = self.root / name / _key(name, version, inputs)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "result.json", info)
+        _write(folder, info)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -102,8 +104,16 @@ def _key(name: str, version: int, inputs: Mapping[str, Any]) -> str:
     return stable_hash({"stage": name, "version": version, **inputs})
 
 
+def _write(folder: Path, info: Mapping[str, Any]) -> None:
+    write_json(folder / "result.json", info)
+    write_text(folder / _CHECKSUM, file_hash(folder / "result.json") + "\n")
+
+
 def _read(folder: Path) -> dict[str, Any] | None:
+    """The result, None where there is none, or where it is not what was written; older ones have no checksum."""
     try:
+        if (folder / _CHECKSUM).exists() and read_text(folder / _CHECKSUM).strip() != file_hash(folder / "result.json"):
+            return None
         result = parse_json(read_text(folder / "result.json"))
     except (OSError, ValueError):
         return None

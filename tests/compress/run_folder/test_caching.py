@@ -114,3 +114,13 @@ def test_sweeping_removes_what_a_killed_process_left(cache: Cache) -> None:
     cache.sweep()
     assert not left.exists()
     assert cache.get("export", 1, {"a": 1}) is not None
+
+
+def test_a_result_that_was_changed_afterwards_is_computed_again(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, lambda *_: None)
+    made = cache.stage("s", 1, {"a": 1}, lambda _: {"value": 1})
+    (made.folder / "result.json").write_text('{"value": 2}')
+    assert cache.get("s", 1, {"a": 1}) is None
+    assert cache.stage("s", 1, {"a": 1}, lambda _: {"value": 3}).info == {"value": 3}
+    (made.folder / "result.sha256").unlink()  # as older versions left it
+    assert cache.get("s", 1, {"a": 1}) is not None
