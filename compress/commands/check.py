@@ -39,9 +39,9 @@ def check_command(model: str, against: str, target: str, data: str | None, as_js
 
     It says how far each output agrees, what keeps MODEL from running on the target, and how much smaller it is.
 
-    Exit status: 0 MODEL runs on the target, has the other's inputs and outputs, and each output is still the same one:
-    by 10 dB and half of its decisions, or by nine of ten decisions or whole numbers; 3 it does not, 2 the request was
-    wrong.
+    Exit status: 0 MODEL runs on the target, has the other's inputs and outputs, and each output is still the same one;
+    3 it does not, 2 the request was wrong. The same one: on the samples of --data, within 10 dB with half of its
+    decisions, or nine of ten decisions or whole numbers; on random samples, that it is not unrelated.
     """
     found = check_models(Path(model), Path(against), target, Path(data) if data else None)
     print_json(found) if as_json else print_check(found, make_console())
@@ -87,7 +87,7 @@ def check_models(model: Path, against: Path, target: str | Target, data: Path | 
     finally:
         place.close()
     names = [entry[0] for entry in _interface(zero)[1]]
-    each = [] if found is None else agreements.compare(names, reference, found)
+    each = [] if found is None else agreements.compare(names, reference, found, real=data is not None)
     size, zero_size = model.stat().st_size, against.stat().st_size
     return {
         "schema": 1, "path": str(model), "against": str(against), "target": place.name,

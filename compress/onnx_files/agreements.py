@@ -17,6 +17,8 @@ have the same large offset keep those and lose what they say."""
 LEAST_EQUAL = 0.9
 """Share of values that must be equal in an output of whole numbers: class numbers, or decisions. Scores that decide
 alike that often may differ by more, as those of a network that was trained again do, but by less than what they are."""
+ABOVE_CHANCE = 1.5
+"""Times the share of equal decisions that chance has, which decisions on random samples must reach."""
 
 
 @dataclass(frozen=True)
@@ -33,32 +35,45 @@ class Agreement:
     agreement: float | None
     """Share of samples with the same class, or of whole numbers that are equal; None for other outputs."""
     same: bool
-    """Whether it is still the same output, by LEAST_SQNR, LEAST_DECIDED and LEAST_EQUAL."""
+    """Whether it is still the same output (see ``compare``)."""
 
 
-def compare(names: Sequence[str], reference: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> list[Agreement]:
-    """One entry for each output; ``names``, ``reference`` and ``found`` are in the same order, shapes are the same."""
-    return [_compared(*one) for one in zip(names, reference, found, strict=True)]
+def compare(
+    names: Sequence[str], reference: Sequence[np.ndarray], found: Sequence[np.ndarray], *, real: bool = True
+) -> list[Agreement]:
+    """One entry for each output; ``names``, ``reference`` and ``found`` are in the same order, shapes are the same.
+
+    ``real``: the samples are of the kind that the network was made for. On random ones a network that was trained again
+    may do what it likes; there an output is another one where it has nothing to do with the baseline's: the difference
+    is larger than the output itself, and equal decisions are about as many as chance has.
+    """
+    return [_compared(*one, real=real) for one in zip(names, reference, found, strict=True)]
 
 
-def _compared(name: str, reference: np.ndarray, found: np.ndarray) -> Agreement:
-    if reference.dtype.kind not in "fiub" and reference.dtype.name != "bfloat16":
+def _compared(name: str, reference: np.ndarray, found: np.ndarray, *, real: bool) -> Agreement:
+    numbers = reference.dtype.kind in "fiub" or reference.dtype.name == "bfloat16"
+    if not numbers or reference.dtype.kind in "iub":
         equal = _share(reference == found)
-        return Agreement(name, 0.0 if equal == 1.0 else math.nan, 0.0, None, equal, equal >= LEAST_EQUAL)
+        least = LEAST_EQUAL if real else min(LEAST_EQUAL, ABOVE_CHANCE / max(1, len(np.unique(reference))))
+        worst = scale = 1.0
+        if numbers:
+            worst = float(np.abs(reference.astype(np.float64) - found).max(initial=0.0))
+            scale = float(np.abs(reference.astype(np.float64)).max(initial=0.0)) or 1.0
+        elif equal == 1.0:
+            worst = 0.0
+        return Agreement(name, worst, worst / scale, None, equal, equal >= least)
     a, b = reference.astype(np.float64), found.astype(np.float64)
     with np.errstate(invalid="ignore"):
         # Equal infinities do not differ; the rest of what is not finite is NaN or infinite, and stays.
         difference = np.where(a == b, 0.0, a - b)
     worst = float(np.abs(difference).max(initial=0.0))
     scale = float(np.abs(a[np.isfinite(a)]).max(initial=0.0)) or 1.0
-    if reference.dtype.kind in "iub":
-        equal = _share(a == b)
-        return Agreement(name, worst, worst / scale, None, equal, equal >= LEAST_EQUAL)
-    decides = a.ndim == 2 and a.shape[1] > 1
+    classes = a.shape[1] if a.ndim == 2 else 1
     # A row with NaN decides for nothing.
-    agreement = _share((a.argmax(1) == b.argmax(1)) & ~np.isnan(b).any(1)) if decides else None
+    agreement = _share((a.argmax(1) == b.argmax(1)) & ~np.isnan(b).any(1)) if classes > 1 else None
     sqnr = _decibels(a, difference)
-    return Agreement(name, worst, worst / scale, sqnr, agreement, _is_same(sqnr, agreement))
+    same = _is_same(sqnr, agreement) if real else _is_related(sqnr, agreement, classes)
+    return Agreement(name, worst, worst / scale, sqnr, agreement, same)
 
 
 def _is_same(sqnr: float | None, agreement: float | None) -> bool:
@@ -68,6 +83,13 @@ def _is_same(sqnr: float | None, agreement: float | None) -> bool:
     if agreement is None:
         return sqnr >= LEAST_SQNR
     return (sqnr >= LEAST_SQNR and agreement >= LEAST_DECIDED) or (sqnr > 0 and agreement >= LEAST_EQUAL)
+
+
+def _is_related(sqnr: float | None, agreement: float | None, classes: int) -> bool:
+    """Whether a float output on random samples has anything to do with the baseline's; not where it is not finite."""
+    if sqnr is None or sqnr > 0:
+        return True
+    return math.isfinite(sqnr) and agreement is not None and agreement >= ABOVE_CHANCE / classes
 
 
 def _share(equal: np.ndarray) -> float:

@@ -18,10 +18,12 @@ from typing import Any
 
 from compress.run_folder.file_hashes import known_hash
 from compress.values.serialization import stable_hash, write_json
-from targets.documents import parse_json, read_text
+from targets.documents import file_hash, parse_json, read_text, write_text
 
 _FILES = "files, by SHA-256"
 """In ``result.json``, beside what the stage said: its files as they were written."""
+_CHECKSUM = "result.sha256"
+"""The file beside ``result.json`` that says what its bytes must hash to."""
 OnStage = Callable[[str, bool, float], None]
 """Told of every stage: name, whether it was cached, seconds."""
 
@@ -60,7 +62,7 @@ class Cache:
         temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
         try:
             info = compute(temporary)
-            write_json(temporary / "result.json", {**info, _FILES: _hashes(temporary)})
+            _write(temporary, {**info, _FILES: _hashes(temporary)})
             if folder.exists():  # an unreadable leftover
                 shutil.rmtree(folder)
             os.replace(temporary, folder)
@@ -85,7 +87,7 @@ class Cache:
         """Keep a result that was computed together with others."""
         folder = self.root / name / _key(name, version, inputs)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "result.json", info)
+        _write(folder, info)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -111,9 +113,19 @@ def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: known_hash(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
+def _write(folder: Path, info: Mapping[str, Any]) -> None:
+    write_json(folder / "result.json", info)
+    write_text(folder / _CHECKSUM, file_hash(folder / "result.json") + "\n")
+
+
 def _read(folder: Path) -> dict[str, Any] | None:
-    """What the stage said; None where there is nothing, or where one of its files is not as it was written."""
+    """What the stage said; None where there is nothing, or where it or one of its files is not as it was written.
+
+    Results of before have no checksum.
+    """
     try:
+        if (folder / _CHECKSUM).exists() and read_text(folder / _CHECKSUM).strip() != file_hash(folder / "result.json"):
+            return None
         result = parse_json(read_text(folder / "result.json"))
     except (OSError, ValueError):
         return None

@@ -193,7 +193,7 @@ class Record:
         for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), 1):
             try:
                 self.state.apply(parse_json(line))
-            except (ValueError, KeyError, TypeError, AttributeError, SpaceError):
+            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, SpaceError):
                 raise RunError(
                     f"{str(self.path)!r} is damaged in line {number}; restore it, or choose another --out"
                 ) from None

@@ -23,11 +23,16 @@ from compress.values.domains import Float, Int
 from targets.errors import ModelError, TaskError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from compress.onnx_files.normalizing import NormalizedModel
+    from compress.tasks.original_outputs import OutputPart
 
 _SHARES = (0.6, 0.2)
 _SHOWN = 64
 """Samples that show what kind of outputs a model has."""
+_IGNORED = -100
+"""The class number of what has none, as in torch."""
 _STEPS, _BATCH = (200, 1000), 64
 """Training steps that a pruned network is given at least and at most, whatever the number of samples."""
 
@@ -56,6 +61,10 @@ def _onnx_task(path: Path, data: Path | None) -> Task:
     labels, own = arrays.get("labels"), np.zeros(0)
     if labels is not None and (labels.ndim == 0 or len(labels) != count):
         raise TaskError(f"--data {str(data)!r}: labels have shape {labels.shape}; one for each of {count} samples")
+    if labels is not None and labels.dtype.kind not in "biuf":
+        raise TaskError(
+            f"--data {str(data)!r}: labels are of type {labels.dtype}: numbers are needed, of classes or values"
+        )
     parts = _split(arrays.get("split"), count, data)
     samples = dict(zip(names, inputs, strict=True))
     source = normalizing.with_free_batch(source, path, samples)
@@ -69,11 +78,27 @@ def _onnx_task(path: Path, data: Path | None) -> Task:
     else:
         shown = _own_outputs(source, {name: x[:_SHOWN] for name, x in samples.items()})
         few = [x[:_SHOWN] for x in inputs]
-        metric, loss = original_outputs.labelled(shown, original_outputs.parts_of(shown, outputs, few), labels)
+        counting = original_outputs.parts_of(shown, outputs, few)
+        metric, loss = original_outputs.labelled(shown, counting, labels)
+        if metric != "multilabel_accuracy":
+            _check_classes(labels, counting, data)
     wanted = own if labels is None else labels
     sets = {name: _dataset([*inputs, wanted], chosen, data) for name, chosen in parts.items()}
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-") or "model"
     return Task(name, path, sets.get("train"), sets["val"], sets.get("test"), metric, loss)
+
+
+def _check_classes(labels: np.ndarray, parts: Sequence[OutputPart], data: Path) -> None:
+    """Raise TaskError for class numbers that the output they are compared with does not have."""
+    part = next((one for one in parts if one.kind in ("scores", "probabilities")), None)
+    if part is None or not part.shape:
+        return
+    counted = labels[labels != _IGNORED] if labels.dtype.kind == "i" else labels
+    if counted.size and (counted.min() < 0 or counted.max() >= part.shape[0]):
+        raise TaskError(
+            f"--data {str(data)!r}: labels go from {counted.min()} to {counted.max()}; output {part.name!r} has "
+            f"{part.shape[0]} classes, 0 to {part.shape[0] - 1}"
+        )
 
 
 def onnx_space(task: Task, *, labelled: bool) -> SearchSpace:

@@ -96,10 +96,12 @@ def test_models(draw: random.Random, tmp_path: Path, count: int) -> None:
 
 
 def _keep(verdicts: Verdicts, path: Path, number: int) -> None:
-    """With PARETOPRESS_FUZZ_KEEP=FOLDER, inputs that something was wrong with are copied there."""
+    """With PARETOPRESS_FUZZ_KEEP=FOLDER, inputs that something was wrong with are copied there, with what it was."""
     folder = os.environ.get("PARETOPRESS_FUZZ_KEEP")
-    if folder and verdicts.problems and f"input {number}:" in verdicts.problems[-1]:
+    found = [text for text in verdicts.problems if f"input {number}" in text.partition(":")[0].split(" (")[0]]
+    if folder and found:
         shutil.copy(path, Path(folder) / f"{SEED}-{number}-{path.name}")
+        (Path(folder) / f"{SEED}-{number}-{path.name}.txt").write_text("\n".join(found))
 
 
 @_sizes(25)

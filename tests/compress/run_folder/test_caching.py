@@ -130,3 +130,13 @@ def test_a_result_whose_file_is_not_as_it_was_written_is_made_again(cache: Cache
     again = cache.stage("train", 1, {"a": 1}, compute)
     assert again.info == {"loss": 1.0}
     assert path.read_bytes() == b"right"
+
+
+def test_a_result_that_was_changed_afterwards_is_computed_again(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, lambda *_: None)
+    made = cache.stage("s", 1, {"a": 1}, lambda _: {"value": 1})
+    (made.folder / "result.json").write_text('{"value": 2}')
+    assert cache.get("s", 1, {"a": 1}) is None
+    assert cache.stage("s", 1, {"a": 1}, lambda _: {"value": 3}).info == {"value": 3}
+    (made.folder / "result.sha256").unlink()  # as older versions left it
+    assert cache.get("s", 1, {"a": 1}) is not None

@@ -206,7 +206,15 @@ def test_disagreements_are_told_apart_whatever_the_target_is_called(tmp_path: Pa
     }
 
 
-@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"event": "fact", "name": "\\ud800", "value": 1}', b"9" * 5000])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[" * 100_000,
+        b'{"event": "fact", "name": "\\ud800", "value": 1}',
+        b"9" * 5000,
+        b'{"event": "x", "t": ' + b"9" * 400 + b"}",
+    ],
+)
 def test_lines_that_no_reader_bears_are_damage(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "record.jsonl"
     path.write_bytes(line + b"\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 import random
@@ -68,12 +69,12 @@ def mutated_document(random: random.Random, document: Any) -> Any:
     for _ in range(random.choice((1, 1, 2, 3))):
         inside = [one for one in _containers(made) if one]
         if not inside:
-            return random.choice(VALUES)
+            return copy.deepcopy(random.choice(VALUES))
         container = random.choice(inside)
         key = random.choice(list(container)) if isinstance(container, dict) else random.randrange(len(container))
         kind = random.randrange(6)
         if kind <= 2:
-            container[key] = random.choice(VALUES)
+            container[key] = copy.deepcopy(random.choice(VALUES))
         elif kind == 3:
             del container[key]
         elif kind == 4 and isinstance(container, dict):

@@ -181,3 +181,38 @@ def test_a_file_that_is_no_model(tmp_path: Path) -> None:
     for name in ("bad.onnx", "absent.onnx"):
         with pytest.raises(ModelError, match=name):
             load_task(str(tmp_path / name), "x.npz")
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.arange(20) % 3 + 0j, "labels are of type complex128"),
+        (np.array(["a", "b"] * 10), "labels are of type <U1"),
+        (np.arange(20), r"labels go from 0 to 19; output .* has 10 classes, 0 to 9"),
+        (np.arange(20) % 3 - 1, "labels go from -1 to 1"),
+        (np.full(20, 2**40), "labels go from 1099511627776"),
+    ],
+)
+def test_labels_that_the_output_does_not_have_are_refused(
+    exported: Path, tmp_path: Path, labels: np.ndarray, said: str
+) -> None:
+    np.savez(tmp_path / "d.npz", input=np.zeros((20, 1, 8, 8), np.float32), labels=labels)
+    with pytest.raises(TaskError, match=said):
+        onnx_task(_named(exported, tmp_path), tmp_path / "d.npz")
+
+
+def _named(path: Path, folder: Path) -> Path:
+    """The same with its input called ``input``."""
+    model = onnx.load(path)
+    old = model.graph.input[0].name
+    model.graph.input[0].name = "input"
+    for node in model.graph.node:
+        node.input[:] = ["input" if name == old else name for name in node.input]
+    onnx.save(model, folder / "named.onnx")
+    return folder / "named.onnx"
+
+
+def test_a_class_number_of_none_is_ignored(exported: Path, tmp_path: Path) -> None:
+    labels = np.where(np.arange(20) % 2, -100, 3)
+    np.savez(tmp_path / "d.npz", input=np.zeros((20, 1, 8, 8), np.float32), labels=labels)
+    assert onnx_task(_named(exported, tmp_path), tmp_path / "d.npz").metric is not None
