@@ -8,6 +8,7 @@ is said.
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class Fidelity:
 @cache
 def checker() -> Target:
     """The target that files are compared on; its one process serves all comparisons, until ``close_checker``."""
+    atexit.register(close_checker)
     return targets.get(_CHECKER)
 
 

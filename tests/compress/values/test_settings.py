@@ -110,6 +110,8 @@ def test_what_a_network_lacks_is_no_dimension() -> None:
     assert not none & (of_channels | {"prune_skew", "depth"})
     assert "epochs" in none
     assert set(space.dimensions((), 2)) - none == {"depth"}
+    assert "int8_operators" not in none
+    assert set(space.dimensions((), 0, 1)) - none == {"int8_operators"}
     assert set(space.dimensions(("a",))) - none == of_channels
     assert set(space.dimensions(("a", "b"))) - none == of_channels | {"prune_skew", "prune_delta.a", "prune_delta.b"}
 
@@ -117,7 +119,7 @@ def test_what_a_network_lacks_is_no_dimension() -> None:
 def test_what_changes_what_a_network_costs() -> None:
     assert {name for name, one in SETTINGS.items() if one.setting.changes_cost} == {
         "prune_ratio", "prune_skew", "prune_delta", "importance", "allocation", "depth", "sparsity", "sparsity_kind",
-        "sparsity_epochs", "precision", "float_share", "correct_bias",
+        "sparsity_epochs", "precision", "float_share", "int8_operators", "correct_bias",
     }  # fmt: skip
     assert row("prune_delta.layer1.conv").setting.changes_cost
 
