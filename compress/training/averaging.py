@@ -20,6 +20,8 @@ class Average:
     def __init__(self, module: nn.Module, decay: float) -> None:
         self._module, self._decay, self._steps = module, decay, 0
         self._kept = {name: x.detach().clone() for name, x in _state(module).items()}
+        # Counters are not averaged, nor are masks: between infinities there is no average.
+        self._averaged = {n for n, x in self._kept.items() if x.is_floating_point() and bool(x.isfinite().all())}
 
     @torch.no_grad()
     def update(self) -> None:
@@ -27,10 +29,10 @@ class Average:
         self._steps += 1
         decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
         now = _state(self._module)
-        floating = [name for name, x in now.items() if x.is_floating_point()]
+        floating = [name for name, x in now.items() if name in self._averaged]
         torch._foreach_lerp_([self._kept[n] for n in floating], [now[n] for n in floating], 1.0 - decay)
         for name, x in now.items():
-            if not x.is_floating_point():  # counters
+            if name not in self._averaged:
                 self._kept[name].copy_(x)
 
     @contextlib.contextmanager
