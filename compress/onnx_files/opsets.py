@@ -13,6 +13,10 @@ _IR_VERSION = 8
 """Of a converted file: the first that knows every operator version up to 15."""
 
 
+_LAST_ASYMMETRIC = 10
+"""The last whose Upsample and Resize know one way to place samples; the converter forgets to say which it was."""
+
+
 def raised_opset(model: onnx.ModelProto, least: int, name: str) -> onnx.ModelProto:
     """``model`` itself if its opset is ``least`` or newer, else a copy converted to ``least``; node names are kept.
 
@@ -39,7 +43,17 @@ def converted_opset(model: onnx.ModelProto, opset: int, least_ir_version: int = 
     try:
         converted = version_converter.convert_version(model, opset)
         converted.ir_version = max(converted.ir_version, least_ir_version)
+        if opset_of(model) <= _LAST_ASYMMETRIC:
+            _keep_resizing(converted)
         onnx.checker.check_model(converted)
     except Exception as error:
         raise ModelError(one_line(root_cause(error), kind=True)) from None
     return converted
+
+
+def _keep_resizing(model: onnx.ModelProto) -> None:
+    """Let every Resize place its samples as it did before there was a choice: x / scale, rounded down."""
+    for node in model.graph.node:
+        if node.op_type == "Resize" and all(one.name != "coordinate_transformation_mode" for one in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("coordinate_transformation_mode", "asymmetric"))
+            node.attribute.append(onnx.helper.make_attribute("nearest_mode", "floor"))

@@ -106,14 +106,24 @@ def _in_type(name: str, array: np.ndarray, kind: Any) -> np.ndarray:
     numbers = np.issubdtype(array.dtype, np.number) or array.dtype == bool
     if not numbers or not (np.issubdtype(wanted, np.number) or np.issubdtype(wanted, np.bool_)):
         raise RequestError(f"calibration of {name!r} is of type {array.dtype}; the model takes {wanted}")
-    with np.errstate(invalid="ignore", over="ignore"):
-        cast: np.ndarray = array.astype(wanted)
-    exact = np.issubdtype(wanted, np.floating) or np.array_equal(cast.astype(array.dtype), array)
-    if not exact or (np.issubdtype(wanted, np.floating) and not np.isfinite(cast).all()):
+    if not _holds(wanted, array):
         raise RequestError(
             f"calibration of {name!r} holds values of type {array.dtype} that {wanted} does not; convert it"
         )
-    return cast
+    found: np.ndarray = array.astype(wanted)
+    return found
+
+
+def _holds(wanted: np.dtype[Any], array: np.ndarray) -> bool:
+    """Whether a type can hold all values of ``array``: floats up to rounding, whole numbers exactly."""
+    if np.issubdtype(wanted, np.integer) and array.dtype.kind in "iu":
+        limits = np.iinfo(wanted)
+        return limits.min <= int(array.min()) and int(array.max()) <= limits.max
+    with np.errstate(invalid="ignore", over="ignore"):
+        cast = array.astype(wanted)
+    if np.issubdtype(wanted, np.floating):
+        return bool(np.isfinite(cast).all())
+    return np.array_equal(cast.astype(array.dtype), array)
 
 
 class Batches:

@@ -1,8 +1,8 @@
 """Where a quantized file loses what it loses: the values inside it against those of the float file, layer by layer.
 
 One pass over both. The noise of a layer's output is what reaches it and what it adds; it is charged with the
-difference. A value that is quantized is looked at behind its quantizer, so that a range that does not fit is charged to
-the layer that puts it out.
+difference, and so where damage shows: values of uneven size may hide it until they are evened out. A value that is
+quantized is looked at behind its quantizer, so that a range that does not fit is charged to the layer that puts it out.
 """
 
 from __future__ import annotations

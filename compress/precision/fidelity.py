@@ -8,6 +8,7 @@ is said.
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ class Fidelity:
 @cache
 def checker() -> Target:
     """The target that files are compared on; its one process serves all comparisons, until ``close_checker``."""
+    atexit.register(close_checker)
     return targets.get(_CHECKER)
 
 
@@ -86,7 +88,7 @@ def compare(source: Path, made: Path, samples: Mapping[str, np.ndarray]) -> Fide
         expected = checker().run(source, batch, batch=size)
     except CompressError as error:
         raise QuantizeError(f"{source.name} does not run on the samples: {one_line(error)}") from None
-    if opset_of(model) < LEAST_OPSET:
+    if opset_of(model) < opset_of(read_unchecked(made)):
         _check_conversion(source, opset_of(model), expected, batch)
     try:
         found = checker().run(made, batch, batch=size)

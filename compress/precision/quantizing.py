@@ -42,7 +42,7 @@ def quantize(
     source: str | Path,
     destination: str | Path,
     precision: str = "int8",
-    calibration: np.ndarray | Mapping[str, np.ndarray] | None = None,
+    calibration: Any = None,
     target: str | targets.Target = "ort-cpu",
     *,
     method: str = "minmax",
@@ -53,14 +53,19 @@ def quantize(
 ) -> Quantized:
     """Write ``source`` in another precision, in the format whose integer kernels run on ``target``.
 
-    ``precision``: ``int8`` (static, QDQ), ``mixed`` (static, the nodes in ``keep_float`` stay in float),
-    ``int8-dynamic``, or weights alone: ``fp16``, ``int8-weights``, ``int4-weights``. ``calibration``: an array,
-    samples first, or a dict of them by input name; the static schemes need it. ``method``: ``minmax``,
-    ``percentile`` or ``search`` (for the percentile with the smallest error). ``adaround``, ``correct_bias``:
-    refinements before static int8.
+    ``precision``: ``int8`` (static, QDQ), ``mixed`` (static, with ``keep_float``), ``int8-dynamic``, or weights alone:
+    ``fp16``, ``int8-weights``, ``int4-weights``. ``calibration``: an array, samples first, or a dict of them by input
+    name, or samples one by one (``calibration_samples.named``); the static schemes need it. ``method``: ``minmax``,
+    ``percentile`` or ``search`` (for the percentile with the smallest error). ``keep_float``: names of layers that stay
+    in float, or of operators (``Softmax``), all of whose nodes do. ``operators``: what static int8 quantizes, ``all``,
+    convolutions and matrix ``products``, or ``convolutions``. ``adaround``, ``correct_bias``: refinements before it.
+
+    The file that was made is run on the samples (or on made-up ones) and compared with ``source``, in a worker process:
+    the result's ``sqnr`` says how near each output is, and a warning where one has less than 10 dB, and by which layer.
 
     Raises ModelError for a file that cannot be read, RequestError for what cannot be asked, QuantizeError where the
-    quantizer fails.
+    quantizer fails or makes a file that does not run, gives other shapes or numbers that are not finite; then nothing
+    is written.
     """
     source, destination = Path(source), Path(destination)
     with kept_worker(), blaming(source):
@@ -94,7 +99,7 @@ def _quantize(
     original = source
     model = load_model(source)
     check_folder(destination)
-    samples = _check_request(model, source.name, precision, method, calibration)
+    samples = _check_request(model, source.name, precision, method, operators, calibration)
     capabilities = _capabilities(target)
     with tempfile.TemporaryDirectory(prefix=".quantizing-", dir=destination.parent) as folder:
         made, ranges = Path(folder) / "model.onnx", Path(folder) / "ranges.json"
@@ -160,7 +165,7 @@ def _stored(source: Path, destination: Path, precision: str, capabilities: Capab
 
 
 def _check_request(
-    model: onnx.ModelProto, name: str, precision: str, method: str, calibration: Any
+    model: onnx.ModelProto, name: str, precision: str, method: str, operators: str, calibration: Any
 ) -> dict[str, np.ndarray]:
     """The calibration samples by input name (none where none are needed); RequestError for what cannot be asked."""
     if precision == QAT:
@@ -168,6 +173,8 @@ def _check_request(
     if precision not in SCHEMES or precision == "fp32":
         offered = ", ".join(one for one in SCHEMES if one not in ("fp32", QAT))
         raise RequestError(f"precision {precision!r}: use one of {offered}")
+    if operators not in OPERATORS:
+        raise RequestError(f"operators {operators!r}: use one of {', '.join(OPERATORS)}")
     if method not in CALIBRATIONS:
         raise RequestError(f"calibration method {method!r}: use one of {', '.join(CALIBRATIONS)}")
     if calibration is None and (precision == "int8-dynamic" or precision in STORED):

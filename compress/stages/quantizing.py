@@ -99,7 +99,7 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
         names = quantizer.quantizable_layers(path)
         if len(names) < 2:
             raise QuantizeError("mixed: the network has one layer that int8 can speed up; there is nothing to mix")
-        keep = _kept_in_float(_int8_order(context, path), names, config.precision)
+        keep = kept_in_float(_int8_order(context, path), names, config.precision)
     if scheme != "int8-dynamic":
         if is_refined(config.precision):
             path = _refined(context, path, variant, config.precision, keep)
@@ -123,7 +123,7 @@ def _quantized(context: Context, path: Path, variant: Variant, config: Config) -
     return context.cache.stage("quantize", quantizer.VERSION, inputs, compute).folder / "model.onnx"
 
 
-def _kept_in_float(order: tuple[int | str, ...], names: list[str], settings: PrecisionSettings) -> tuple[str, ...]:
+def kept_in_float(order: tuple[int | str, ...], names: list[str], settings: PrecisionSettings) -> tuple[str, ...]:
     """Names of the layers, and of operators, that ``mixed`` keeps in float: a share of both, the first in ``order``.
 
     At least one of them, and never all layers.

@@ -3,57 +3,61 @@
 average <- d * average + (1 - d) * weights after every step, with d = min(decay, (1 + steps) / (10 + steps)): without
 that warm-up a training of a few hundred steps would end on what it began with (Tarvainen & Valpola 2017; Izmailov
 et al. 2018 for why averages generalise). BatchNorm's statistics are averaged as the weights are.
+
+``torch.optim.swa_utils.AveragedModel`` is not used: it averages every buffer, and between the infinities of a mask
+there is no average.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-
-_Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Average:
-    """The average of one module's state while it is trained, ``decay`` of it being kept at every step in the end."""
+    """The average of one module's state while it is trained."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self._module = module
-        self._averaged = AveragedModel(module, multi_avg_fn=_warmed_up(decay), use_buffers=True)
-        self._averaged.update_parameters(module)  # it begins with the module as it is
+        self._module, self._decay, self._steps = module, decay, 0
+        self._kept = {name: x.detach().clone() for name, x in _state(module).items()}
+        # Counters are not averaged, nor are masks: between infinities there is no average.
+        self._averaged = {n for n, x in self._kept.items() if x.is_floating_point() and bool(x.isfinite().all())}
 
+    @torch.no_grad()
     def update(self) -> None:
         """Take in the module as it is after a step."""
-        self._averaged.update_parameters(self._module)
+        self._steps += 1
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        now = _state(self._module)
+        floating = [name for name, x in now.items() if name in self._averaged]
+        torch._foreach_lerp_([self._kept[n] for n in floating], [now[n] for n in floating], 1.0 - decay)
+        for name, x in now.items():
+            if name not in self._averaged:
+                self._kept[name].copy_(x)
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """The module holds the average inside, and its own state again afterwards."""
-        own = copy.deepcopy(self._module.state_dict())
+        """The module holds the average for a while."""
+        own = {name: x.detach().clone() for name, x in _state(self._module).items()}
         self.take()
         try:
             yield
         finally:
-            self._module.load_state_dict(own)
+            _write(self._module, own)
 
     def take(self) -> None:
         """Put the average into the module, for good."""
-        self._module.load_state_dict(self._averaged.module.state_dict())
+        _write(self._module, self._kept)
 
 
-def _warmed_up(decay: float) -> Callable[[_Tensors, _Tensors, Tensor | int], None]:
-    """How ``AveragedModel`` moves tensors of one type towards the module's; it counts its own first state as a step."""
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    return {name: x for name, x in module.state_dict().items() if isinstance(x, Tensor)}
 
-    @torch.no_grad()
-    def average(kept: _Tensors, now: _Tensors, steps: Tensor | int) -> None:
-        kept_share = min(decay, (1 + int(steps)) / (10 + int(steps)))
-        if kept[0].is_floating_point():
-            torch._foreach_lerp_(kept, now, 1.0 - kept_share)
-        else:  # counters
-            torch._foreach_copy_(kept, now)
 
-    return average
+@torch.no_grad()
+def _write(module: nn.Module, values: dict[str, Tensor]) -> None:
+    for name, x in _state(module).items():
+        x.copy_(values[name])

@@ -303,3 +303,37 @@ def test_the_state_hash_is_of_weights_and_buffers() -> None:
     before = state_hash(net)
     net.body[1].running_mean += 1
     assert state_hash(net) != before
+
+
+class Masked(Net):
+    """Has buffers: a causal mask of -inf, and whatever it is given."""
+
+    def __init__(self, **buffers: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mask", torch.triu(torch.full((4, 4), float("-inf")), 1))
+        for name, value in buffers.items():
+            self.register_buffer(name, value)
+
+
+def test_a_mask_of_infinities_is_no_broken_weight() -> None:
+    module = make_module(_task(Masked()))
+    assert torch.isinf(module.state_dict()["mask"]).any()
+
+
+def _statistic(value: float) -> nn.Module:
+    module = Masked()
+    module.body[1].running_var[0] = value
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "name"),
+    [
+        (lambda: Masked(scale_of=torch.tensor([1.0, float("nan")])), "scale_of"),
+        (lambda: _statistic(float("inf")), "body.1.running_var"),
+        (lambda: _statistic(float("nan")), "body.1.running_var"),
+    ],
+)
+def test_buffers_that_are_broken_are_refused(module: Callable[[], nn.Module], name: str) -> None:
+    with pytest.raises(TaskError, match=f"weight '{name}' holds NaN or infinite"):
+        make_module(_task(module()))

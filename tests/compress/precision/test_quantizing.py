@@ -230,6 +230,7 @@ def test_samples_of_double_precision_are_taken(tmp_path: Path) -> None:
     [
         ({"precision": "int3"}, "precision 'int3': use one of int8, mixed, int8-dynamic"),
         ({"precision": "fp32"}, "precision 'fp32'"),
+        ({"operators": "most"}, "operators 'most': use one of all, products, convolutions"),
         ({"method": "guess"}, "method 'guess': use one of minmax, percentile"),
         ({"calibration": None}, "needs calibration samples"),
         ({"calibration": ROWS[:0]}, "calibration is empty"),

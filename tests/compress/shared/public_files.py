@@ -229,15 +229,15 @@ def inception(opset: int) -> File:
     return _head(g, g.conv(x, 32, 16, 1), 16)
 
 
-@_file(7, 9, 10, 13)
+@_file(7, 8, 9, 10, 13)
 def enlarged(opset: int) -> File:
     """Upsample, then Resize, with the sizes where each version has them."""
     g = Graph(opset)
     x, scales = g.add("Relu", g.conv(g.input(3, 6, 6), 3, 8)), [1.0, 1.0, 2.0, 2.0]
     if opset < 9:
-        x = g.add("Upsample", x, scales=scales, mode="nearest")
+        x = g.add("Upsample", x, scales=scales, mode="linear" if opset > 7 else "nearest")
     elif opset < 10:
-        x = g.add("Upsample", x, g.constant(np.float32(scales)), mode="nearest")
+        x = g.add("Upsample", x, g.constant(np.float32(scales)), mode="linear")
     elif opset < 11:
         x = g.add("Resize", x, g.constant(np.float32(scales)), mode="linear")
     else:

@@ -26,6 +26,15 @@ def test_the_average_is_the_recurrence() -> None:
     assert module.weight.item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_mask_of_infinities_stays_as_it_is() -> None:
+    module = nn.Linear(1, 1)
+    module.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+    average = Average(module, 0.5)
+    average.update()
+    average.take()
+    assert module.state_dict()["mask"].tolist() == [0.0, float("-inf")]
+
+
 def test_statistics_are_averaged_and_counters_copied() -> None:
     module = nn.BatchNorm1d(2, momentum=1.0)
     average = Average(module, 0.9)

@@ -110,6 +110,8 @@ def test_what_a_network_lacks_is_no_dimension() -> None:
     assert not none & (of_channels | {"prune_skew", "depth"})
     assert "epochs" in none
     assert set(space.dimensions((), 2)) - none == {"depth"}
+    assert "int8_operators" not in none
+    assert set(space.dimensions((), 0, 1)) - none == {"int8_operators"}
     assert set(space.dimensions(("a",))) - none == of_channels
     assert set(space.dimensions(("a", "b"))) - none == of_channels | {"prune_skew", "prune_delta.a", "prune_delta.b"}
 
