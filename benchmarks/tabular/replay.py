@@ -243,7 +243,11 @@ def main() -> None:
     for name, values in found.items():
         print(f"{name:24s}", "  ".join(f"{key} {value:.3f}" for key, value in values.items()))
     if asked.json:
-        asked.json.write_text(json.dumps({"table": table.name, "seeds": asked.seeds, "found": found}, indent=1) + "\n")
+        finite = {
+            name: {key: value if np.isfinite(value) else None for key, value in values.items()}
+            for name, values in found.items()
+        }
+        asked.json.write_text(json.dumps({"table": table.name, "seeds": asked.seeds, "found": finite}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
