@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from compress.networks.accepted import check_accepted
-from compress.networks.calling import Calling, called, check_names, writes_to_inputs
+from compress.networks.calling import Calling, called, check_argument_names, writes_to_inputs
 from compress.networks.fingerprints import state_hash, tensor_hash
 from compress.networks.plain_copies import other_floats, unwrap
 from compress.networks.running import broken_weight, threads
@@ -76,7 +76,7 @@ def callable_by_place(module: nn.Module, inputs: tuple[torch.Tensor, ...], names
     given by place. Raises TaskError for names that its forward lacks.
     """
     if names:
-        check_names(module, names)
+        check_argument_names(module, names)
     called(module, Calling(names))
     try:
         copied = writes_to_inputs(module, inputs)

@@ -75,11 +75,11 @@ def by_name(module: nn.Module, names: tuple[str, ...]) -> nn.Module:
     """
     if not names:
         return module
-    check_names(module, names)
+    check_argument_names(module, names)
     return called(copy.deepcopy(module), Calling(names, calling_of(module).copied))
 
 
-def check_names(module: nn.Module, names: tuple[str, ...]) -> None:
+def check_argument_names(module: nn.Module, names: tuple[str, ...]) -> None:
     """Raise TaskError unless each of ``names`` is an argument of the network's forward."""
     known = inspect.signature(module.forward).parameters
     if any(p.kind is p.VAR_KEYWORD for p in known.values()):

@@ -20,7 +20,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from compress.onnx_files.transport import decode, encode
+from compress.onnx_files.transport import decode_value, encode_value
 from targets.errors import MeasurementError, ModelError
 from targets.machine import memory
 from targets.workers.process import WorkerProcess, local_launch
@@ -104,13 +104,13 @@ def blaming(path: Path) -> Iterator[None]:
 def _ask(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], doing: str, patience: float) -> Any:
     """What ``function`` (``module:name``) returns in the worker."""
     arrays: dict[str, np.ndarray] = {}
-    arguments = {"function": function, "args": encode(args, arrays), "kwargs": encode(dict(kwargs), arrays)}
+    arguments = {"function": function, "args": encode_value(args, arrays), "kwargs": encode_value(dict(kwargs), arrays)}
     header = {"operation": "call", "function": f"{__name__}:answer", "arguments": arguments, "doing": doing}
     with kept_worker():
         worker = _worker()
         worker.patience = patience
         reply = worker.ask(header, arrays)
-    return decode(reply.header["result"], reply.arrays)
+    return decode_value(reply.header["result"], reply.arrays)
 
 
 def _worker() -> WorkerProcess:
@@ -140,5 +140,5 @@ def answer(
     module, _, name = arguments["function"].partition(":")
     function = getattr(importlib.import_module(module), name)
     found: dict[str, np.ndarray] = {}
-    result = function(*decode(arguments["args"], arrays), **decode(arguments["kwargs"], arrays))
-    return {"result": encode(result, found)}, found
+    result = function(*decode_value(arguments["args"], arrays), **decode_value(arguments["kwargs"], arrays))
+    return {"result": encode_value(result, found)}, found

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 
 
-def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+def encode_value(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     """``value`` as JSON; its arrays are put into ``arrays`` under names of their own.
 
     Plain values, paths, arrays, ONNX models, and tuples, lists, dicts and dataclasses of them. Raises TypeError for
@@ -30,11 +30,11 @@ def encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, onnx.ModelProto):
         return {"model": _put(np.frombuffer(value.SerializeToString(), np.uint8), arrays)}
     if isinstance(value, (tuple, list)):
-        return {type(value).__name__: [encode(one, arrays) for one in value]}
+        return {type(value).__name__: [encode_value(one, arrays) for one in value]}
     if isinstance(value, Mapping):
-        return {"dict": [[encode(key, arrays), encode(one, arrays)] for key, one in value.items()]}
+        return {"dict": [[encode_value(key, arrays), encode_value(one, arrays)] for key, one in value.items()]}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {one.name: encode(getattr(value, one.name), arrays) for one in dataclasses.fields(value)}
+        fields = {one.name: encode_value(getattr(value, one.name), arrays) for one in dataclasses.fields(value)}
         return {"class": f"{type(value).__module__}:{type(value).__qualname__}", "fields": fields}
     raise TypeError(f"a {type(value).__name__} cannot be sent to a worker process")
 
@@ -45,12 +45,12 @@ def _put(array: np.ndarray, arrays: dict[str, np.ndarray]) -> str:
     return name
 
 
-def decode(document: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The value that ``encode`` made ``document`` and ``arrays`` of; of classes only dataclasses of this project."""
+def decode_value(document: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The value that ``encode_value`` made ``document`` and ``arrays`` of; of classes only our dataclasses."""
     if not isinstance(document, dict):
         return document
     if "class" in document:
-        return _object(document["class"], {name: decode(one, arrays) for name, one in document["fields"].items()})
+        return _object(document["class"], {name: decode_value(one, arrays) for name, one in document["fields"].items()})
     kind, content = next(iter(document.items()))
     if kind == "path":
         return Path(content)
@@ -59,8 +59,8 @@ def decode(document: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if kind == "model":
         return onnx.ModelProto.FromString(arrays[content].tobytes())
     if kind == "dict":
-        return {decode(key, arrays): decode(one, arrays) for key, one in content}
-    values = [decode(one, arrays) for one in content]
+        return {decode_value(key, arrays): decode_value(one, arrays) for key, one in content}
+    values = [decode_value(one, arrays) for one in content]
     return tuple(values) if kind == "tuple" else values
 
 

@@ -75,7 +75,7 @@ def close_checker() -> None:
         checker().close()
 
 
-def compare(source: Path, made: Path, samples: Mapping[str, np.ndarray]) -> Fidelity:
+def compare_quantized(source: Path, made: Path, samples: Mapping[str, np.ndarray]) -> Fidelity:
     """How near ``made`` is to ``source`` on the first batch of ``samples``, arrays by input name, samples first.
 
     Raises QuantizeError where ``made`` does not run, gives other shapes or other numbers than finite ones where

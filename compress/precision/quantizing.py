@@ -22,7 +22,7 @@ from compress.onnx_files.exporting import check_folder
 from compress.onnx_files.graphs import load_model, read_unchecked
 from compress.onnx_files.isolation import blaming, kept_worker
 from compress.precision.calibration_samples import named
-from compress.precision.fidelity import Fidelity, compare, made_up_samples
+from compress.precision.fidelity import Fidelity, compare_quantized, made_up_samples
 from compress.precision.quantizer import (
     Quantized,
     quantizable_layers,
@@ -141,7 +141,7 @@ def _checked(source: Path, made: Path, samples: Mapping[str, np.ndarray]) -> Fid
     """
     model, given = read_unchecked(source), bool(samples)
     try:
-        found = compare(source, made, samples if given else made_up_samples(model))
+        found = compare_quantized(source, made, samples if given else made_up_samples(model))
     except QuantizeError as error:
         if given or "does not run on the samples" not in str(error):
             raise

@@ -19,7 +19,7 @@ _GATES = {"LSTM": 4, "GRU": 3, "LSTMCell": 4, "GRUCell": 3}
 
 
 @dataclass(frozen=True)
-class Axis:
+class MatrixAxis:
     """Where the channels of one side of a layer sit in its weight."""
 
     dim: int
@@ -43,8 +43,8 @@ class Matrix:
     kernel: int
     inputs: int
     outputs: int
-    input_axis: Axis
-    output_axis: Axis
+    input_axis: MatrixAxis
+    output_axis: MatrixAxis
     positions: int = 0
     """Places at which it is computed for one example."""
     parts: int = 1
@@ -109,7 +109,7 @@ def _of(name: str, layer: nn.Module, counts: list[int]) -> list[Matrix]:
         return [_convolution(name, layer, counts[0])]
     if isinstance(layer, nn.Linear):
         rows, columns = layer.weight.shape
-        return [Matrix(name, "linear", layer.weight, 1, columns, rows, Axis(1), Axis(0), counts[0])]
+        return [Matrix(name, "linear", layer.weight, 1, columns, rows, MatrixAxis(1), MatrixAxis(0), counts[0])]
     if isinstance(layer, NarrowAttention):
         return _attention(name, layer, counts)
     return _recurrent(name, layer, counts[0])
@@ -120,11 +120,11 @@ def _convolution(name: str, layer: _ConvNd, positions: int) -> Matrix:
     turned = isinstance(layer, _ConvTransposeNd)
     if is_depthwise(layer):
         rows = weight.shape[0]
-        read, made = (Axis(0, each=Fraction(n, rows)) for n in (layer.in_channels, layer.out_channels))
+        read, made = (MatrixAxis(0, each=Fraction(n, rows)) for n in (layer.in_channels, layer.out_channels))
         return Matrix(name, "depthwise", weight, kernel, layer.in_channels, layer.out_channels, read, made, positions)
     grouped = layer.groups > 1
-    made = Axis(1, each=Fraction(layer.groups)) if turned else Axis(0)
-    read = Axis(0) if turned else Axis(1, grouped)
+    made = MatrixAxis(1, each=Fraction(layer.groups)) if turned else MatrixAxis(0)
+    read = MatrixAxis(0) if turned else MatrixAxis(1, grouped)
     return Matrix(
         name, "conv", weight, kernel, layer.in_channels, layer.out_channels, read, made, positions, layer.groups
     )
@@ -139,9 +139,9 @@ def _recurrent(name: str, layer: nn.Module, positions: int) -> list[Matrix]:
             continue
         each = 1 if leaf.startswith("weight_hr") else gates
         rows, columns = weight.shape
-        made = Axis(0, each=Fraction(1, each))
+        made = MatrixAxis(0, each=Fraction(1, each))
         found.append(
-            Matrix(f"{name}.{leaf}", "recurrent", weight, each, columns, rows // each, Axis(1), made, positions)
+            Matrix(f"{name}.{leaf}", "recurrent", weight, each, columns, rows // each, MatrixAxis(1), made, positions)
         )
     return found
 
@@ -157,8 +157,8 @@ def _attention(name: str, layer: NarrowAttention, counts: list[int]) -> list[Mat
         else:
             size = weight.shape[0] // 3
             rows = range(k * size, (k + 1) * size)
-        made = Axis(0, rows=rows)
+        made = MatrixAxis(0, rows=rows)
         found.append(
-            Matrix(f"{name}.{part}", "linear", weight, 1, weight.shape[1], len(rows), Axis(1), made, positions)
+            Matrix(f"{name}.{part}", "linear", weight, 1, weight.shape[1], len(rows), MatrixAxis(1), made, positions)
         )
     return found

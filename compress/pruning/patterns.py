@@ -19,7 +19,7 @@ from compress.networks.prepared_modules import ready
 from compress.pruning.blocks import Blocks, groups_without, without_blocks
 from compress.pruning.cutting import cut, tensor_named
 from compress.pruning.groups import Group, Groups
-from compress.pruning.layers import Axis, Matrix, matrices
+from compress.pruning.layers import Matrix, MatrixAxis, matrices
 from compress.pruning.narrow_attention import adapt
 from compress.pruning.widths import check_step, ladder
 from compress.values.error_lines import one_line
@@ -243,7 +243,7 @@ class _Held:
         return {name: at for name, at in held.items() if at}
 
 
-def _axis(matrix: Matrix, inputs: bool) -> Axis:
+def _axis(matrix: Matrix, inputs: bool) -> MatrixAxis:
     return matrix.input_axis if inputs else matrix.output_axis
 
 

@@ -83,7 +83,7 @@ def most_probable(
     return np.asarray(np.exp(centre + steps * spread))
 
 
-def left_out(found: Posterior, groups: Sequence[Hashable]) -> np.ndarray:
+def leave_one_out(found: Posterior, groups: Sequence[Hashable]) -> np.ndarray:
     """Standardised errors of the observations, each predicted without any of its group; of shape (n,).
 
     With Q the inverse of the covariance and r the residuals, the errors of a group are Q_gg^-1 (Q r)_g and their

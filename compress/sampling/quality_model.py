@@ -180,7 +180,7 @@ class QualityModel:
         offsets are nobody's claim, and without the baseline's own, of which the model has no other kind.
         """
         points = self._points
-        errors = gp.left_out(self._posterior, points.networks)
+        errors = gp.leave_one_out(self._posterior, points.networks)
         baseline = whole(self.eyes.patterns[()])
         sources = zip(points.networks, points.splits, points.precisions, strict=True)
         kept = [i for i, (name, *source) in enumerate(sources) if name != baseline and source == ["val", "fp32"]]

@@ -11,7 +11,7 @@ import onnx
 from compress.baseline.contexts import Context, Say
 from compress.onnx_files import exporting, limits
 from compress.precision import fidelity, quantizer, ranges, refining, stored_weights
-from compress.precision.fidelity import Fidelity, compare
+from compress.precision.fidelity import Fidelity, compare_quantized
 from compress.precision.float_nodes import other_operators
 from compress.precision.plain_models import read_plain
 from compress.precision.schemes import Variant
@@ -55,7 +55,7 @@ def check_fidelity(context: Context, path: Path, variant: Variant, made: Path) -
     source = made.with_name(int8_training.FLOATS) if variant.scheme == QAT else path
 
     def compute(_: Path) -> dict[str, Any]:
-        return dict(to_json(compare(source, made, context.calibration.samples)))
+        return dict(to_json(compare_quantized(source, made, context.calibration.samples)))
 
     inputs = {"source": file_hash(source), "made": file_hash(made), "samples": context.calibration.digest}
     return from_json(Fidelity, context.cache.stage("check", fidelity.VERSION, inputs, compute).info)

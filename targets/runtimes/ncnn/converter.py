@@ -37,7 +37,7 @@ import numpy as np
 
 from targets.errors import CompressError, MeasurementError, ModelError, TargetUnavailable, TransientError
 from targets.machine import memory
-from targets.runtimes.ncnn.network import DTYPES, Converted, Network
+from targets.runtimes.ncnn.network import DTYPES, Converted, NcnnNetwork
 from targets.runtimes.ort.ort_cpu import OrtCpu, OrtRuntime
 from targets.runtimes.ort.refusals import refusal
 from targets.workers.inputs import make_feeds, show
@@ -306,7 +306,7 @@ def check_outputs(
     """Raise ModelError where ncnn's outputs have other shapes or, beside ONNX Runtime's, other values."""
     feeds = make_feeds(inputs, {}, {one.name: shape for one, shape in zip(inputs, shapes)}, seed=0)
     try:
-        found = Network(converted, precision, 1).run([feeds[one.name] for one in inputs])
+        found = NcnnNetwork(converted, precision, 1).run([feeds[one.name] for one in inputs])
     except RuntimeError as error:
         raise ModelError(f"ncnn cannot run it: {' '.join(str(error).split())[:250]}") from None
     expected = _reference(path, feeds)

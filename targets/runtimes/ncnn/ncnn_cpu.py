@@ -29,7 +29,7 @@ import numpy as np
 from targets import errors
 from targets.errors import MeasurementError, ModelError, TransientError
 from targets.runtimes.ncnn import converter as converter_program
-from targets.runtimes.ncnn.network import Converted, Network
+from targets.runtimes.ncnn.network import Converted, NcnnNetwork
 from targets.settings import Setting
 from targets.target import Capabilities
 from targets.workers.inputs import show
@@ -173,9 +173,9 @@ class NcnnRuntime(Runtime):
         inputs = tuple(Input(one["name"], one["dtype"], tuple(one["shape"])) for one in answer["inputs"])
         return inputs, _converted(answer["converted"])
 
-    def network(self, converted: Converted) -> Network:
+    def network(self, converted: Converted) -> NcnnNetwork:
         """Load a converted model; raises ModelError where ncnn cannot."""
-        return Network(converted, self.settings["precision"], int(self.settings["threads"]))
+        return NcnnNetwork(converted, self.settings["precision"], int(self.settings["threads"]))
 
     def close(self) -> None:
         """End the converter whose result is kept, and remove its files."""
@@ -198,7 +198,7 @@ class NcnnSession(Session):
     def __init__(self, runtime: NcnnRuntime, path: Path) -> None:
         self._runtime = runtime
         self._path = path
-        self._networks: dict[Shapes, Network] = {}
+        self._networks: dict[Shapes, NcnnNetwork] = {}
         self.inputs, converted = runtime.convert(path, None)
         self._open = tuple(item.shape[0] is None for item in self.inputs)
         if converted is not None:
@@ -222,13 +222,13 @@ class NcnnSession(Session):
             raise ModelError(f"{self._path}: cannot be run with {said}: {' '.join(str(error).split())[:250]}") from None
         return parts[0] if len(parts) == 1 else self._joined(parts)
 
-    def _convert(self, shapes: Shapes) -> Network:
+    def _convert(self, shapes: Shapes) -> NcnnNetwork:
         _, converted = self._runtime.convert(self._path, shapes)
         if converted is None:  # never: every axis has a size
             raise ModelError(f"{self._path}: was not converted")
         return self._load(shapes, converted)
 
-    def _load(self, shapes: Shapes, converted: Converted) -> Network:
+    def _load(self, shapes: Shapes, converted: Converted) -> NcnnNetwork:
         if len(self._networks) >= _KEPT_SHAPES:
             self._networks.clear()
         try:

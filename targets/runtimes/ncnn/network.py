@@ -35,7 +35,7 @@ class Converted:
     """Of the outputs; None where it depends on the values."""
 
 
-class Network:
+class NcnnNetwork:
     """A loaded network. ``precision`` is ``fp32`` or ``fp16``. Raises ModelError where ncnn cannot load or run it."""
 
     def __init__(self, converted: Converted, precision: str, threads: int) -> None:

@@ -144,7 +144,7 @@ def test_values_arrive_as_they_were_sent() -> None:
     model = helper.make_model(helper.make_graph([], "g", [], []))
     sent = (1, 2.5, None, True, "a", Path("/x"), [1, (2,)], {"a": np.arange(3)}, PrecisionSettings("int8"), model)
     arrays: dict[str, np.ndarray] = {}
-    *rest, settings, found = transport.decode(transport.encode(sent, arrays), arrays)
+    *rest, settings, found = transport.decode_value(transport.encode_value(sent, arrays), arrays)
     assert rest[:7] == list(sent[:7])
     assert np.array_equal(rest[7]["a"], np.arange(3))
     assert settings == PrecisionSettings("int8")
@@ -154,12 +154,12 @@ def test_values_arrive_as_they_were_sent() -> None:
 @pytest.mark.parametrize("name", ["os:system", "pathlib:Path", "compress.onnx_files.transport:encode"])
 def test_a_reply_makes_no_other_objects(name: str) -> None:
     with pytest.raises(TypeError):
-        transport.decode({"class": name, "fields": {}}, {})
+        transport.decode_value({"class": name, "fields": {}}, {})
 
 
 def test_what_cannot_be_sent_is_said() -> None:
     with pytest.raises(TypeError, match="object cannot be sent"):
-        transport.encode(object(), {})
+        transport.encode_value(object(), {})
 
 
 def _children() -> set[str]:

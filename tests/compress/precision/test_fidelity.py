@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from compress.onnx_files import opsets
 from compress.precision import fidelity, plain_models
 from compress.precision.damage import locate
-from compress.precision.fidelity import FLOOR, compare, decibels, made_up_samples
+from compress.precision.fidelity import FLOOR, compare_quantized, decibels, made_up_samples
 from compress.precision.quantizing import quantize
 from public_files import FILES, Graph
 from targets.errors import QuantizeError
@@ -71,7 +71,7 @@ def test_a_good_file_has_nothing_to_say(tmp_path: Path) -> None:
         found = quantize(source, tmp_path / "q.onnx", "int8", samples, "fake")
     assert list(found.sqnr) == [onnx.load(source).graph.output[0].name]
     assert min(found.sqnr.values()) > 30
-    near = compare(source, tmp_path / "q.onnx", samples)
+    near = compare_quantized(source, tmp_path / "q.onnx", samples)
     assert near.said() == ""
     assert near.cause == ()
 
@@ -132,7 +132,7 @@ def test_a_broken_file_is_refused(tmp_path: Path, change: Callable[[onnx.GraphPr
 
     made = _changed(source, tmp_path / "q.onnx", broken)
     with pytest.raises(QuantizeError, match=rf"the quantized file of m.onnx .*{said}") as caught:
-        compare(source, made, samples)
+        compare_quantized(source, made, samples)
     assert "\n" not in str(caught.value)
 
 

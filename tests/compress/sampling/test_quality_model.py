@@ -52,7 +52,7 @@ def test_left_out_groups_are_predicted_from_all_others() -> None:
     points, z = rng.normal(size=(12, 2)), rng.normal(size=12)
     groups = [0, 0, 0, 1, 1, 2, 3, 3, 4, 4, 4, 4]
     kernel, noise = gp.matern(gp.mean_squares(points, points), 1.0), 0.1 * np.eye(12)
-    errors = gp.left_out(gp.posterior(kernel + noise, z), groups)
+    errors = gp.leave_one_out(gp.posterior(kernel + noise, z), groups)
     for group in set(groups):
         out = np.array([name == group for name in groups])
         rest = gp.posterior((kernel + noise)[np.ix_(~out, ~out)], z[~out])
