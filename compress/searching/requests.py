@@ -192,12 +192,13 @@ def _opened(target: str | Target | Sequence[str | Target] | None, opened: contex
 def _check_same_task(asked: Asked, before: Request, new: TaskIdentity) -> None:
     """Raise RunError where the run belongs to another task or model, before anything is exported."""
     folder = asked.folder
-    check_identity(before.task, new, folder)
+    # First: of another network, that its weights are others says too little.
     known = Record(folder / "record.jsonl", write=False).state.facts.architecture
     if known and architecture(asked.task) not in ("", known):
         raise RunError(
             f"{str(folder)!r} is the run of another model than this {asked.task.name!r}; choose another --out"
         )
+    check_identity(before.task, new, folder)
 
 
 def _request(asked: Asked, before: Request | None, targets: Sequence[Target]) -> Request:
