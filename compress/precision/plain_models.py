@@ -102,16 +102,18 @@ def _split_off_outputs(model: onnx.ModelProto) -> None:
     """Where an input is an output as well, nodes read a copy of it: the output cannot take another name."""
     leaving = {value.name for value in model.graph.output}
     copies = []
+    taken = _names(model)
     for value in model.graph.input:
-        if value.name not in leaving:
+        readers = [node for graph in graphs_in(model.graph) for node in graph.node if value.name in node.input]
+        if value.name not in leaving or all(node.op_type == "Identity" for node in readers):
             continue
-        inner = f"{value.name}_inside"
+        inner = _unused(f"{value.name}_inside", taken)
         for graph in graphs_in(model.graph):
             for node in graph.node:
                 for i, name in enumerate(node.input):
                     if name == value.name:
                         node.input[i] = inner
-        copies.append(helper.make_node("Identity", [value.name], [inner], f"{value.name}_copy"))
+        copies.append(helper.make_node("Identity", [value.name], [inner], _unused(f"{value.name}_copy", taken)))
     if copies:
         replace_nodes(model.graph, [*copies, *model.graph.node])
 
@@ -121,17 +123,23 @@ def _plain_gemms(model: onnx.ModelProto) -> None:
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
 
-    def constant(name: str, values: np.ndarray) -> str:
-        if name not in tensors:
+    taken = _names(model)
+    made_of: dict[str, str] = {}
+
+    def constant(wanted: str, values: np.ndarray) -> str:
+        if wanted not in made_of:
+            name = made_of[wanted] = _unused(wanted, taken)
             tensors[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
             graph.initializer.append(tensors[name])
-        return name
+        return made_of[wanted]
 
     nodes: list[onnx.NodeProto] = []
     changed = False
     for node in graph.node:
         made = (
-            _plain_gemm(node, tensors, constant) if node.op_type == "Gemm" and node.domain in ("", "ai.onnx") else None
+            _plain_gemm(node, tensors, constant, taken)
+            if node.op_type == "Gemm" and node.domain in ("", "ai.onnx")
+            else None
         )
         nodes.extend(made or [node])
         changed = changed or made is not None
@@ -141,11 +149,15 @@ def _plain_gemms(model: onnx.ModelProto) -> None:
 
 
 def _plain_gemm(
-    node: onnx.NodeProto, tensors: dict[str, onnx.TensorProto], constant: Callable[[str, np.ndarray], str]
+    node: onnx.NodeProto,
+    tensors: dict[str, onnx.TensorProto],
+    constant: Callable[[str, np.ndarray], str],
+    taken: set[str],
 ) -> list[onnx.NodeProto] | None:
     """The nodes that stand for a Gemm, itself among them; None where it is plain already.
 
-    ``constant`` makes an initializer of a name and values, and gives back the name.
+    ``constant`` makes an initializer of values, under a name like the one it is given, and gives back its name;
+    ``taken``: names that are in use.
     """
     found = attributes_of(node)
     alpha, beta = float(found.get("alpha", 1.0)), float(found.get("beta", 1.0))
@@ -169,7 +181,9 @@ def _plain_gemm(
             return constant(f"{name}_times_{factor:.9g}", (values * factor).astype(values.dtype))
         by = constant(f"{node.name}_{ending}", np.asarray(factor, np.float32))
         before.append(
-            helper.make_node("Mul", [name, by], [f"{node.name}_{ending}_scaled"], f"{node.name}_{ending}_mul")
+            helper.make_node(
+                "Mul", [name, by], [_unused(f"{name}_{ending}", taken)], _unused(f"{node.name}_{ending}_mul", taken)
+            )
         )
         return str(before[-1].output[0])
 
@@ -186,8 +200,26 @@ def _plain_gemm(
             plain.input.append(constant(f"{node.name}_bias", vector.astype(kind)))
             return [*before, plain]
     added = scaled(bias, beta, "beta")
-    plain.output[0] = f"{node.output[0]}_product"
-    return [*before, plain, helper.make_node("Add", [plain.output[0], added], [node.output[0]], f"{node.name}_add")]
+    plain.output[0] = _unused(f"{node.output[0]}_product", taken)
+    label = _unused(f"{node.name}_add", taken)
+    return [*before, plain, helper.make_node("Add", [plain.output[0], added], [node.output[0]], label)]
+
+
+def _names(model: onnx.ModelProto) -> set[str]:
+    """All names of nodes and values, in inner graphs as well."""
+    found: set[str] = set()
+    for graph in graphs_in(model.graph):
+        found.update(value.name for value in (*graph.initializer, *graph.input, *graph.output))
+        for node in graph.node:
+            found.update((node.name, *node.input, *node.output))
+    return found
+
+
+def _unused(wanted: str, taken: set[str]) -> str:
+    """``wanted``, or with a number behind it where that name is taken; it is taken then."""
+    name = next(n for n in (wanted, *(f"{wanted}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
+    taken.add(name)
+    return name
 
 
 def _is_vector(node: onnx.NodeProto, bias: str, tensors: dict[str, onnx.TensorProto]) -> bool:

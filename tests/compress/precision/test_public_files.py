@@ -12,7 +12,7 @@ import pytest
 
 from compress.precision.quantizer import quantizable_layers
 from compress.precision.quantizing import quantize
-from public_files import FILES, Samples
+from public_files import FILES, FIRST, Samples
 from targets.errors import QuantizeError
 
 FLOORS = {
@@ -24,8 +24,6 @@ REFUSALS = (
     "no convolution or matrix product to quantize", "no matrix product: dynamic int8 would change nothing",
     "would change nothing",
 )  # fmt: skip
-FIRST = {name.partition("-")[0]: name for name in sorted(FILES, key=lambda n: -int(n.partition("-")[2]))}
-"""Function -> the file of its oldest operator set."""
 
 
 def _run(path: Path, samples: Samples) -> list[np.ndarray]:

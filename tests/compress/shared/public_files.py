@@ -517,3 +517,7 @@ def two_inputs(opset: int) -> File:
     g = Graph(opset)
     x = g.add("Flatten", g.add("Relu", g.conv(g.input(3, 4, 4), 3, 8)))
     return g.file(g.linear(g.add("Concat", x, g.input(5, name="extra"), axis=1), 133, 8))
+
+
+FIRST = {name.partition("-")[0]: name for name in sorted(FILES, key=lambda n: -int(n.partition("-")[2]))}
+"""Function -> the file of its oldest operator set."""
