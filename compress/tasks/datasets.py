@@ -260,6 +260,8 @@ def as_split(batch: Example, name: str) -> Split:
     """All examples of a split, checked and hashed; raises TaskError for values that are not finite."""
     inputs = tuple(full_precision(x.detach().cpu()).contiguous() for x in batch.inputs)
     labels = batch.label.detach().cpu()
+    if labels.dtype is torch.bfloat16:  # which numpy, and so a metric, does not know
+        labels = labels.float()
     for what, tensors in (("inputs", inputs), ("labels", (labels,))):
         if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors):
             raise TaskError(f"{name}: {what} hold NaN or infinite values; clean the data first")

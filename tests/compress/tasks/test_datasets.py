@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
+from compress.networks.fingerprints import tensor_hash
 from compress.tasks.datasets import Split, Stream, batches, check_classes, overlaps, read, read_train, sample
 from targets.errors import TaskError
 
@@ -66,6 +67,14 @@ def test_every_form_of_a_dataset_reads_as_the_same(dataset: Any) -> None:
     assert torch.equal(split.inputs[0], X)
     assert torch.equal(split.labels, Y)
     assert split.digest == read(TensorDataset(X, Y), "val").digest
+
+
+def test_labels_of_a_type_that_numpy_lacks() -> None:
+    split = read(TensorDataset(X, X[:, 0].to(torch.bfloat16)), "val")
+    assert split.labels.dtype == torch.float32
+    hashes = {tensor_hash({"": (X + k).to(torch.bfloat16)}) for k in range(3)}
+    assert len(hashes) == 3
+    assert tensor_hash({"": torch.tensor(1.0, dtype=torch.bfloat16)})
 
 
 def test_the_digest_is_of_the_content_and_does_not_drift() -> None:
