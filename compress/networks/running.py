@@ -57,11 +57,24 @@ def few_samples(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, 
     size.
     """
     two = tuple(t[:2] if t.ndim else t for t in inputs)
+    if all(a.shape == b.shape for a, b in zip(two, inputs, strict=True)):
+        return inputs
     try:
         forward(module, two)
     except Exception:
         return inputs
     return two
+
+
+def one_sample(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """The first sample of ``inputs``, where the network computes for it alone what it does beside others; else all."""
+    one = tuple(t[:1] if t.ndim else t for t in inputs)
+    try:
+        alone, beside = forward(module, one), forward(module, inputs)
+    except Exception:
+        return inputs
+    same = [a.shape == b[:1].shape and _alike(a, b[:1]) for a, b in zip(alone, beside, strict=True) if a.ndim]
+    return one if same and all(same) else inputs
 
 
 def forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:
