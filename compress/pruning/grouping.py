@@ -108,11 +108,12 @@ def _found(module: nn.Module, inputs: tuple[Tensor, ...]) -> _Found:
             f"the model does not run on example_inputs ({one_line(error, kind=True)}): "
             "give them as its forward takes them"
         ) from error
-    if is_random(copied, few_samples(copied, inputs)):
+    few = few_samples(copied, inputs)
+    if is_random(copied, few):
         return _Found(copied, [], {name: RANDOM for name, layer in module.named_modules() if _has_width(layer)})
     adapt(copied)
     try:
-        seen = trace_channels(copied, few_samples(copied, inputs))
+        seen = trace_channels(copied, few)
     except Exception as error:
         why = f"the network could not be traced ({one_line(error, kind=True)})"
         return _Found(copied, [], {name: why for name, layer in module.named_modules() if _has_width(layer)})

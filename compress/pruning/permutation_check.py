@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from compress.networks.running import few_samples, forward, forward_in_training
+from compress.networks.running import few_samples, forward, forward_in_training, one_sample
 from compress.pruning.cutting import cut, duplicate, permute, zero
 from compress.pruning.groups import Group
 from compress.pruning.narrow_attention import adapt
@@ -44,6 +44,8 @@ BLOCKS = 16
 UNEQUAL = "removing channels is not the same as their not being there"
 """Begins the reason of a group whose cut runs but computes something else."""
 _SEEDS = (0, 1, 2)
+_MANY = 5_000_000
+"""Parameters beyond which a network is checked on one sample, if that shows as much as two."""
 Run = Callable[[nn.Module, tuple[Tensor, ...]], list[Tensor]]
 """Gives the outputs of a network."""
 
@@ -69,7 +71,10 @@ class PermutationCheck:
         self._run = run
         self._also = PermutationCheck(module, inputs, run=forward_in_training) if trained else None
         self._copies: dict[int, tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]] = {}
-        self._source = (module, few_samples(module, inputs))
+        inputs = few_samples(module, inputs)
+        if run is forward and sum(p.numel() for p in module.parameters()) > _MANY:
+            inputs = one_sample(module, inputs)  # half the time of all that follows
+        self._source = (module, inputs)
         self._exact = True
         """Whether the copies are in float64."""
 

@@ -67,8 +67,13 @@ def select_prunable(
                 kept.pop(part.name)
             elif found.reason.startswith(UNEQUAL):
                 kept[part.name] = found.reason
+    return _together(check, passed, kept), kept
+
+
+def _together(check: PermutationCheck, passed: list[Group], kept: dict[str, str]) -> list[Group]:
+    """As many of the groups that ``passed``, in order, as go together; why others do not is noted in ``kept``."""
     if len(passed) < 2 or check.why_not(passed) is None:
-        return passed, kept
+        return passed
     together: list[Group] = []
     for group in passed:
         reason = check.why_not([*together, group])
@@ -76,7 +81,7 @@ def select_prunable(
             together.append(group)
         else:
             kept[group.name] = f"not together with the groups before it: {reason}"
-    return together, kept
+    return together
 
 
 def _judged(
