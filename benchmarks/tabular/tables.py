@@ -128,5 +128,6 @@ def read_entry(raw: Mapping[str, Any]) -> Entry:
     )
 
 
-def _groups(layer: Mapping[str, list[tuple[str, int]]]) -> dict[str, tuple[tuple[str, int], ...]]:
-    return {key: tuple((name, each) for name, each in layer[key]) for key in ("input_groups", "output_groups")}
+def _groups(layer: Mapping[str, Any]) -> dict[str, tuple[tuple[Any, ...], ...]]:
+    named = ("input_groups", "output_groups", "input_overlaps", "output_overlaps", "position_groups")
+    return {key: tuple(tuple(entry) for entry in layer[key]) for key in named if key in layer}

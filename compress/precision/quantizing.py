@@ -6,6 +6,7 @@ a network is calibrated once: ranges are a file of their own that every variant 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import warnings
@@ -22,7 +23,7 @@ from compress.onnx_files.exporting import check_folder
 from compress.onnx_files.graphs import load_model, read_unchecked
 from compress.onnx_files.isolation import blaming, kept_worker
 from compress.precision.calibration_samples import named
-from compress.precision.fidelity import Fidelity, compare_quantized, made_up_samples
+from compress.precision.fidelity import Fidelity, close_checker, compare_quantized, made_up_samples
 from compress.precision.quantizer import (
     Quantized,
     quantizable_layers,
@@ -68,7 +69,8 @@ def quantize(
     is written.
     """
     source, destination = Path(source), Path(destination)
-    with kept_worker(), blaming(source):
+    with kept_worker(), blaming(source), contextlib.ExitStack() as opened:
+        opened.callback(close_checker)
         return _quantize(
             source,
             destination,

@@ -38,7 +38,7 @@ _MOST_DAMAGES = 30
 Importances = Mapping[str, Mapping[str, float]]
 View = dict[str, Any]
 
-_ELSEWHERE = ("command", "warnings", "higher_is_better", "hypervolume")
+_ELSEWHERE = ("command", "warnings", "higher_is_better", "hypervolume", "int8_damage")
 """Entries of a description that the page shows in another place, or that mean nothing alone."""
 _MOST_CLASSES = 50
 """With more classes, a table of them would be longer than anybody reads; all are in report.json."""
@@ -349,7 +349,9 @@ def _stages(report: Report) -> list[View]:
 
 def _int8_damage(report: Report) -> list[View]:
     """The rows on what int8 takes, the worst first: those that take anything worth a look, at most some dozens."""
-    rows = [row for row in report.get("int8_damage", []) if row["alone"] is None or row["alone"] < _NO_DAMAGE]
+    rows = [
+        row for row in report["environment"].get("int8_damage", []) if row["alone"] is None or row["alone"] < _NO_DAMAGE
+    ]
     return [
         {
             "layer": row["layer"],

@@ -55,7 +55,6 @@ def make_report(run: Run) -> dict[str, Any]:
             "gated": state.count("gated"), "failed": state.count("failed"),
         },
         "failures": _failures(run),
-        "int8_damage": to_json(state.facts.int8_damage),
         "stages": {
             name: {"count": int(row["count"]), "cached": int(row["cached"]), "seconds": round(row["seconds"], 3)}
             for name, row in state.stages.items()
@@ -68,7 +67,7 @@ def _environment(run: Run) -> dict[str, Any]:
     facts = run.state.facts
     return {
         **run.request.environment, "warnings": list(facts.warnings), "training": facts.mode,
-        "higher_is_better": run.request.higher_is_better,
+        "higher_is_better": run.request.higher_is_better, "int8_damage": to_json(facts.int8_damage),
     }  # fmt: skip
 
 
@@ -91,6 +90,10 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
     data = to_json(candidate)
     data["path"] = candidate.path if run.is_whole(candidate) else None
     data["measured"] = {t: m for t, m in data["measured"].items() if t in names}
+    # How near a quantized file is to its float source belongs to its precision; the entry's own keys are a contract.
+    fidelity = {name: data.pop(name) for name in ("sqnr", "lost_in")}
+    if fidelity["sqnr"]:
+        data["config"] = {**data["config"], "fidelity": fidelity}
     return dict(data)
 
 

@@ -6,7 +6,9 @@ Sentences for the page and the end of a search; ids stand in backticks.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 from compress.reports import reading
 from compress.reports.formatting import format_percent, format_ratio
@@ -96,11 +98,11 @@ def _scored(report: Report, target: str) -> list[str]:
 
 def _lost(report: Report, target: str) -> list[str]:
     """Quantized candidates that lost much of what their float network says, the most frequent reason first."""
-    lost = [one for one in reading.measured_on(report, target) if one.get("lost_in")]
+    lost = [one for one in reading.measured_on(report, target) if _lost_in(one)]
     if not lost:
         return []
-    cause, _ = Counter(one["lost_in"] for one in lost).most_common(1)[0]
-    first = next(one["id"] for one in lost if one["lost_in"] == cause)
+    cause, _ = Counter(_lost_in(one) for one in lost).most_common(1)[0]
+    first = next(one["id"] for one in lost if _lost_in(one) == cause)
     many = "1 quantized candidate" if len(lost) == 1 else f"{len(lost)} quantized candidates"
     return [f"{many} lost much of what the float network says, as `{first}`: {cause}."]
 
@@ -117,3 +119,8 @@ def _disturbed(report: Report, target: str) -> list[str]:
         f"in up to {format_percent(max(busy))} of their rounds, which were left out and "
         "measured again. Intervals get narrower if nothing else runs during the search."
     ]
+
+
+def _lost_in(candidate: Mapping[str, Any]) -> str:
+    """What its quantized file has lost and where, as a sentence; empty where that is little."""
+    return str(candidate["config"].get("fidelity", {}).get("lost_in", ""))

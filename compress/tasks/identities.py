@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from compress.metrics import metrics
+from compress.networks.accepted import check_accepted
 from compress.networks.fingerprints import state_hash
 from compress.networks.plain_copies import unwrap
 from compress.onnx_files import graphs
@@ -42,6 +43,7 @@ def weights_given(task: Task) -> str:
     module = task.model
     if not isinstance(module, torch.nn.Module):
         return ""
+    check_accepted(module, f"the model of task {task.name!r}")
     if any(torch.nn.parameter.is_lazy(tensor) for tensor in module.state_dict().values()):
         return ""
     return state_hash(guarded(f"copying the model of task {task.name!r}", lambda: unwrap(module, task.name)))

@@ -59,8 +59,11 @@ def test_the_operators_are_searched_and_save_the_file(result: Result) -> None:
         name: max(c["measured"]["fake"]["quality"]["val"]["value"] for c in found) for name, found in by.items()
     }
     assert agreement["products"] > 0.9 > 0.6 > agreement["all"]
-    assert min(min(c["sqnr"].values()) for c in by["products"]) > 25
-    assert all(max(c["sqnr"].values()) < 10 and "lost in Mul" in c["lost_in"] for c in by["all"])
+    assert min(min(c["config"]["fidelity"]["sqnr"].values()) for c in by["products"]) > 25
+    assert all(
+        max(c["config"]["fidelity"]["sqnr"].values()) < 10 and "lost in Mul" in c["config"]["fidelity"]["lost_in"]
+        for c in by["all"]
+    )
 
 
 def test_the_first_config_is_the_one_that_seldom_hurts() -> None:
@@ -78,11 +81,11 @@ def test_mixed_keeps_the_operator_in_float(result: Result) -> None:
 
 
 def test_the_report_says_why_int8_loses(result: Result) -> None:
-    rows = result.report["int8_damage"]
+    rows = result.report["environment"]["int8_damage"]
     assert rows[0]["operator"] == "Mul"
     assert rows[0]["alone"] < 10 < min(row["alone"] for row in rows if row["operator"] == "MatMul")
     assert all(row["saved"] is not None for row in rows if row["operator"] in ("Mul", "MatMul")), "each is timed"
-    assert json.loads((result.folder / "report.json").read_text())["int8_damage"] == rows
+    assert json.loads((result.folder / "report.json").read_text())["environment"]["int8_damage"] == rows
     page = (result.folder / "report.html").read_text()
     assert "Why int8 loses" in page
     assert "every Mul" in page
