@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from compress.float_models.plain_models import read_plain
 from compress.onnx_files import graphs
 from compress.precision import calibration_samples, quantizer
 from compress.precision.damage import locate
 from compress.precision.fidelity import checker
 from compress.precision.layer_costs import LOSSY, Saving, float_order, layer_errors, layer_savings, operator_errors
-from compress.precision.plain_models import read_plain
 from compress.precision.ranges import collect_ranges
 from compress.run_folder.caching import Cache
 from compress.values.candidates import LayerDamage

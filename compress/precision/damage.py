@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.float_models.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.onnx_files.contents import inputs_of
 from compress.onnx_files.graphs import read_unchecked
-from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
 from targets.errors import CompressError
 from targets.target import Target
 

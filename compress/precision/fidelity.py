@@ -19,11 +19,11 @@ import numpy as np
 import onnx
 
 import targets
+from compress.float_models.plain_models import LEAST_OPSET, read_plain
 from compress.onnx_files.contents import inputs_of, opset_of
 from compress.onnx_files.graphs import read_unchecked
 from compress.precision.calibration_samples import Batches
 from compress.precision.damage import Damage, locate
-from compress.precision.plain_models import LEAST_OPSET, read_plain
 from compress.values.error_lines import one_line
 from targets.errors import CompressError, QuantizeError
 from targets.target import Target

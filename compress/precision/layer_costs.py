@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from compress.float_models.float_nodes import other_operators
+from compress.float_models.plain_models import LEAST_OPSET, read_plain
 from compress.precision import quantizer
-from compress.precision.float_nodes import other_operators
-from compress.precision.plain_models import LEAST_OPSET, read_plain
 from targets.target import Capabilities, Measurement, Protocol, Target
 
 MOST = 24

@@ -23,13 +23,13 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from compress.float_models.plain_models import LEAST_OPSET, read_plain
 from compress.networks.running import evaluating, outputs_of
 from compress.onnx_files.contents import attributes_of
 from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.sessions import open_session
 from compress.onnx_import import importer, importing
 from compress.precision.fake_quantization import DOMAIN, KIND, ActivationQuantizer, WeightQuantizer, build
-from compress.precision.plain_models import LEAST_OPSET, read_plain
 from compress.values.configs import Config, FinetuneSettings
 from compress.values.error_lines import one_line
 from compress.values.settings import rows_of

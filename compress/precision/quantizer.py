@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.float_models.float_fences import fence
+from compress.float_models.float_nodes import PRODUCTS, float_nodes, other_operators
+from compress.float_models.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.onnx_files.contents import attributes_of, graphs_in
 from compress.onnx_files.isolation import isolated
 from compress.onnx_files.sessions import open_session
 from compress.precision.calibration_samples import Batches
-from compress.precision.float_fences import fence
-from compress.precision.float_nodes import PRODUCTS, float_nodes, other_operators
-from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.values.configs import OPERATORS
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError, RequestError

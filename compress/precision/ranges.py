@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import onnx
 
+from compress.float_models.masks import masked_nodes, masked_tensors
+from compress.float_models.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.onnx_files.isolation import isolated
 from compress.precision.calibration_samples import Batches
-from compress.precision.masks import masked_nodes, masked_tensors
-from compress.precision.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.precision.quantizer import KINDS, LEFT_OUT, outputs, quantize_static, quiet
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from compress.float_models.plain_models import read_plain
 from compress.precision.adaround import round_weights
 from compress.precision.bias_correction import correct_biases
-from compress.precision.plain_models import read_plain
 from compress.values.configs import PrecisionSettings
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError

@@ -16,8 +16,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.float_models.plain_models import LEAST_OPSET, read_plain
 from compress.onnx_files.contents import opset_of
-from compress.precision.plain_models import LEAST_OPSET, read_plain
 from compress.precision.quantizer import split_gemm
 from targets.errors import QuantizeError
 

@@ -9,11 +9,11 @@ from typing import Any
 import onnx
 
 from compress.baseline.contexts import Context, Say
+from compress.float_models.float_nodes import other_operators
+from compress.float_models.plain_models import read_plain
 from compress.onnx_files import exporting, limits
 from compress.precision import fidelity, quantizer, ranges, refining, stored_weights
 from compress.precision.fidelity import Fidelity, compare_quantized
-from compress.precision.float_nodes import other_operators
-from compress.precision.plain_models import read_plain
 from compress.precision.schemes import Variant
 from compress.run_folder.storage_failures import is_storage_failure
 from compress.stages import int8_training

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
 
+from compress.float_models import plain_models
 from compress.onnx_files import opsets
-from compress.precision import fidelity, plain_models
+from compress.precision import fidelity
 from compress.precision.damage import locate
 from compress.precision.fidelity import FLOOR, compare_quantized, decibels, made_up_samples
 from compress.precision.quantizing import quantize

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import compress
+from compress.float_models.plain_models import read_plain
 from compress.precision.activations import inner_values
 from compress.precision.adaround import columns, round_weights, scaled_rows
 from compress.precision.bias_correction import correct_biases
-from compress.precision.plain_models import read_plain
 from compress.precision.products import find_products
 from compress.precision.quantizer import outputs, quantize_static
 from compress.precision.ranges import collect_ranges

@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from compress.float_models.plain_models import read_plain
 from compress.onnx_files.parity import open_session
-from compress.precision.plain_models import read_plain
 from public_files import FILES, FIRST
 
 X = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)

@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
-from compress.precision.masks import masked_nodes, masked_tensors
-from compress.precision.plain_models import name_nodes
+from compress.float_models.masks import masked_nodes, masked_tensors
+from compress.float_models.plain_models import name_nodes
 from public_files import FILES, Graph
 
 

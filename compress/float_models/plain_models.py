@@ -15,11 +15,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from compress.float_models.constant_folding import fold_constants, replace_nodes
 from compress.onnx_files.contents import attributes_of, graphs_in, opset_of
 from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.isolation import isolated
 from compress.onnx_files.opsets import raised_opset
-from compress.precision.constant_folding import fold_constants, replace_nodes
 
 LEAST_OPSET = 13
 """The first whose DequantizeLinear has a scale for every channel."""

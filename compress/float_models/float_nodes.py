@@ -11,8 +11,8 @@ from collections.abc import Collection
 
 import onnx
 
+from compress.float_models.masks import masked_nodes
 from compress.onnx_files.contents import graphs_inside
-from compress.precision.masks import masked_nodes
 from compress.values.configs import OPERATORS
 
 PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
