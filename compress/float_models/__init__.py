@@ -1,1 +1,1 @@
-"""Float ONNX models made ready to be quantized: in a plain form, constants folded, masks and what stays in float known."""
+"""Float ONNX models made ready to be quantized: plain in form, constants folded, masks known."""
