@@ -234,7 +234,7 @@ class Stuck:
 
 def test_other_values_than_onnx_runtimes_are_refused(monkeypatch, model):
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(converter, "Network", Stuck)
+    monkeypatch.setattr(converter, "NcnnNetwork", Stuck)
     converted = Converted("", "", ("float32",), ("scores",), (0,), (0,), ((1, 5),))
     inputs = [Input("x", "float32", (None, 3, 8, 8))]
     with pytest.raises(ModelError, match=r"output 'scores' is off by .* where its largest value is"):
