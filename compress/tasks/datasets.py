@@ -27,6 +27,7 @@ from targets.errors import TaskError
 
 MOST_BYTES = 2 * 10**9
 """A train set beyond this is not held in memory."""
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 _PROBES, _REPEATS = 16, 4
 """Examples read again, and how often, to see whether a train set is always the same: an augmentation that acts on
 one example in ten is then missed once in a thousand."""
@@ -262,6 +263,8 @@ def as_split(batch: Example, name: str) -> Split:
     labels = batch.label.detach().cpu()
     if labels.dtype is torch.bfloat16:  # which numpy, and so a metric, does not know
         labels = labels.float()
+    elif labels.dtype in _UNSIGNED:  # of which torch can compute next to nothing
+        labels = labels.to(torch.int64)
     for what, tensors in (("inputs", inputs), ("labels", (labels,))):
         if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors):
             raise TaskError(f"{name}: {what} hold NaN or infinite values; clean the data first")

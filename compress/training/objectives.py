@@ -50,6 +50,13 @@ class Objective:
                 weights = _fitted(weights, scores.shape[1])
             return F.cross_entropy(scores, labels.long(), weight=weights, label_smoothing=smoothing)
         labels = labels.float().reshape(first.shape) if labels.numel() == first.numel() else labels.float()
+        try:
+            torch.broadcast_tensors(first, labels)
+        except RuntimeError:
+            raise TaskError(
+                f"labels of shape {tuple(labels.shape)} do not fit outputs of shape {tuple(first.shape)} for the usual "
+                "loss; give labels of that shape, or the task a loss="
+            ) from None
         if kind == "bce":
             return F.binary_cross_entropy_with_logits(first, labels * (1.0 - smoothing) + 0.5 * smoothing)
         return F.mse_loss(first, labels) if kind == "mse" else F.l1_loss(first, labels)

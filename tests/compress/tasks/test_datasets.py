@@ -249,3 +249,11 @@ def test_samples_are_seeded_and_at_most_all() -> None:
     assert torch.equal(inputs[0], sample(train, 5, 0)[0][0])
     assert len(sample(train, 100, 0)[1]) == 8
     assert len(sample(read_train(Augmented()), 10, 0)[1]) == 10
+
+
+@pytest.mark.parametrize("kind", [torch.uint16, torch.uint32, torch.uint64])
+def test_labels_without_a_sign_are_whole_numbers(kind: torch.dtype) -> None:
+    split = read(TensorDataset(X, Y.to(kind)), "val")
+    assert split.labels.dtype == torch.int64
+    check_classes({"val": split}, 10)
+    assert torch.equal(split.labels, Y.long())

@@ -100,3 +100,9 @@ def test_classes_of_tokens_may_stand_last() -> None:
 def test_where_both_axes_fit_the_classes_are_on_the_first() -> None:
     outputs, labels = torch.randn(3, 4, 4), torch.randint(0, 4, (3, 4))
     assert torch.equal(CROSS.value(outputs, labels, 0.0), F.cross_entropy(outputs, labels))
+
+
+@pytest.mark.parametrize("kind", ["mse", "l1", "bce"])
+def test_labels_that_do_not_fit_the_outputs_are_said(kind: str) -> None:
+    with pytest.raises(TaskError, match=r"labels of shape \(4, 12\) do not fit outputs of shape \(4, 3\)"):
+        Objective(None, kind).value(torch.zeros(4, 3), torch.zeros(4, 12), 0.0)
