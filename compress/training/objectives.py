@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -51,8 +52,8 @@ class Objective:
             return F.cross_entropy(scores, labels.long(), weight=weights, label_smoothing=smoothing)
         labels = labels.float().reshape(first.shape) if labels.numel() == first.numel() else labels.float()
         try:
-            torch.broadcast_tensors(first, labels)
-        except RuntimeError:
+            np.broadcast_shapes(first.shape, labels.shape)
+        except ValueError:
             raise TaskError(
                 f"labels of shape {tuple(labels.shape)} do not fit outputs of shape {tuple(first.shape)} for the usual "
                 "loss; give labels of that shape, or the task a loss="
