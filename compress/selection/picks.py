@@ -59,19 +59,35 @@ def choose(
 def reading_order(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
     """The candidates that may be read on test for a pick, each standing in when those before it are refuted.
 
-    First come those that the pick is taken from, at most ``MOST_READ``. Where they are fewer, the front is drawn anew
-    without them, for what is refuted has no claim to dominate; and without the other precisions of their networks,
-    which share their fate.
+    First come those that the pick is taken from, at most ``MOST_READ``, one of each shape: a network of the same widths
+    that was only trained otherwise is likely to be refuted as well, and a read is worth more on another. Where they are
+    fewer, the front is drawn anew without them, for what is refuted has no claim to dominate; and without the other
+    precisions of their networks, which share their fate. The same shapes again come last.
     """
-    order = _ranking(which, candidates, question, target)[:MOST_READ]
+    ranked = _ranking(which, candidates, question, target)
+    order: list[Candidate] = []
+    for one in ranked:
+        if not _has_shape_of(one, order):
+            order.append(one)
+    order = order[:MOST_READ]
     while len(order) < MOST_READ:
         trials, ids = {one.trial for one in order} - {None}, {one.id for one in order}
         left = [one for one in candidates if one.id not in ids and one.trial not in trials]
-        choice = next(iter(_ranking(which, left, question, target)), None)
-        if choice is None:
+        choices = _ranking(which, [one for one in left if not _has_shape_of(one, order)], question, target)
+        choices = choices or _ranking(which, left, question, target)
+        if not choices:
             break
-        order.append(choice)
+        order.append(choices[0])
     return order
+
+
+def _has_shape_of(candidate: Candidate, others: Sequence[Candidate]) -> bool:
+    """Whether one of ``others`` has the same widths and lacks the same blocks; an uncut network is like no other."""
+
+    def shape(one: Candidate) -> tuple[object, object]:
+        return one.config.get("widths") or None, one.config.get("dropped") or None
+
+    return shape(candidate) != (None, None) and any(shape(candidate) == shape(one) for one in others)
 
 
 def _ranking(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:

@@ -152,3 +152,22 @@ def test_past_the_front_what_it_dominated_is_read_but_not_the_refuted_network_in
     other = replace(candidate("0002-fp32", 0.003, 0.5), trial=2)
     order = picks.reading_order("fastest", [best, sibling, other], question(candidate), "fake")
     assert [one.id for one in order] == ["0001-fp32", "0002-fp32"]
+
+
+def test_of_networks_of_one_shape_one_is_read_before_others_are(candidate: Make) -> None:
+    def made(name: str, drop: float, ratio: float, width: int) -> Candidate:
+        one = candidate(name, drop, ratio)
+        return replace(one, config={**one.config, "widths": {"conv": width}})
+
+    narrow = [
+        made("0001-fp32", 0.003, 0.30, 16),
+        made("0002-fp32", 0.002, 0.31, 16),
+        made("0003-fp32", 0.001, 0.32, 16),
+    ]
+    wide = [made("0004-fp32", 0.0, 0.50, 32), made("0005-fp32", 0.004, 0.60, 48)]
+    order = [one.id for one in picks.reading_order("fastest", [*narrow, *wide], question(candidate), "fake")]
+    assert len(order) == picks.MOST_READ
+    assert len({name for name in order if name in {one.id for one in narrow}}) == 1
+    assert order[1:] == ["0004-fp32", "0005-fp32"]
+    alone = picks.reading_order("fastest", narrow, question(candidate), "fake")
+    assert len(alone) == len(narrow), "nothing else is left to read"
