@@ -134,7 +134,7 @@ def outputs(path: Path, x: Tensor) -> np.ndarray:
 
 
 def quantized(path: Path, samples: dict[str, np.ndarray], settings: PrecisionSettings, able: Capabilities) -> Path:
-    """The file in static int8."""
+    """Quantize the file to static int8 under these settings, beside it, and return where it is."""
     source = path.with_name("refined.onnx")
     if is_refined(settings):
         onnx.save(refine(path, samples, able, settings), source)
@@ -147,7 +147,7 @@ def quantized(path: Path, samples: dict[str, np.ndarray], settings: PrecisionSet
 
 
 def rows(network: str, seeds: int, epochs: int, able: Capabilities) -> Iterator[dict[str, object]]:
-    """One for every setting."""
+    """Train a network once for each seed, quantize it under every setting, and yield one row of errors per setting."""
     found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in SETTINGS}
     for seed in range(seeds):
         module, (train, test, labels) = trained(NETWORKS[network], seed, epochs)
@@ -172,7 +172,7 @@ def rows(network: str, seeds: int, epochs: int, able: Capabilities) -> Iterator[
 
 
 def main() -> None:
-    """Train, quantize, print."""
+    """Measure every network at every width of weights and print a table, then the same rows as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--network", action="append", choices=list(NETWORKS))
     parser.add_argument("--seeds", type=int, default=3)

@@ -84,7 +84,8 @@ class TargetConformance:
 
     def make(self) -> Target:
         """Make the target under test anew; every test closes the one that it was given."""
-        raise NotImplementedError(f"{type(self).__name__} must say in make() which target it is about")
+        # An abstract method would not do: pytest passes over a class that cannot be made, and nothing would be tested.
+        raise TypeError(f"{type(self).__name__} must say in make() which target it is about")
 
     def make_crashing(self) -> Target | None:
         """A target whose runtime process dies on every request; None where there is no such process."""

@@ -27,7 +27,7 @@ def in_line(outcome: Outcome) -> list[Tried]:
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure what every peer would ship in one session and print one table of it, a row for each peer."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("name")
     parser.add_argument("outcomes", nargs="+", type=Path)

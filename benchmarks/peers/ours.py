@@ -9,27 +9,19 @@ pinned to one core of a quiet machine, ``taskset -c 1``.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from subjects import load
-from yardstick import Outcome, Tried
+from yardstick import Outcome, Tried, peer_arguments
 
 import compress
 
 
 def main() -> None:
     """Search, and write what was tried."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name")
-    parser.add_argument("--data")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=480.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = peer_arguments(__doc__)
     parser.add_argument("--sampler")
-    parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     subject = load(asked.name, asked.data, asked.weights)

@@ -10,7 +10,6 @@ distillation, exports it, times it for a second and reads val. Needs torch-pruni
 
 from __future__ import annotations
 
-import argparse
 import copy
 from pathlib import Path
 
@@ -20,14 +19,14 @@ import torch_pruning
 from subjects import Subject, load
 from torch import nn
 from torch.nn import functional as F
-from yardstick import Budget, Outcome, Tried, ratios, scored
+from yardstick import Budget, Outcome, Tried, peer_arguments, ratios, scored
 
 LONGEST = 24
 """Epochs at most."""
 
 
-def pruned(subject: Subject, ratios_of: dict[nn.Module, float] | float) -> nn.Module:
-    """A copy of the network with that share of its channels removed; its classifier keeps its outputs."""
+def pruned(subject: Subject, ratios_of: dict[nn.Module, float] | float, grid: int = 8) -> nn.Module:
+    """A copy with that share of its channels removed, widths rounded to the grid; the classifier keeps its outputs."""
     module = copy.deepcopy(subject.module)
     names = {id(layer): name for name, layer in subject.module.named_modules()}
     last = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1:]
@@ -35,7 +34,7 @@ def pruned(subject: Subject, ratios_of: dict[nn.Module, float] | float) -> nn.Mo
     if not isinstance(ratios_of, float):
         given["pruning_ratio_dict"] = {module.get_submodule(names[id(k)]): v for k, v in ratios_of.items()}
     torch_pruning.pruner.MagnitudePruner(
-        module, subject.example(), importance=torch_pruning.importance.MagnitudeImportance(p=2), round_to=8,
+        module, subject.example(), importance=torch_pruning.importance.MagnitudeImportance(p=2), round_to=grid,
         ignored_layers=last, in_channel_groups={}, out_channel_groups={}, num_heads={}, **given,
     ).step()  # fmt: skip
     return module
@@ -77,14 +76,8 @@ def exported(subject: Subject, module: nn.Module, path: Path) -> Path:
 
 def main() -> None:
     """Search until the budget is spent, and write what was tried."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("name")
-    parser.add_argument("--data")
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=480.0)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = peer_arguments(__doc__)
     parser.add_argument("--per-block", action="store_true")
-    parser.add_argument("--out", type=Path, required=True)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     subject = load(asked.name, asked.data, asked.weights)

@@ -36,7 +36,7 @@ class Subject:
     test: Split
 
     def example(self, count: int = 2) -> tuple[torch.Tensor, ...]:
-        """The first inputs of val."""
+        """The inputs of the first ``count`` examples of val, to trace or export a network with."""
         return self.val.first(count)
 
     def batches(self, size: int, seed: int) -> Any:

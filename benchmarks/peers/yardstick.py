@@ -7,6 +7,7 @@ the ratios of neighbouring blocks. What is compared in the end is measured once 
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Sequence
@@ -18,6 +19,18 @@ import onnxruntime
 from subjects import Subject, accuracy
 
 
+def peer_arguments(doc: str) -> argparse.ArgumentParser:
+    """The arguments that all peers share: subject, weights, budget, seed, and the folder for the files."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("name")
+    parser.add_argument("--data")
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=480.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
 class Budget:
     """CPU seconds of this process and what is left of them."""
 
@@ -26,7 +39,7 @@ class Budget:
 
     @property
     def spent(self) -> float:
-        """CPU seconds since the beginning."""
+        """CPU seconds that this process has used since the budget was made."""
         return time.process_time() - self._start
 
     @property
@@ -108,12 +121,12 @@ class Outcome:
         return min(good, key=lambda one: one.ratio, default=None)
 
     def save(self, path: Path) -> None:
-        """As JSON."""
+        """Write the outcome to a JSON file, over an earlier one; ``read_outcome`` reads it back."""
         path.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_outcome(path: Path) -> Outcome:
-    """What ``save`` wrote."""
+    """Read the outcome that ``Outcome.save`` wrote to this file."""
     data = json.loads(path.read_text())
     return Outcome(**{**data, "tried": [Tried(**one) for one in data["tried"]]})
 

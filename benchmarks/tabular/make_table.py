@@ -108,7 +108,7 @@ def train(module: nn.Module, data: tuple[Tensor, Tensor], epochs: int, teacher: 
 def row(
     network: Network, baseline: nn.Sequential, parts: Mapping[str, Any], lengths: tuple[int, ...], folder: Path
 ) -> Entry:
-    """Everything about one network."""
+    """Train one network for every length, export and measure it, and return its entry of the table."""
     images, labels = parts["train"]
     with torch.no_grad():
         teacher = baseline(images)
@@ -146,7 +146,7 @@ def wrong(file: Path, images: Tensor, labels: Tensor) -> float:
 
 
 def read_parts(task: str, data: str | None) -> dict[str, tuple[Tensor, Tensor]]:
-    """Split -> (inputs, labels)."""
+    """Read a task's data into memory: name of the split -> (inputs, labels)."""
     if task == "digits":
         from recipes.digits import datasets
 

@@ -11,7 +11,7 @@ import dataclasses
 import random
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import numpy as np
@@ -222,23 +222,20 @@ def main_output(value: Any) -> Tensor:
     return dict(named).get(MAIN, named[0][1])
 
 
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> AbstractContextManager[None]:
     """Eval mode inside; afterwards every submodule is in the mode that it was in."""
-    modes = {m: m.training for m in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for m, mode in modes.items():
-            m.training = mode
+    return _in_mode(module, training=False)
+
+
+def training(module: nn.Module) -> AbstractContextManager[None]:
+    """Training mode inside; afterwards every submodule is in the mode that it was in."""
+    return _in_mode(module, training=True)
 
 
 @contextmanager
-def training(module: nn.Module) -> Iterator[None]:
-    """Training mode inside; afterwards every submodule is in the mode that it was in."""
+def _in_mode(module: nn.Module, *, training: bool) -> Iterator[None]:
     modes = {m: m.training for m in module.modules()}
-    module.train()
+    module.train(training)
     try:
         yield
     finally:

@@ -10,7 +10,8 @@ import pytest
 
 from compress.float_models.masks import masked_nodes, masked_tensors
 from compress.float_models.plain_models import name_nodes
-from public_files import FILES, Graph
+from public_files import FILES
+from public_graph import Graph
 
 
 def _found(model: onnx.ModelProto) -> set[str]:

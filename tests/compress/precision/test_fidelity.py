@@ -19,7 +19,8 @@ from compress.precision import fidelity
 from compress.precision.damage import locate
 from compress.precision.fidelity import FLOOR, compare_quantized, decibels, made_up_samples
 from compress.precision.quantizing import quantize
-from public_files import FILES, Graph
+from public_files import FILES
+from public_graph import Graph
 from targets.errors import QuantizeError
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from compress.precision.quantizer import quantizable_layers
 from compress.precision.quantizing import quantize
-from public_files import FILES, FIRST, Samples
+from public_files import FILES, FIRST
+from public_graph import Samples
 from targets.errors import QuantizeError
 
 FLOORS = {

@@ -16,7 +16,8 @@ from compress.stages.quantizing import kept_in_float
 from compress.tasks.onnx_tasks import onnx_task
 from compress.values.configs import PrecisionSettings
 from compress.values.domains import Choice
-from public_files import FILES, Graph
+from public_files import FILES
+from public_graph import Graph
 from targets.runtimes.fake.fake_target import FakeTarget
 
 
