@@ -1,7 +1,6 @@
 """One table of what peers made of the same network with the same budget, all files timed in one session.
 
-    python benchmarks/peers/compare.py keyword-spotting --data fsdd.zip --weights subjects/kws.pt \\
-        outcomes/*/outcome.json
+    python benchmarks/peers/compare.py digits --weights digits.pt out/*/outcome.json
 
 For each outcome: the fastest file within one point on val, read on test; next in line while it is more than a point
 worse there, three at most; the ratio of what holds; hypervolume on val; networks trained. One JSON line at the end.

@@ -1,7 +1,7 @@
 """paretopress with the same budget, weights and data as its peers: its run as an outcome like theirs.
 
-    python benchmarks/peers/ours.py keyword-spotting --data fsdd.zip --weights subjects/kws.pt --seconds 480 \\
-        --out outcomes/ours-0 [--sampler tpe] [--seed 0]
+    python benchmarks/peers/ours.py digits --weights digits.pt --seconds 40 --out out/ours \\
+        [--sampler tpe] [--seed 0]
 
 The default space of ``compress.SearchSpace``, not the recipe's own. The budget is wall time here (``--time``): run it
 pinned to one core of a quiet machine, ``taskset -c 1``.

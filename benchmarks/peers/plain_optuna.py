@@ -1,7 +1,7 @@
 """The script that a user would write: Optuna's NSGA-II over pruning ratios, Torch-Pruning, fine-tuning, ONNX Runtime.
 
-    python benchmarks/peers/plain_optuna.py keyword-spotting --data fsdd.zip --weights subjects/kws.pt --seconds 480 \\
-        --out outcomes/plain-uniform-0 [--per-block] [--seed 0]
+    python benchmarks/peers/plain_optuna.py digits --weights digits.pt --seconds 40 --out out/plain \\
+        [--per-block] [--seed 0]
 
 One ratio for the whole network, or with ``--per-block`` one for each top-level child; epochs, learning rate and weight
 decay beside it. Every trial prunes a copy (L2, rounded to 8 channels), fine-tunes it with cross-entropy and

@@ -1,6 +1,6 @@
 """The networks that searches are compared on: trained once, kept in a file, so that every peer begins with the same.
 
-    python benchmarks/peers/subjects.py keyword-spotting --data fsdd.zip --out subjects/kws.pt
+    python benchmarks/peers/subjects.py digits --out digits.pt
 
 A subject's file holds the module's weights; the module, its data and its limits come from a recipe or a task file.
 """
