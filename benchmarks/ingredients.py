@@ -31,8 +31,8 @@ from compress.stages import trials
 from compress.stages.latency_gate import Gated
 from compress.tasks import splits as tasks_splits
 from compress.tasks.loading import load_task
-from compress.values.configs import SearchSpace
 from compress.values.domains import Choice
+from compress.values.search_spaces import SearchSpace
 from targets.runtimes.fake.fake_target import FakeTarget
 
 

@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from compress.searching.searching import search
     from compress.tasks.tasks import Task
     from compress.values.candidates import Candidate
-    from compress.values.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings, SearchSpace
+    from compress.values.configs import Config, FinetuneSettings, PrecisionSettings, PruneSettings
     from compress.values.domains import Choice, Float, Int
+    from compress.values.search_spaces import SearchSpace
     from targets.errors import CompressError, NoFeasibleCandidate, ParityError, RequestError, StageError, TaskError
 
 
@@ -54,7 +55,7 @@ _HOMES = {
     "Pruned": "compress.pruning.pruning",
     "PruneSettings": "compress.values.configs",
     "RequestError": "targets.errors",
-    "SearchSpace": "compress.values.configs",
+    "SearchSpace": "compress.values.search_spaces",
     "StageError": "targets.errors",
     "TaskError": "targets.errors",
     "Task": "compress.tasks.tasks",

@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from compress.training.training_key import TrainingKey
     from compress.training.training_modes import TrainingMode
     from compress.values.candidates import Candidate, LayerDamage
-    from compress.values.configs import FinetuneSettings, SearchSpace
-    from targets.target import Capabilities, Target
+    from compress.values.configs import FinetuneSettings
+    from compress.values.search_spaces import SearchSpace
+    from targets.target import Capabilities, Protocol, Target
 
 Say = Callable[[str], None]
 
@@ -117,6 +118,8 @@ class Instruments:
     metric: Metric
     seed: int
     """Of bootstrap intervals."""
+    protocol: Protocol
+    """How candidates are timed while searching."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from compress.baseline import int8_profiling, onnx_baselines, profiling, trainin
 from compress.baseline.baselines import Preparation, baseline_candidate, baseline_model, fitted_metric, warn
 from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
 from compress.measurement import scoring
+from compress.measurement.latencies import SEARCHING
 from compress.metrics import metrics
 from compress.networks.fingerprints import state_hash
 from compress.onnx_files import graphs, sessions
@@ -25,7 +26,7 @@ from compress.tasks.tasks import Task, known_of_both
 from compress.values.configs import QAT
 from targets.errors import TaskError
 from targets.probing.probing import probed
-from targets.target import Capabilities, Target
+from targets.target import Capabilities, Protocol, Target
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,10 +36,11 @@ _CALIBRATION = 256
 
 def prepare(
     task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, device: str, say: Say,
-    moved: Collection[str] = (),
+    moved: Collection[str] = (), protocol: Protocol = SEARCHING,
 ) -> Context:  # fmt: skip
     """Everything a search needs before its first trial.
 
+    ``protocol``: how candidates are timed.
     ``moved``: targets that are other devices than those the run has measured on; the baseline is measured again there.
     """
     metric = metrics.get(task.metric)
@@ -85,7 +87,7 @@ def prepare(
         baseline=baseline,
         profile=profile,
         calibration=calibration,
-        instruments=Instruments(cache, scorer, describe, path, sample, metric, run.request.seed),
+        instruments=Instruments(cache, scorer, describe, path, sample, metric, run.request.seed, protocol),
         training=training,
     )
 

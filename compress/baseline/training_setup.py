@@ -24,8 +24,9 @@ from compress.training.finetuning import own_finetune
 from compress.training.objectives import Objective, make_objective
 from compress.training.training_key import TrainingKey, make_key
 from compress.training.training_modes import TrainingMode, default_mode, find_mode, resolve_device
-from compress.values.configs import AUTO, FinetuneSettings, SearchSpace
+from compress.values.configs import FinetuneSettings
 from compress.values.domains import corners, middle
+from compress.values.search_spaces import AUTO, SearchSpace
 from targets.errors import TaskError
 
 

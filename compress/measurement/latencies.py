@@ -31,6 +31,8 @@ VERSION = 3
 """Of this stage: part of the key under which its results are stored."""
 SEARCHING = Protocol(width=0.02, seconds=2.5, processes=1)
 """How every candidate is measured while searching: within 2 %, in one process."""
+QUICK = Protocol(width=0.015, seconds=1.0, rounds=8, block=0.01, warmup=0.05, processes=1)
+"""How many untrained networks are measured, whose costs a regression makes more of; and what is then trained."""
 FINAL = Protocol(width=0.01, seconds=6.0, processes=5, most=8, total=60.0)
 """How those that may be picked are measured at the end: within 1 %, in five to eight fresh processes."""
 

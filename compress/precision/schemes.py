@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from compress.values.configs import QAT, SCHEMES, SEARCHED, STORED, SearchSpace
+from compress.values.configs import QAT, SCHEMES, SEARCHED, STORED
 from compress.values.domains import Choice
+from compress.values.search_spaces import SearchSpace
 from targets.errors import TargetError
 from targets.target import Capabilities
 

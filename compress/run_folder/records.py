@@ -40,6 +40,16 @@ class Trial:
     seconds: float = 0.0
     failure: Failure | None = None
     transient: bool = False
+    after: int | None = None
+    """The trial whose trained network it trains further; None: it begins with the baseline's weights."""
+    precisions: tuple[str, ...] | None = None
+    """Those that are made of its network; None: all."""
+    why: dict[str, Any] = field(default_factory=dict)
+    """What was expected of it before it was trained, where networks are chosen by their costs."""
+    train_drop: float | None = None
+    """Of the metric on train examples, by its network against the baseline, where that was read."""
+    train_seconds: float = 0.0
+    """What its training took; 0 where it was there already."""
 
 
 @dataclass
@@ -56,8 +66,11 @@ class State:
     """Seconds of the newest call at its newest event."""
 
     def count(self, state: str) -> int:
-        """How many trials are in ``state`` (``asked``, ``gated``, ``failed`` or ``finished``)."""
-        return sum(trial.state == state for trial in self.trials.values())
+        """How many trials are in ``state`` (``asked``, ``gated``, ``failed`` or ``finished``).
+
+        A network that is trained further counts once.
+        """
+        return sum(trial.state == state and trial.after is None for trial in self.trials.values())
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take one event of the record in; raises KeyError, ValueError or SpaceError where it does not fit."""
@@ -66,7 +79,7 @@ class State:
             self.calls += 1
             self._elapsed = 0.0
         elif kind == "asked":
-            self.trials[event["trial"]] = Trial(event["trial"], event["params"], event.get("system_attrs", {}))
+            self._ask(event)
         elif kind in ("gated", "failed", "finished"):
             self._end(kind, event)
         elif kind == "retry":
@@ -87,6 +100,13 @@ class State:
         self.wall += max(0.0, elapsed - self._elapsed)
         self._elapsed = max(self._elapsed, elapsed)
 
+    def _ask(self, event: dict[str, Any]) -> None:
+        precisions = event.get("precisions")
+        self.trials[event["trial"]] = Trial(
+            event["trial"], event["params"], event.get("system_attrs", {}), after=event.get("after"),
+            precisions=None if precisions is None else tuple(precisions), why=event.get("why", {}),
+        )  # fmt: skip
+
     def _ask_again(self, trial: Trial) -> None:
         """A trial counts as if it had just been asked; what it had brought is no candidate any more."""
         for name in trial.candidates:
@@ -104,6 +124,7 @@ class State:
                 self.candidates[candidate.id] = candidate
                 trial.candidates.append(candidate.id)
             trial.candidates += event.get("same", [])
+            trial.train_drop, trial.train_seconds = event.get("train_drop"), event.get("train_seconds", 0.0)
         elif kind == "gated":
             trial.known = event["known"]
         else:

@@ -20,9 +20,9 @@ from compress.run_folder.file_hashes import known_hash
 from compress.run_folder.records import Record, State
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate
-from compress.values.configs import AUTO, SearchSpace
 from compress.values.domains import Float
 from compress.values.error_lines import one_line
+from compress.values.search_spaces import AUTO, SearchSpace
 from compress.values.serialization import from_json, to_json, write_json
 from targets.documents import parse_json, read_text
 from targets.errors import RunError, SpaceError

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from compress.values.configs import SearchSpace, row
+from compress.values.configs import row
 from compress.values.domains import Choice, Float, Int, middle, nearest
+from compress.values.search_spaces import SearchSpace
 from compress.values.settings import LARGEST
 
 _NEAR = 0.1

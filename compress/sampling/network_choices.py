@@ -17,27 +17,20 @@ from compress.sampling import quality_model
 from compress.sampling.choices import Outlook, Params, Told
 from compress.sampling.network_features import Eyes
 from compress.sampling.pool import neighbours, random_networks
-from compress.values.networks import Network
+from compress.values.networks import PATTERN, WIDTH, Network, network_of, params_of, pattern_name
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-_WHOLE = "whole"
-_WIDTH = "width."
 _AROUND = 6
 
 
-def params_of(network: Network) -> dict[str, Any]:
-    """The parameters that stand for a network."""
-    pattern = "+".join(network.dropped) or _WHOLE
-    return {"pattern": pattern, **{_WIDTH + name: width for name, width in network.widths}}
-
-
-def network_of(params: Params) -> Network:
-    """The network that parameters stand for."""
-    dropped = () if params["pattern"] == _WHOLE else tuple(params["pattern"].split("+"))
-    widths = [(name.removeprefix(_WIDTH), int(width)) for name, width in params.items() if name.startswith(_WIDTH)]
-    return Network(dropped, tuple(sorted(widths)))
+def _network(params: Params) -> Network:
+    """The network that a trial of the study is of."""
+    network = network_of(params)
+    if network is None:
+        raise ValueError(f"a trial without {PATTERN!r} is no trial of networks: {dict(params)}")
+    return network
 
 
 @dataclass(frozen=True)
@@ -58,7 +51,7 @@ class NetworkChoices:
         """The pool, which is the same every time, and twenty neighbours of each of the last six."""
         patterns = self.eyes.patterns
         networks = dict.fromkeys(random_networks(patterns, self.count, self.seed))
-        last = [network_of(each.params) for each in told[-_AROUND:]]
+        last = [_network(each.params) for each in told[-_AROUND:]]
         networks |= dict.fromkeys(neighbours(patterns, last, 20, int(rng.integers(2**31))))
         return [params_of(network) for network in networks]
 
@@ -66,11 +59,11 @@ class NetworkChoices:
         """Of the pattern a category; of widths integers, since a group may have other widths in another pattern."""
         from optuna.distributions import CategoricalDistribution, IntDistribution
 
-        names = ["+".join(dropped) or _WHOLE for dropped in sorted(self.eyes.patterns)]
-        found: dict[str, BaseDistribution] = {"pattern": CategoricalDistribution(names)}
-        pattern = self.eyes.patterns[network_of(params).dropped]
+        names = [pattern_name(dropped) for dropped in sorted(self.eyes.patterns)]
+        found: dict[str, BaseDistribution] = {PATTERN: CategoricalDistribution(names)}
+        pattern = self.eyes.patterns[_network(params).dropped]
         for group in pattern.groups:
-            found[_WIDTH + group.name] = IntDistribution(group.widths[0], group.channels)
+            found[WIDTH + group.name] = IntDistribution(group.widths[0], group.channels)
         return found
 
     def outlook(self, told: Sequence[Told], points: Sequence[Params], costs: np.ndarray) -> Outlook:
@@ -78,12 +71,12 @@ class NetworkChoices:
         del costs
         readings = [reading for each in told for reading in self._readings(each)]
         model = quality_model.fit(self.eyes, self.response, readings, self.baseline_noise)
-        networks = [network_of(point) for point in points]
+        networks = [_network(point) for point in points]
         prediction = model.predict(networks, self.epochs(networks))
         return Outlook(prediction.mean, prediction.sd, self.noise**2 + model.scales.training**2, self.response.scaled)
 
     def _readings(self, told: Told) -> list[quality_model.Reading]:
-        network = network_of(told.params)
+        network = _network(told.params)
         given: Sequence[Mapping[str, Any]] = told.attributes.get("readings", ())
         if given:
             return [quality_model.Reading(network, **reading) for reading in given]

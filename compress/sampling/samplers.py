@@ -15,7 +15,7 @@ from targets.errors import RequestError
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-SAMPLERS = ("auto", "gp", "tpe", "nsga2", "random", "grid")
+SAMPLERS = ("auto", "cost-aware", "gp", "tpe", "nsga2", "random", "grid")
 _GRID_RATIOS = 9
 
 

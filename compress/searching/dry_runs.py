@@ -22,8 +22,8 @@ from compress.tasks import datasets
 from compress.tasks.user_code import naming_exits
 from compress.training import objectives
 from compress.training.training_modes import find_mode
-from compress.values.configs import AUTO
 from compress.values.domains import Choice, Float, Int
+from compress.values.search_spaces import AUTO
 from targets.errors import CompressError, ExportError
 from targets.probing.probing import probed
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from compress.searching.requests import Asked
     from compress.tasks.splits import Splits
     from compress.tasks.tasks import Task
-    from compress.values.configs import SearchSpace
     from compress.values.domains import Domain
+    from compress.values.search_spaces import SearchSpace
     from targets.target import Target
 _NOT_OFFERED = (("unstructured and 2:4 sparsity", "no target here is faster with zeros; channels are removed instead"),)
 """Ways of making a network smaller that are left out, and why."""

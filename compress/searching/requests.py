@@ -25,9 +25,9 @@ from compress.tasks.loading import LoadedTask
 from compress.tasks.splits import Splits, read_splits
 from compress.tasks.tasks import Task, TaskIdentity
 from compress.training.training_modes import resolve_device
-from compress.values.configs import SearchSpace
 from compress.values.constraints import parse_constraint, parse_objectives
 from compress.values.durations import parse_duration
+from compress.values.search_spaces import SearchSpace
 from targets.errors import RequestError, RunError
 from targets.machine.environment import describe_environment
 from targets.registry import DEFAULT

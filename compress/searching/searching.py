@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from compress.baseline import preparing
 from compress.baseline.contexts import Context
-from compress.measurement.latencies import FINAL
+from compress.measurement.latencies import FINAL, QUICK, SEARCHING
 from compress.onnx_files.isolation import kept_worker
 from compress.precision.fidelity import close_checker
 from compress.precision.schemes import steps_in_words
@@ -38,9 +38,9 @@ from compress.stages.moved_targets import measure_moved, moved_targets
 from compress.stages.rebuilding import module_maker
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import describe, naming_exits
-from compress.values.configs import SearchSpace
 from compress.values.domains import Choice, Float, Int
 from compress.values.durations import parse_duration
+from compress.values.search_spaces import SearchSpace
 from compress.values.serialization import to_json
 from compress.values.stack_traces import save_trace
 from targets.errors import CompressError, RequestError, RunError, StageError
@@ -164,7 +164,10 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     # Of a target that moved, once everything is measured again on it.
     _note_targets(run, {name: said for name, said in described.items() if name not in moved})
     deterministic = all(place.deterministic for place in places)
-    context = preparing.prepare(asked.task, run, cache, places, splits, asked.device, progress.stage, moved)
+    context = preparing.prepare(
+        asked.task, run, cache, places, splits, asked.device, progress.stage, moved,
+        QUICK if wanted.sampler in ("auto", "cost-aware") else SEARCHING,
+    )  # fmt: skip
     run.record.note("groups", [group.name for group in context.profile.groups.prunable])
     run.record.note("int8_damage", to_json(context.profile.int8_damage))
     run.record.note("lossy_operators", list(context.profile.lossy_operators))

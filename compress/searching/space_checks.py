@@ -6,8 +6,9 @@ from compress.metrics.metrics import get
 from compress.tasks import datasets
 from compress.tasks.tasks import Task
 from compress.training import balancing, mixing
-from compress.values.configs import AUTO, SearchSpace, row
+from compress.values.configs import row
 from compress.values.domains import corners
+from compress.values.search_spaces import AUTO, SearchSpace
 from targets.errors import SpaceError, TrainingError
 
 

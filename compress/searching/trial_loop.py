@@ -9,9 +9,9 @@ import contextlib
 import re
 import shutil
 import time as clock
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from compress.baseline.contexts import Context
 from compress.reports import reporting
@@ -19,20 +19,21 @@ from compress.run_folder.facts import Skipped
 from compress.run_folder.records import Trial
 from compress.run_folder.runs import Run, link
 from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure
-from compress.sampling.first_configs import for_each_depth, halfway, is_worth, strong_params
-from compress.sampling.problems import problem_of
-from compress.sampling.samplers import grid_params
-from compress.sampling.studies import GP_MOST, GP_SHARE, propose
+from compress.sampling.network_history import own_epochs
+from compress.sampling.network_spaces import why_not_networks
+from compress.sampling.problems import Problem, problem_of
+from compress.searching.config_proposals import ConfigProposals
+from compress.searching.network_search import NetworkSearch, Time
 from compress.searching.progress import Progress
+from compress.searching.proposals import Proposer
 from compress.selection import fronts, rankings
-from compress.selection.feasibility import excesses
 from compress.selection.questions import question_of
 from compress.stages import trials as stages_trials
 from compress.stages.latency_gate import Gated
 from compress.tasks.user_code import describe
 from compress.values.candidates import Candidate, Failure
-from compress.values.domains import nearest
 from compress.values.durations import format_duration
+from compress.values.networks import network_of
 from targets.errors import CompressError, MeasurementError, ModelError
 
 if TYPE_CHECKING:
@@ -69,22 +70,17 @@ class Loop:
     def __init__(
         self, context: Context, budget: Budget, sampler: str | BaseSampler, deterministic: bool, progress: Progress
     ) -> None:
-        self.context, self.budget, self.sampler = context, budget, sampler
-        self.deterministic, self.progress = deterministic, progress
+        self.context, self.budget, self.progress = context, budget, progress
         self.run_ = context.run
         self.state = context.run.state
         self.problem = problem_of(self.run_)
         self.constraints = self.problem.constraints
-        space = context.space
-        blocks = 0 if context.training is None else len(context.training.blocks.removable)
-        self.strong = strong_params(space, self.problem.dimensions, len(context.profile.groups.prunable), blocks)
-        self.grid = grid_params(self.problem.dimensions) if sampler == "grid" else None
+        self.proposer = _proposer(context, self.problem, sampler, budget, progress, deterministic=deterministic)
         self.fruitless = 0
         self.failures: list[Failure] = []
         """The trials of this call that failed in a row for one reason."""
         self.repeated: str | None = None
         """The reason for which trials failed again and again, in words, where that ended the search."""
-        self.ask_seconds: list[float] = []
 
     def run(self) -> None:
         """Make trials until the budget is spent, the grid is exhausted, or nothing more is gained."""
@@ -94,7 +90,6 @@ class Loop:
             try:
                 trial = self._next()
                 if trial is None:
-                    self.progress.note("the grid is exhausted")
                     return
                 self._try(trial)
             except OutOfTime:
@@ -109,82 +104,20 @@ class Loop:
                 return trial
         number = len(self.state.trials)
         self.progress.stage("ask")
-        chosen = self._params(number)
+        chosen = self.proposer.propose(number)
         if chosen is None:
             return None
-        params, attributes = chosen
-        self.run_.record.append("asked", trial=number, params=params, system_attrs=attributes)
+        more = {name: value for name in ("after", "precisions", "why") if (value := getattr(chosen, name))}
+        self.run_.record.append(
+            "asked", trial=number, params=chosen.params, system_attrs=chosen.system_attrs, **more
+        )  # fmt: skip
         return self.state.trials[number]
-
-    def _params(self, number: int) -> tuple[dict[str, Any], dict[str, Any]] | None:
-        if self.grid is not None:
-            return (self.grid[number], {}) if number < len(self.grid) else None
-        strong = self._strong(number)
-        if strong is not None:
-            return strong, {}
-        sampler = self._sampler_now()
-        start = clock.perf_counter()
-        with self.context.cache.timed("sampler"):
-            chosen = propose(
-                self.problem, self.state.trials, self.state.candidates, number, self.run_.request.seed, sampler
-            )
-        self.ask_seconds.append(clock.perf_counter() - start)
-        return chosen
-
-    def _strong(self, number: int) -> dict[str, Any] | None:
-        """A config to begin with that is not tried yet and worth it, then those halfway; None: ask the sampler."""
-        tried = [trial.params for trial in self.state.trials.values()]
-        for params in self.strong if number < len(self.strong) else ():
-            worth = is_worth(float(params.get("prune_ratio", 0.0)), self._seen(params.get("depth")))
-            if params not in tried and worth:
-                return params
-        for base in for_each_depth(self.strong):
-            ratio = halfway(self._seen(base.get("depth")))
-            if ratio is None:
-                continue
-            params = {**base, "prune_ratio": nearest(self.problem.dimensions["prune_ratio"], ratio)}
-            if params not in tried:
-                return params
-        return None
-
-    def _seen(self, depth: Any) -> list[tuple[float, float]]:
-        """(pruning ratio, excess of quality over its limit) of what ``_strong`` has begun with at this depth."""
-        target, zero = self.problem.targets[0], self.problem.baseline
-        limits = tuple(c for c in self.constraints if c.quantity in ("quality", "quality_drop"))
-        begun = [{**params, "prune_ratio": 0.0} for params in self.strong]
-        found = []
-        for trial in self.state.trials.values():
-            ratio = float(trial.params.get("prune_ratio", 0.0))
-            mine = {**trial.params, "prune_ratio": 0.0} in begun and trial.params.get("depth") == depth
-            if trial.state != "finished" or not mine or not ratio or not limits:
-                continue
-            made = [self.state.candidates[name] for name in trial.candidates]
-            beyond = [
-                max(excesses(c, zero, target, limits, scaled=True).values()) for c in made if target in c.measured
-            ]
-            if beyond:
-                found.append((ratio, min(beyond)))
-        return found
-
-    def _sampler_now(self) -> str | BaseSampler:
-        """``auto``: the GP for as long as it is cheap beside training, then TPE."""
-        if self.sampler != "auto":
-            return self.sampler
-        if not self.problem.dimensions:
-            return "random"
-        if self.deterministic:
-            return "gp" if len(self.state.candidates) <= GP_MOST else "tpe"
-        took = sorted(trial.seconds for trial in self.state.trials.values() if trial.state == "finished")
-        recent = self.ask_seconds[-3:]
-        if not took or len(recent) < 3:
-            return "gp"
-        return "tpe" if sorted(recent)[1] > GP_SHARE * took[len(took) // 2] else "gp"
 
     def _try(self, trial: Trial) -> None:
         done = self.state.count("finished")
         left = None if self.budget.deadline is None else self.budget.deadline - clock.monotonic()
         self.progress.trial(trial.number, done, self.budget.trials, left)
-        start = clock.monotonic()
+        start, trained = clock.monotonic(), self._train_seconds
         stage = "prune"
 
         def say(name: str) -> None:
@@ -196,13 +129,34 @@ class Loop:
 
         try:
             config = self.context.space.config(trial.params)
-            outcome = stages_trials.evaluate(self.context, trial.number, config, self.constraints, say)
+            outcome = stages_trials.evaluate(
+                self.context, trial.number, config, self.constraints, say, self._plan(trial)
+            )
         except (Exception, SystemExit) as error:
             self._failed(trial, stage, error, clock.monotonic() - start)
             return
-        self._ended(trial, outcome, clock.monotonic() - start)
+        self._ended(trial, outcome, clock.monotonic() - start, self._train_seconds - trained)
 
-    def _ended(self, trial: Trial, outcome: Gated | stages_trials.Finished, seconds: float) -> None:
+    @property
+    def _train_seconds(self) -> float:
+        """Seconds of all trainings of the run so far."""
+        return self.state.stages.get("finetune", {}).get("seconds", 0.0)
+
+    def _plan(self, trial: Trial) -> stages_trials.TrialPlan:
+        """What the trial does beyond its config; where the weights it goes on from are gone, it begins anew."""
+        reads_train = isinstance(self.proposer, NetworkSearch) and network_of(trial.params) is not None
+        further = None
+        if trial.after is not None and trial.after in self.state.trials:
+            before = self.state.trials[trial.after]
+            paths = [self.run_.candidate_folder(name) / "weights.pt" for name in before.candidates]
+            kept = [path for path in paths if path.is_file()]
+            if kept:
+                further = stages_trials.Furthering(kept[0], rungs_before(trial, self.state.trials))
+        return stages_trials.TrialPlan(further, trial.precisions, reads_train)
+
+    def _ended(
+        self, trial: Trial, outcome: Gated | stages_trials.Finished, seconds: float, train_seconds: float
+    ) -> None:
         record = self.run_.record
         if isinstance(outcome, Gated):
             self.fruitless += 1
@@ -218,7 +172,11 @@ class Loop:
             new_ones = (Skipped(trial.number, scheme, cause) for scheme, cause in outcome.skipped)
             record.note("skipped", (*self.state.facts.skipped, *new_ones))
         new, same = self._told_apart(outcome.candidates)
-        record.append("finished", trial=trial.number, candidates=new, same=same, seconds=round(seconds, 3))
+        drop = {} if outcome.train_drop is None else {"train_drop": outcome.train_drop}
+        took = {"train_seconds": round(train_seconds, 3)} if train_seconds else {}
+        record.append(
+            "finished", trial=trial.number, candidates=new, same=same, seconds=round(seconds, 3), **drop, **took
+        )  # fmt: skip
         for text in _summaries(trial.number, outcome.candidates, self.problem.targets[0], seconds):
             self.progress.outcome(text)
         self.progress.best(_best(self.run_))
@@ -280,7 +238,9 @@ class Loop:
             self._give_up()
             return True
         if self.budget.deadline is not None:
-            return clock.monotonic() + self._expected() > self.budget.deadline
+            # Whoever chooses networks gives trainings the time that there is.
+            expected = 0.0 if isinstance(self.proposer, NetworkSearch) else self._expected()
+            return clock.monotonic() + expected > self.budget.deadline
         return self.budget.trials is None and self._flat(finished)
 
     def _give_up(self) -> None:
@@ -313,6 +273,37 @@ class Loop:
         target = self.problem.targets[0]
         now, then = (fronts.front_hypervolume(some, question, target) for some in (everything, earlier))
         return now - then <= _GAIN * max(then, 1e-12)
+
+
+def _proposer(
+    context: Context, problem: Problem, sampler: str | BaseSampler, budget: Budget, progress: Progress, *,
+    deterministic: bool,
+) -> Proposer:  # fmt: skip
+    """Networks are chosen by their costs where that is asked for or nothing is, and the space leaves them open."""
+    if sampler in ("auto", "cost-aware") and context.training is not None:
+        groups, space = len(context.profile.groups.prunable), context.run.request.space
+        blocks = 0 if space.depth == 0.0 else len(context.training.blocks.removable)
+        why_not = why_not_networks(space, groups, blocks)
+        if why_not is None:
+            time = Time(clock.monotonic(), budget.deadline)
+            return NetworkSearch(
+                context, context.training, problem, time, deterministic=deterministic, progress=progress
+            )
+        if sampler == "cost-aware":
+            progress.note(f"networks cannot be chosen by their costs: {why_not}; the sampler is 'auto'")
+    return ConfigProposals(
+        context, problem, "auto" if sampler == "cost-aware" else sampler, progress, deterministic=deterministic
+    )
+
+
+def rungs_before(trial: Trial, trials: Mapping[int, Trial]) -> tuple[float, ...]:
+    """Epochs of each training that a trial goes on from, the first one first."""
+    found: list[float] = []
+    number = trial.after
+    while number is not None and number in trials:
+        found.insert(0, own_epochs(trials[number]))
+        number = trials[number].after
+    return tuple(found)
 
 
 def _same_cause(one: Failure, other: Failure) -> bool:

@@ -37,6 +37,8 @@ class Source:
     """None where the model is an ONNX file."""
     dropped: list[str] = field(default_factory=list)
     """Blocks that it lacks."""
+    rungs: tuple[float, ...] = ()
+    """Epochs of each training, where there were several."""
 
 
 def make_candidates(
@@ -62,6 +64,7 @@ def make_candidates(
                 **to_json(settings),
                 "widths": source.widths,
                 **({"dropped": source.dropped} if source.dropped else {}),
+                **({"rungs": list(source.rungs)} if source.rungs else {}),
             },
             size=path.stat().st_size,
             parameters=source.parameters,

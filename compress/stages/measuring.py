@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from compress.baseline.contexts import Context, Instruments
-from compress.measurement.latencies import SEARCHING, measure, measured
+from compress.measurement.latencies import measure, measured
 from compress.measurement.scoring import Scored
 from compress.metrics import metrics
 from compress.precision.schemes import Variant
@@ -103,15 +103,15 @@ def scored_on_val(context: Context, target: Target, path: Path, info: Mapping[st
 
 
 def measure_on(
-    instruments: Instruments, target: Target, paths: Sequence[Path], protocol: Protocol = SEARCHING
+    instruments: Instruments, target: Target, paths: Sequence[Path], protocol: Protocol | None = None
 ) -> list[dict[str, Any]]:
     """Latency (or instructions) and memory of files on one target against the baseline, as JSON, in their order.
 
-    Raises MeasurementError or ModelError where a file does not run there.
+    ``protocol``: None for that of the search. Raises MeasurementError or ModelError where a file does not run there.
     """
     description = instruments.describe[target.name]
     baseline, sample = instruments.baseline_path, instruments.sample
-    return measure(instruments.cache, target, description, baseline, paths, sample, protocol)
+    return measure(instruments.cache, target, description, baseline, paths, sample, protocol or instruments.protocol)
 
 
 def score(

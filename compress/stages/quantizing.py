@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,18 @@ from targets.target import Capabilities
 
 
 def make_files(
-    context: Context, path: Path, config: Config, say: Say
+    context: Context, path: Path, config: Config, say: Say, precisions: Collection[str] | None = None
 ) -> tuple[dict[Variant, Path], list[tuple[str, str]]]:
-    """Variant -> file for every one that works, and (variant's name, cause) for those that do not."""
+    """Variant -> file for every one that works, and (variant's name, cause) for those that do not.
+
+    ``precisions``: names of the variants to make; None: all.
+    """
     files: dict[Variant, Path] = {}
     skipped: list[tuple[str, str]] = []
     for variant in context.targets.variants:
         if variant.scheme == QAT and not config.precision.qat_epochs:
+            continue
+        if precisions is not None and variant.name not in precisions:
             continue
         try:
             made = _file(context, path, variant, config, say)

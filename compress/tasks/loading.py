@@ -18,7 +18,7 @@ from typing import Any
 from compress.tasks.recipes import _recipe, _recipe_modules
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import guarded
-from compress.values.configs import SearchSpace
+from compress.values.search_spaces import SearchSpace
 from targets.errors import TaskError
 
 

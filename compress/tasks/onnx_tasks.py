@@ -18,8 +18,8 @@ import numpy as np
 from compress.tasks import original_outputs
 from compress.tasks.tasks import Task
 from compress.values.arrays import read_arrays
-from compress.values.configs import SearchSpace
 from compress.values.domains import Float, Int
+from compress.values.search_spaces import SearchSpace
 from targets.errors import ModelError, TaskError
 
 if TYPE_CHECKING:

@@ -174,7 +174,8 @@ class _Loop:
         self.weights = [p for p in module.parameters() if p.requires_grad and p.dim() > 1]
         self.optimizer = make_optimizer(module, settings, optimizer)
         self.rates = [float(group["lr"]) for group in self.optimizer.param_groups]
-        self.total = settings.epochs * max(1, math.ceil(len(train) / settings.batch_size))
+        self.steps = max(1, math.ceil(settings.part * len(train) / settings.batch_size))
+        self.total = settings.epochs * self.steps
         self.step = 0
         self.first_loss: float | None = None
         self.average = Average(module, settings.ema) if settings.ema else None
@@ -245,6 +246,8 @@ class _Loop:
                     f"the loss became {value} in epoch {epoch} at lr={self.settings.lr:.2g}; a lower lr may help"
                 )
             total, count = total + value, count + 1
+            if count == self.steps:
+                break
         mean = total / max(1, count)
         if mean > max(10.0, _DIVERGED * (self.first_loss or 1.0)):
             raise TrainingError(

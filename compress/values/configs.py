@@ -1,17 +1,15 @@
-"""A config, and the search space that it is a point of: every setting of a search, each said once.
+"""A config: every setting of a search, each said once.
 
 A setting is a field of one of the config's three parts, with its row beside it (``settings.py``): what it may be,
 what it needs, whether it changes what a network costs. Its neutral value is the field's default. What is searched
-unless told otherwise is the field of the same name in ``SearchSpace``. To add a setting, add the two here, use it in
-its stage, and test that.
+unless told otherwise is the field of the same name in ``SearchSpace`` (``search_spaces.py``). To add a setting, add the
+two, use it in its stage, and test that.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
-from compress.values.domains import Choice, Domain, Float, Int, corners
 from compress.values.settings import (
     BLOCKS,
     GROUPS,
@@ -52,8 +50,6 @@ ALLOCATIONS = ("uniform", "global", "sensitivity")
 PENALTIES = ("bn", "group")
 BALANCES = ("none", "loss", "sampler")
 """What is done about classes of uneven frequency: nothing, weights in the loss, or examples drawn more often."""
-AUTO = "auto"
-"""As a space's ``lr``: its range is found by a test at the start of the search."""
 MOST_DELTAS = 16
 """Groups that get a delta of their own; beyond that the space would be too wide for the trials there are."""
 
@@ -246,6 +242,8 @@ class FinetuneSettings:
         "weight of the distance between attention maps of inner layers and the baseline's; 0: off",
         in_int8_training=False,
     )
+    part: float = unsearched(1.0, omitted=True)
+    """Share of the train set that is an epoch, where whole ones take too long."""
     balance: str = setting(
         "none",
         OneOf(BALANCES),
@@ -335,112 +333,3 @@ class Config:
     prune: PruneSettings = PruneSettings()
     finetune: FinetuneSettings = FinetuneSettings()
     precision: PrecisionSettings = PrecisionSettings()
-
-
-@dataclass(frozen=True)
-class SearchSpace:
-    """What may vary. Give a domain to search a setting, a constant to fix it.
-
-    The names are those of the settings; what each means stands in its row above. ``prune_delta`` is searched once for
-    every group, as ``prune_delta.GROUP``; ``lr="auto"`` is searched in a range that is found when the search begins.
-    Raises SpaceError for a value that no config can have.
-    """
-
-    prune_ratio: Domain = Float(0.0, 0.9)
-    prune_skew: Domain = Float(-0.8, 0.8)
-    prune_delta: Domain = Float(-0.25, 0.25)
-    importance: Domain = "l2"
-    allocation: Domain = "uniform"
-    prune_steps: Domain = 1
-    depth: Domain = 0.0
-    sparsity: Domain = 0.0
-    sparsity_kind: Domain = "bn"
-    sparsity_epochs: Domain = 4
-    epochs: Domain = Int(4, 16)
-    batch_size: Domain = 64
-    lr: Domain = Float(3e-4, 1e-2, log=True)
-    schedule: Domain = "cosine"
-    weight_decay: Domain = Float(1e-6, 1e-2, log=True)
-    l1: Domain = Float(1e-8, 1e-4, log=True)
-    dropout: Domain = Float(0.0, 0.4)
-    label_smoothing: Domain = Float(0.0, 0.15)
-    distill_weight: Domain = Float(0.0, 1.0)
-    temperature: Domain = Float(1.0, 8.0)
-    patience: Domain = 0
-    short_share: Domain = 0.0
-    ema: Domain = 0.0
-    mixup: Domain = 0.0
-    feature_weight: Domain = 0.0
-    balance: Domain = "none"
-    precision: Domain = Choice(*SEARCHED)
-    calibration: Domain = Choice("minmax", "percentile")
-    float_share: Domain = Float(0.1, 0.6)
-    int8_operators: Domain = Choice("all", "products")
-    adaround: Domain = False
-    correct_bias: Domain = False
-    qat_epochs: Domain = 0
-    qat_lr: Domain = 0.1
-
-    def __post_init__(self) -> None:
-        for name, domain in self.domains().items():
-            if (name, domain) == ("lr", AUTO):
-                continue
-            for value in corners(domain):
-                row(name).setting.values.check(name, value)
-        if QAT in corners(self.precision) and not self._trains_int8():
-            raise SpaceError(f"precision has {QAT!r}, but qat_epochs={self.qat_epochs}: set it to 1 or more")
-
-    def domains(self) -> dict[str, Domain]:
-        """Setting's name -> its domain, or the constant it is fixed to."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
-
-    def dimensions(
-        self, groups: tuple[str, ...], blocks: int = 0, lossy_operators: int = 0
-    ) -> dict[str, Float | Int | Choice]:
-        """What a sampler chooses: searched settings by name, the delta once per group.
-
-        ``groups``: names of the prunable ones; ``blocks``: number of removable blocks; ``lossy_operators``: of
-        operators, other than products, that lose much in int8. What the network has nothing for is no dimension.
-        """
-        found: dict[str, Float | Int | Choice] = {}
-        for name, domain in self.domains().items():
-            needs = row(name).setting.needs
-            if not isinstance(domain, (Float, Int, Choice)) or not needs.met(len(groups), blocks, lossy_operators):
-                continue
-            if name == "precision":
-                found[name] = Choice(*self.schemes())
-            elif name == "prune_delta":
-                found.update({f"prune_delta.{group}": domain for group in groups})
-            else:
-                found[name] = domain
-        return found
-
-    def config(self, params: dict[str, Any]) -> Config:
-        """The config that a sampler's ``params`` mean; constants come from the space, the rest is neutral."""
-        values = {n: d for n, d in self.domains().items() if not isinstance(d, (Float, Int, Choice))}
-        values.update({n: v for n, v in params.items() if not n.startswith("prune_delta.")})
-        if values.get("lr") == AUTO:  # not found out (nothing is trained)
-            del values["lr"]
-        delta = values.pop("prune_delta", 0.0)
-        deltas = {n.removeprefix("prune_delta."): float(v) for n, v in params.items() if n.startswith("prune_delta.")}
-        parts: dict[type, dict[str, Any]] = {PruneSettings: {}, FinetuneSettings: {}, PrecisionSettings: {}}
-        for name, value in values.items():
-            one = row(name)
-            parts[one.part][one.field] = one.setting.values.cast(value)
-        prune = parts[PruneSettings]
-        # A constant delta is the same for all groups, so it moves the ratio.
-        ratio = float(prune.pop("ratio", 0.0)) + (0.0 if deltas else float(delta))
-        return Config(
-            PruneSettings(ratio=min(0.99, max(0.0, ratio)), deltas=deltas, **prune),
-            FinetuneSettings(**parts[FinetuneSettings]),
-            PrecisionSettings(**parts[PrecisionSettings]),
-        )
-
-    def schemes(self) -> tuple[str, ...]:
-        """The precisions in the space, in its order; training in int8 adds one."""
-        values = self.precision.values if isinstance(self.precision, Choice) else (self.precision,)
-        found = tuple(str(value) for value in values)
-        return (*found, QAT) if self._trains_int8() and QAT not in found else found
-
-    def _trains_int8(self) -> bool:
-        return any(value > 0 for value in corners(self.qat_epochs))

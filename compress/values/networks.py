@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -113,3 +114,38 @@ class Network:
     def width_of(self) -> dict[str, int]:
         """Group -> channels left."""
         return dict(self.widths)
+
+
+PATTERN = "pattern"
+"""The parameter of a trial that says which blocks its network lacks."""
+WIDTH = "width."
+"""How the parameters begin that say how wide a group is."""
+_WHOLE = "whole"
+
+
+def params_of(network: Network) -> dict[str, Any]:
+    """The parameters that stand for a network: ``pattern``, and ``width.GROUP`` for each group of it.
+
+    >>> params_of(Network(("b",), (("conv", 16),)))
+    {'pattern': 'b', 'width.conv': 16}
+    """
+    return {PATTERN: pattern_name(network.dropped), **{WIDTH + name: width for name, width in network.widths}}
+
+
+def pattern_name(dropped: tuple[str, ...]) -> str:
+    """What stands for a pattern without these blocks."""
+    return "+".join(dropped) or _WHOLE
+
+
+def network_of(params: Mapping[str, Any]) -> Network | None:
+    """The network that parameters stand for; None where they name none."""
+    if PATTERN not in params:
+        return None
+    dropped = () if params[PATTERN] == _WHOLE else tuple(str(params[PATTERN]).split("+"))
+    widths = [(name.removeprefix(WIDTH), int(width)) for name, width in params.items() if name.startswith(WIDTH)]
+    return Network(dropped, tuple(sorted(widths)))
+
+
+def settings_in(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters without those that name a network."""
+    return {name: value for name, value in params.items() if name != PATTERN and not name.startswith(WIDTH)}

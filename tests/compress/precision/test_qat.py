@@ -29,8 +29,9 @@ from compress.tasks.datasets import Split
 from compress.training import finetuning
 from compress.training.objectives import make_objective
 from compress.training.training_modes import TrainingMode
-from compress.values.configs import Config, FinetuneSettings, PrecisionSettings, SearchSpace
+from compress.values.configs import Config, FinetuneSettings, PrecisionSettings
 from compress.values.domains import Choice
+from compress.values.search_spaces import SearchSpace
 from targets.errors import QuantizeError, SpaceError
 from targets.target import Capabilities
 

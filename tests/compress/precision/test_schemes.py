@@ -8,8 +8,9 @@ import pytest
 
 from compress.precision.schemes import channel_step, left_out, variants, wanted
 from compress.results import Result
-from compress.values.configs import SCHEMES, SEARCHED, SearchSpace
+from compress.values.configs import SCHEMES, SEARCHED
 from compress.values.domains import Choice
+from compress.values.search_spaces import SearchSpace
 from targets.errors import TargetError
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities

@@ -13,8 +13,9 @@ from compress.run_folder.records import Record
 from compress.run_folder.runs import Request, Run
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate
-from compress.values.configs import SETTINGS, SearchSpace
+from compress.values.configs import SETTINGS
 from compress.values.domains import Choice, Float, Int
+from compress.values.search_spaces import SearchSpace
 
 SPACE = SearchSpace(
     importance=Choice("l2", "l1"), allocation=Choice("uniform", "global"), depth=Float(0.0, 1.0),

@@ -18,7 +18,7 @@ from compress.run_folder.runs import Request, Run
 from compress.selection import picks
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate, Failure
-from compress.values.configs import SearchSpace
+from compress.values.search_spaces import SearchSpace
 from targets.errors import NoFeasibleCandidate, RequestError
 
 Make = Callable[..., Candidate]

@@ -16,8 +16,8 @@ from compress.run_folder.runs import Request, Run
 from compress.tasks import tasks
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate
-from compress.values.configs import SearchSpace
 from compress.values.domains import Choice, Float
+from compress.values.search_spaces import SearchSpace
 from targets.errors import RunError
 
 Content = Callable[[Path], dict[str, str]]

@@ -14,9 +14,9 @@ from compress.run_folder.records import Trial
 from compress.sampling import first_configs, samplers, studies
 from compress.sampling.problems import Problem
 from compress.values.candidates import Candidate
-from compress.values.configs import SearchSpace
 from compress.values.constraints import parse_constraint
 from compress.values.domains import Choice, Float, Int
+from compress.values.search_spaces import SearchSpace
 from targets.errors import RequestError
 
 Make = Callable[..., Candidate]

@@ -13,8 +13,9 @@ from torch import nn
 import compress
 from compress.results import Result
 from compress.stages.early_stopping import is_hopeless, short_epochs
-from compress.values.configs import FinetuneSettings, SearchSpace
+from compress.values.configs import FinetuneSettings
 from compress.values.constraints import parse_constraint
+from compress.values.search_spaces import SearchSpace
 from targets.errors import SpaceError
 
 

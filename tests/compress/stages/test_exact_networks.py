@@ -25,8 +25,9 @@ from compress.results import Result
 from compress.run_folder.caching import Cache
 from compress.stages import pruning
 from compress.stages.exporting import Shape, make_template
-from compress.values.configs import PruneSettings, SearchSpace
+from compress.values.configs import PruneSettings
 from compress.values.domains import Choice
+from compress.values.search_spaces import SearchSpace
 from recipes.keyword_spotting import network as keyword_spotter
 from targets.errors import SpaceError
 

@@ -27,8 +27,9 @@ from compress.pruning.widths import MOST_RATIO, evened
 from compress.results import Result
 from compress.stages import pruning
 from compress.training import sparsity
-from compress.values.configs import PruneSettings, SearchSpace
+from compress.values.configs import PruneSettings
 from compress.values.domains import Choice, Float
+from compress.values.search_spaces import SearchSpace
 from targets.errors import SpaceError
 
 # -- cuts in steps

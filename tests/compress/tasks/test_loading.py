@@ -13,7 +13,7 @@ import pytest
 from compress.tasks.loading import load_task
 from compress.tasks.recipes import recipes
 from compress.tasks.user_code import guarded
-from compress.values.configs import SearchSpace
+from compress.values.search_spaces import SearchSpace
 from targets.errors import SpaceError, TaskError
 
 GOOD = """

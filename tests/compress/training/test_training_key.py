@@ -27,8 +27,9 @@ from compress.training.distilling import make_teacher
 from compress.training.objectives import Objective
 from compress.training.training_key import make_key
 from compress.training.training_modes import TrainingMode
-from compress.values.configs import FinetuneSettings, SearchSpace
+from compress.values.configs import FinetuneSettings
 from compress.values.domains import Choice
+from compress.values.search_spaces import SearchSpace
 
 Search = Callable[..., Result]
 

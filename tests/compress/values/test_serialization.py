@@ -23,9 +23,9 @@ from compress.values.configs import (
     FinetuneSettings,
     PrecisionSettings,
     PruneSettings,
-    SearchSpace,
 )
 from compress.values.domains import Choice, Float, Int
+from compress.values.search_spaces import SearchSpace
 from compress.values.serialization import canonical, from_json, stable_hash, to_json, write_json
 from targets.documents import file_hash, write_text
 from targets.errors import SpaceError

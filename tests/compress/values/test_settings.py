@@ -8,16 +8,9 @@ import pytest
 
 from compress.precision.qat import settings_of
 from compress.sampling.first_configs import steady
-from compress.values.configs import (
-    SETTINGS,
-    Config,
-    FinetuneSettings,
-    PrecisionSettings,
-    PruneSettings,
-    SearchSpace,
-    row,
-)
+from compress.values.configs import SETTINGS, Config, FinetuneSettings, PrecisionSettings, PruneSettings, row
 from compress.values.domains import Choice, Float, Int, corners
+from compress.values.search_spaces import SearchSpace
 from compress.values.settings import OneOf, Whole, Within, YesNo, check_all, rows_of, setting
 from targets.errors import SpaceError
 

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.values.configs import MOST_DELTAS, FinetuneSettings, PrecisionSettings, PruneSettings, SearchSpace
+from compress.values.configs import MOST_DELTAS, FinetuneSettings, PrecisionSettings, PruneSettings
 from compress.values.domains import Choice, Float, Int, middle, nearest
+from compress.values.search_spaces import SearchSpace
 from targets.errors import SpaceError
 
 CONSTANTS: dict[str, Any] = {

@@ -1,0 +1,113 @@
+"""Proposals of configs: first those that usually do well, then an Optuna sampler's, or the points of a grid."""
+
+from __future__ import annotations
+
+import time as clock
+from typing import TYPE_CHECKING, Any
+
+from compress.baseline.contexts import Context
+from compress.sampling.first_configs import for_each_depth, halfway, is_worth, strong_params
+from compress.sampling.problems import Problem
+from compress.sampling.samplers import grid_params
+from compress.sampling.studies import GP_MOST, GP_SHARE, propose
+from compress.searching.progress import Progress
+from compress.searching.proposals import Proposal
+from compress.selection.feasibility import excesses
+from compress.values.domains import nearest
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+class ConfigProposals:
+    """Proposes points of the search space, whatever networks they mean."""
+
+    def __init__(
+        self, context: Context, problem: Problem, sampler: str | BaseSampler, progress: Progress, *,
+        deterministic: bool,
+    ) -> None:  # fmt: skip
+        self.context, self.problem, self.sampler = context, problem, sampler
+        self.progress, self.deterministic = progress, deterministic
+        self.state = context.run.state
+        blocks = 0 if context.training is None else len(context.training.blocks.removable)
+        groups = len(context.profile.groups.prunable)
+        self.strong = strong_params(context.space, problem.dimensions, groups, blocks)
+        self.grid = grid_params(problem.dimensions) if sampler == "grid" else None
+        self.ask_seconds: list[float] = []
+
+    def propose(self, number: int) -> Proposal | None:
+        """The config of trial ``number``; None where a grid is exhausted."""
+        if self.grid is not None:
+            if number < len(self.grid):
+                return Proposal(self.grid[number])
+            self.progress.note("the grid is exhausted")
+            return None
+        strong = self._strong(number)
+        if strong is not None:
+            return Proposal(strong)
+        sampler = self._sampler_now()
+        start = clock.perf_counter()
+        with self.context.cache.timed("sampler"):
+            seed = self.context.run.request.seed
+            params, attributes = propose(
+                self.problem, self.state.trials, self.state.candidates, number, seed, sampler
+            )  # fmt: skip
+        self.ask_seconds.append(clock.perf_counter() - start)
+        return Proposal(params, system_attrs=attributes)
+
+    @property
+    def untrained(self) -> Proposal | None:
+        """The untouched baseline in every precision, where that was not tried yet."""
+        tried = [trial.params for trial in self.state.trials.values()]
+        first = self.strong[0] if self.strong else {}
+        is_wanted = first.get("epochs") == 0 and not first.get("prune_ratio") and first not in tried
+        return Proposal(first) if is_wanted else None
+
+    def _strong(self, number: int) -> dict[str, Any] | None:
+        """A config to begin with that is not tried yet and worth it, then those halfway; None: ask the sampler."""
+        tried = [trial.params for trial in self.state.trials.values()]
+        for params in self.strong if number < len(self.strong) else ():
+            worth = is_worth(float(params.get("prune_ratio", 0.0)), self._seen(params.get("depth")))
+            if params not in tried and worth:
+                return params
+        for base in for_each_depth(self.strong):
+            ratio = halfway(self._seen(base.get("depth")))
+            if ratio is None:
+                continue
+            params = {**base, "prune_ratio": nearest(self.problem.dimensions["prune_ratio"], ratio)}
+            if params not in tried:
+                return params
+        return None
+
+    def _seen(self, depth: Any) -> list[tuple[float, float]]:
+        """(pruning ratio, excess of quality over its limit) of what ``_strong`` has begun with at this depth."""
+        target, zero = self.problem.targets[0], self.problem.baseline
+        limits = tuple(c for c in self.problem.constraints if c.quantity in ("quality", "quality_drop"))
+        begun = [{**params, "prune_ratio": 0.0} for params in self.strong]
+        found = []
+        for trial in self.state.trials.values():
+            ratio = float(trial.params.get("prune_ratio", 0.0))
+            mine = {**trial.params, "prune_ratio": 0.0} in begun and trial.params.get("depth") == depth
+            if trial.state != "finished" or not mine or not ratio or not limits:
+                continue
+            made = [self.state.candidates[name] for name in trial.candidates]
+            beyond = [
+                max(excesses(c, zero, target, limits, scaled=True).values()) for c in made if target in c.measured
+            ]
+            if beyond:
+                found.append((ratio, min(beyond)))
+        return found
+
+    def _sampler_now(self) -> str | BaseSampler:
+        """``auto``: the GP for as long as it is cheap beside training, then TPE."""
+        if self.sampler != "auto":
+            return self.sampler
+        if not self.problem.dimensions:
+            return "random"
+        if self.deterministic:
+            return "gp" if len(self.state.candidates) <= GP_MOST else "tpe"
+        took = sorted(trial.seconds for trial in self.state.trials.values() if trial.state == "finished")
+        recent = self.ask_seconds[-3:]
+        if not took or len(recent) < 3:
+            return "gp"
+        return "tpe" if sorted(recent)[1] > GP_SHARE * took[len(took) // 2] else "gp"

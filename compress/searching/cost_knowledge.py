@@ -1,0 +1,239 @@
+"""What a search knows of the costs of its networks, in every precision that is worth making on its first target."""
+
+from __future__ import annotations
+
+import time as clock
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from compress.baseline.contexts import Context, Training
+from compress.sampling import cost_model
+from compress.sampling.cost_model import CostModel
+from compress.sampling.network_arrays import Patterns
+from compress.sampling.pool import spread
+from compress.sampling.problems import Problem
+from compress.stages.cost_scan import TOGETHER, Measured, measure_networks
+from compress.values.candidates import Candidate
+from compress.values.configs import QAT, STORED
+from compress.values.constraints import Constraint
+from compress.values.networks import Network
+
+NETWORKS = 20
+"""That are measured before the first one is trained, where the time allows it."""
+FEWEST = 3
+"""Of them, whatever the time."""
+_GAIN = 0.97
+"""A precision that costs more than this share of another one's gains nothing."""
+_STATIC = ("int8", "mixed", QAT)
+
+
+@dataclass
+class CostKnowledge:
+    """Costs of networks on the first target, as shares of the baseline's; ``learn_costs`` makes it."""
+
+    context: Context
+    training: Training
+    importance: str
+    quantity: str
+    """The cost that is searched: ``latency``, ``instructions``, ``size`` or ``memory``."""
+    models: dict[str, CostModel]
+    """Precision that was measured -> model of that quantity."""
+    others: dict[str, CostModel]
+    """Other quantities that a constraint limits -> model, in the first of the precisions."""
+    factors: Mapping[str, tuple[str, float]]
+    """Precision that is made -> (the measured one it goes by, its cost as a share of that one's)."""
+    precisions: tuple[str, ...]
+    """Names of the variants that are made of a trained network."""
+    limits: tuple[Constraint, ...]
+    overhead: float = 2.0
+    """Seconds that a trial takes besides its training."""
+
+    def of(self, networks: Sequence[Network]) -> dict[str, np.ndarray]:
+        """Precision -> cost of each network."""
+        known = {name: model.costs(networks) for name, model in self.models.items()}
+        return {name: known[base] * factor for name, (base, factor) in self.factors.items()}
+
+    def meets(self, networks: Sequence[Network]) -> np.ndarray:
+        """Whether each network may meet the limits on costs, as far as they are known, in some precision."""
+        fits = np.ones(len(networks), dtype=bool)
+        zero = self.context.baseline.candidate
+        for limit in self.limits:
+            if limit.quantity == self.quantity:
+                shares = np.min(list(self.of(networks).values()), axis=0)
+            elif limit.quantity in self.others:
+                shares = self.others[limit.quantity].costs(networks)
+            else:
+                continue
+            most = _share_of(limit, zero, self.context.targets.first.name)
+            if most is not None:
+                fits &= shares <= most
+        return fits
+
+    def measure(self, network: Network) -> bool:
+        """Measure a network that is about to be trained; False where it was measured before.
+
+        A measurement that is more than three usual errors off its prediction is repeated by the caller's next look,
+        since model and measurements are averaged.
+        """
+        first = next(iter(self.models.values()))
+        if network in first.measured:
+            return False
+        found = measure_networks(self.context, self.training, [network], self.importance, list(self.models))
+        for name, costs in found.get(network, {}).items():
+            if self.quantity in costs.by_quantity:
+                self.models[name] = self.models[name].with_measured(network, costs.by_quantity[self.quantity])
+        return bool(found)
+
+    @property
+    def error(self) -> tuple[float, float]:
+        """(median, largest) relative error of the first model, each network predicted from the others."""
+        first = next(iter(self.models.values()))
+        return first.median_error, first.worst_error
+
+
+def learn_costs(
+    context: Context, training: Training, problem: Problem, patterns: Patterns, importance: str, seed: int,
+    seconds: float | None,
+) -> CostKnowledge:  # fmt: skip
+    """Measure networks, from the smallest to the whole one, for ``seconds`` at most (None: all of them).
+
+    Raises StageError where fewer than three can be measured.
+    """
+    begun = clock.monotonic()
+    quantity = _quantity(problem, context)
+    networks = _in_turn(spread(patterns, NETWORKS, seed))
+    base = _bases(context)
+    found: dict[Network, Measured] = {}
+    precisions = list(base)
+    for start in range(0, len(networks), TOGETHER):
+        late = seconds is not None and clock.monotonic() - begun > seconds
+        if late and len(found) >= FEWEST:
+            break
+        found |= measure_networks(context, training, networks[start : start + TOGETHER], importance, precisions)
+        if start == 0:
+            precisions = _worth(found, precisions, quantity, problem)
+    found = {network: costs for network, costs in found.items() if all(name in costs for name in precisions)}
+    step = context.targets.step
+    models = {
+        name: _fitted(patterns, {n: costs[name].by_quantity[quantity] for n, costs in found.items()}, step, quantity)
+        for name in precisions
+    }
+    others = {
+        limit.quantity: _fitted(
+            patterns, {n: costs[precisions[0]].by_quantity[limit.quantity] for n, costs in found.items()}, step,
+            limit.quantity,
+        )
+        for limit in problem.constraints
+        if limit.quantity not in (quantity, "quality", "quality_drop")
+        and all(limit.quantity in costs[precisions[0]].by_quantity for costs in found.values())
+    }  # fmt: skip
+    factors, made = _factors(context, precisions, quantity, problem)
+    return CostKnowledge(
+        context, training, importance, quantity, models, others, factors, made,
+        tuple(limit for limit in problem.constraints if limit.operator == "<="),
+    )  # fmt: skip
+
+
+def _in_turn(networks: Sequence[Network]) -> list[Network]:
+    """The smallest and the whole one first, then those between, so that the first few cover the range."""
+    left = list(networks)
+    ordered = [left.pop(0)] + ([left.pop()] if left else [])
+    count = len(left)
+    strides = [i for stride in (4, 2, 1) for i in range(stride // 2, count, stride)]
+    return [*ordered, *(left[i] for i in dict.fromkeys(strides)), *(left[i] for i in range(count) if i not in strides)]
+
+
+def _quantity(problem: Problem, context: Context) -> str:
+    costs = [name for name in problem.objectives if name != "quality"]
+    if set(costs) & {"latency", "instructions"}:
+        return "instructions" if context.targets.first.counted else "latency"
+    return costs[0]
+
+
+def _bases(context: Context) -> dict[str, None]:
+    """Precisions that untrained networks are written in."""
+    schemes = [variant.scheme for variant in context.targets.variants]
+    found = [name for name in schemes if name in ("fp32", *STORED)]
+    if any(name in ("fp32", "int8-dynamic") for name in schemes) and "fp32" not in found:
+        found.insert(0, "fp32")
+    int8 = [variant.name for variant in context.targets.variants if variant.scheme == "int8"]
+    return dict.fromkeys([*found, *int8[:1]] or ["fp32"])
+
+
+def _worth(found: Mapping[Network, Measured], precisions: Sequence[str], quantity: str, problem: Problem) -> list[str]:
+    """The precisions in which some network is at least 3 % cheaper than in the first one."""
+    if "size" in _quantities(problem):
+        return list(precisions)
+    first, *rest = precisions
+    kept = [first]
+    for name in rest:
+        ratios = [
+            costs[name].by_quantity[quantity] / costs[first].by_quantity[quantity]
+            for costs in found.values()
+            if name in costs and first in costs and costs[first].by_quantity.get(quantity)
+        ]
+        if ratios and min(ratios) <= _GAIN:
+            kept.append(name)
+    return kept
+
+
+def _quantities(problem: Problem) -> set[str]:
+    return {*problem.objectives, *(limit.quantity for limit in problem.constraints)}
+
+
+def _fitted(patterns: Patterns, shares: Mapping[Network, float], step: int, quantity: str) -> CostModel:
+    if quantity == "size":
+        return cost_model.fit(patterns, list(shares), list(shares.values()), 1, places=False)
+    return cost_model.fit(patterns, list(shares), list(shares.values()), 1 if quantity == "memory" else step)
+
+
+def _factors(
+    context: Context, measured: Sequence[str], quantity: str, problem: Problem
+) -> tuple[dict[str, tuple[str, float]], tuple[str, ...]]:
+    """How precisions go by those that were measured, from the untouched baseline in all of them."""
+    target = context.targets.first.name
+    known: dict[str, float] = {"fp32": 1.0}
+    for candidate in context.run.state.candidates.values():
+        if candidate.trial is not None and not candidate.config.get("widths") and target in candidate.measured:
+            share = _cost(candidate, context.baseline.candidate, target, quantity)
+            if share is not None and "dropped" not in candidate.config:
+                known.setdefault(candidate.config["precision"]["scheme"], share)
+    factors: dict[str, tuple[str, float]] = {}
+    names: list[str] = []
+    for variant in context.targets.variants:
+        scheme = variant.scheme
+        base = scheme if scheme in measured else "int8" if scheme in _STATIC and "int8" in measured else measured[0]
+        factor = known[scheme] / known[base] if scheme in known and base in known else 1.0
+        gains = scheme in measured or known.get(scheme, 1.0) <= _GAIN or base == "int8"
+        if gains or "size" in _quantities(problem) or scheme in (*STORED, QAT):
+            factors[scheme] = (base, factor)
+            names.append(variant.name)
+    if not factors:
+        factors[measured[0]] = (measured[0], 1.0)
+        names = [variant.name for variant in context.targets.variants]
+    return factors, tuple(names)
+
+
+def _cost(candidate: Candidate, zero: Candidate, target: str, quantity: str) -> float | None:
+    measured = candidate.measured[target]
+    if quantity == "size":
+        return candidate.size / zero.size
+    if quantity == "latency":
+        return measured.latency.ratio if measured.latency else None
+    value, whole_value = getattr(measured, quantity), getattr(zero.measured[target], quantity)
+    return value / whole_value if value and whole_value else None
+
+
+def _share_of(limit: Constraint, zero: Candidate, target: str) -> float | None:
+    """A limit as a share of the baseline's cost."""
+    if limit.relative:
+        return limit.limit
+    measured = zero.measured[target]
+    values = {
+        "latency": measured.latency.p50 if measured.latency else None,
+        "size": zero.size, "memory": measured.memory, "instructions": measured.instructions,
+    }  # fmt: skip
+    value = values.get(limit.quantity)
+    return limit.limit / value if value else None
