@@ -9,12 +9,12 @@ measured network in turn.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
-from compress.sampling.network_arrays import Patterns, by_pattern, channels
+from compress.sampling.network_arrays import Patterns, by_pattern, channels, whole
 from compress.values.networks import Network, Pattern
 
 Row = Mapping[str, float]
@@ -64,18 +64,42 @@ def feature_rows(
 
 
 @dataclass(frozen=True)
-class CostModel:
-    """The cost of any network of a space, as a share of the baseline's."""
+class FeatureTable:
+    """The columns of networks, each computed once, since a search asks for the same thousands again and again."""
 
     patterns: Patterns
     step: int
-    places: bool
+    places: bool = True
+    _known: dict[Network, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Of the columns that some network has."""
+        wholes = [whole(pattern) for pattern in self.patterns.values()]
+        rows = feature_rows(self.patterns, wholes, self.step, places=self.places)
+        return tuple(sorted({name for row in rows for name in row}))
+
+    def matrix(self, networks: Sequence[Network]) -> np.ndarray:
+        """The columns of ``networks`` in the order of ``names``, (networks, columns)."""
+        missing = [network for network in dict.fromkeys(networks) if network not in self._known]
+        rows = feature_rows(self.patterns, missing, self.step, places=self.places)
+        for network, row in zip(missing, rows, strict=True):
+            self._known[network] = np.array([row.get(name, 0.0) for name in self.names])
+        return np.array([self._known[network] for network in networks]).reshape(len(networks), len(self.names))
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The cost of any network of a space, as a share of the baseline's."""
+
+    table: FeatureTable
     measured: Mapping[Network, tuple[float, ...]]
     """Network -> its measurements, in the order in which they came."""
 
     @cached_property
     def _rows(self) -> list[dict[str, float]]:
-        return feature_rows(self.patterns, list(self.measured), self.step, places=self.places)
+        matrix = self.table.matrix(list(self.measured))
+        return [dict(zip(self.table.names, row.tolist(), strict=True)) for row in matrix]
 
     @cached_property
     def _ratios(self) -> np.ndarray:
@@ -102,7 +126,8 @@ class CostModel:
 
     def predict(self, networks: Sequence[Network]) -> np.ndarray:
         """The model's costs, of shape (networks,), measured or not."""
-        return _applied(self._weights, feature_rows(self.patterns, networks, self.step, places=self.places))
+        weights = np.array([self._weights.get(name, 0.0) for name in self.table.names])
+        return np.asarray(self.table.matrix(networks) @ weights)
 
     def costs(self, networks: Sequence[Network]) -> np.ndarray:
         """The costs to go by: the mean of model and measurement where there is one, else the model's.
@@ -120,7 +145,7 @@ class CostModel:
         _check(ratio)
         measured = dict(self.measured)
         measured[network] = (*measured.get(network, ()), ratio)
-        return CostModel(self.patterns, self.step, self.places, measured)
+        return CostModel(self.table, measured)
 
     def is_off(self, network: Network, ratio: float) -> bool:
         """Whether a measurement is more than three usual errors off its prediction, and should be repeated."""
@@ -129,11 +154,13 @@ class CostModel:
 
 
 def fit(
-    patterns: Patterns, networks: Sequence[Network], ratios: Sequence[float], step: int, *, places: bool = True
-) -> CostModel:
+    patterns: Patterns, networks: Sequence[Network], ratios: Sequence[float], step: int, *, places: bool = True,
+    table: FeatureTable | None = None,
+) -> CostModel:  # fmt: skip
     """The cost model of measured networks. ``ratios``: their costs, as shares of the baseline's.
 
-    For latency and instructions ``step`` is the target's; for memory 1; for the size of a file 1 and no ``places``,
+    ``table``: one of the same patterns, step and places that another model has filled already. For latency and
+    instructions ``step`` is the target's; for memory 1; for the size of a file 1 and no ``places``,
     which is exact. Raises ValueError for fewer than three networks, or a cost that is not positive and finite.
     """
     if len(networks) != len(ratios) or len(set(networks)) < 3:
@@ -142,7 +169,7 @@ def fit(
     for network, ratio in zip(networks, ratios, strict=True):
         _check(ratio)
         measured[network] = (*measured.get(network, ()), float(ratio))
-    return CostModel(patterns, step, places, measured)
+    return CostModel(table or FeatureTable(patterns, step, places), measured)
 
 
 def regress(rows: Sequence[Row], ratios: np.ndarray) -> dict[str, float]:

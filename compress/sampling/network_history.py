@@ -101,6 +101,16 @@ def own_epochs(trial: Trial) -> float:
     return float(trial.params.get("epochs", 0)) * float(trial.params.get("part", 1.0))
 
 
+def rungs_before(trial: Trial, trials: Mapping[int, Trial]) -> tuple[float, ...]:
+    """Epochs of each training that a trial goes on from, the first one first."""
+    found: list[float] = []
+    number = trial.after
+    while number is not None and number in trials:
+        found.insert(0, own_epochs(trials[number]))
+        number = trials[number].after
+    return tuple(found)
+
+
 def _drops(trial: Trial, state: State, target: str) -> dict[str, float]:
     """Precision -> drop on val of the trial's candidates."""
     found = {}

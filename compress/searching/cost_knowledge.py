@@ -10,7 +10,7 @@ import numpy as np
 
 from compress.baseline.contexts import Context, Training
 from compress.sampling import cost_model
-from compress.sampling.cost_model import CostModel
+from compress.sampling.cost_model import CostModel, FeatureTable
 from compress.sampling.network_arrays import Patterns
 from compress.sampling.pool import spread
 from compress.sampling.problems import Problem
@@ -26,6 +26,8 @@ FEWEST = 3
 """Of them, whatever the time."""
 _GAIN = 0.97
 """A precision that costs more than this share of another one's gains nothing."""
+_EXACT = ("fp32", "fp16", "int8-weights", "int4-weights", "int8-dynamic", "mixed", "int8", QAT)
+"""Precisions, the most exact first."""
 _STATIC = ("int8", "mixed", QAT)
 
 
@@ -47,6 +49,10 @@ class CostKnowledge:
     precisions: tuple[str, ...]
     """Names of the variants that are made of a trained network."""
     limits: tuple[Constraint, ...]
+    table: FeatureTable
+    """The columns of networks that latencies go by."""
+    by_size: bool = False
+    """Whether sizes are an objective, or limited."""
     overhead: float = 2.0
     """Seconds that a trial takes besides its training."""
 
@@ -54,6 +60,20 @@ class CostKnowledge:
         """Precision -> cost of each network."""
         known = {name: model.costs(networks) for name, model in self.models.items()}
         return {name: known[base] * factor for name, (base, factor) in self.factors.items()}
+
+    def worth_making(self, network: Network) -> tuple[str, ...]:
+        """Names of the variants in which a trained network is worth a file.
+
+        One that is not cheaper than a more exact one gains nothing, unless sizes count.
+        """
+        costs = {name: float(values[0]) for name, values in self.of([network]).items()}
+        least, kept = np.inf, set[str]()
+        for scheme in sorted(costs, key=lambda name: (_EXACT.index(name) if name in _EXACT else 0, name)):
+            if self.by_size or costs[scheme] <= _GAIN * least or scheme == QAT:
+                kept.add(scheme)
+            least = min(least, costs[scheme])
+        variants = self.context.targets.variants
+        return tuple(one.name for one in variants if one.name in self.precisions and one.scheme in kept)
 
     def meets(self, networks: Sequence[Network]) -> np.ndarray:
         """Whether each network may meet the limits on costs, as far as they are known, in some precision."""
@@ -115,24 +135,21 @@ def learn_costs(
         if start == 0:
             precisions = _worth(found, precisions, quantity, problem)
     found = {network: costs for network, costs in found.items() if all(name in costs for name in precisions)}
-    step = context.targets.step
+    tables = _Tables(patterns, context.targets.step)
     models = {
-        name: _fitted(patterns, {n: costs[name].by_quantity[quantity] for n, costs in found.items()}, step, quantity)
+        name: tables.fitted({n: costs[name].by_quantity[quantity] for n, costs in found.items()}, quantity)
         for name in precisions
     }
     others = {
-        limit.quantity: _fitted(
-            patterns, {n: costs[precisions[0]].by_quantity[limit.quantity] for n, costs in found.items()}, step,
-            limit.quantity,
-        )
-        for limit in problem.constraints
-        if limit.quantity not in (quantity, "quality", "quality_drop")
-        and all(limit.quantity in costs[precisions[0]].by_quantity for costs in found.values())
-    }  # fmt: skip
+        name: tables.fitted({n: costs[precisions[0]].by_quantity[name] for n, costs in found.items()}, name)
+        for name in _quantities(problem) - {quantity, "quality", "quality_drop"}
+        if all(name in costs[precisions[0]].by_quantity for costs in found.values())
+    }
     factors, made = _factors(context, precisions, quantity, problem)
     return CostKnowledge(
         context, training, importance, quantity, models, others, factors, made,
-        tuple(limit for limit in problem.constraints if limit.operator == "<="),
+        tuple(limit for limit in problem.constraints if limit.operator == "<="), tables.blocks,
+        by_size="size" in _quantities(problem),
     )  # fmt: skip
 
 
@@ -183,10 +200,19 @@ def _quantities(problem: Problem) -> set[str]:
     return {*problem.objectives, *(limit.quantity for limit in problem.constraints)}
 
 
-def _fitted(patterns: Patterns, shares: Mapping[Network, float], step: int, quantity: str) -> CostModel:
-    if quantity == "size":
-        return cost_model.fit(patterns, list(shares), list(shares.values()), 1, places=False)
-    return cost_model.fit(patterns, list(shares), list(shares.values()), 1 if quantity == "memory" else step)
+class _Tables:
+    """The columns of networks, once for all costs that go by the same ones."""
+
+    def __init__(self, patterns: Patterns, step: int) -> None:
+        self.blocks = FeatureTable(patterns, step)
+        self._of = {"size": FeatureTable(patterns, 1, places=False), "memory": FeatureTable(patterns, 1)}
+
+    def fitted(self, shares: Mapping[Network, float], quantity: str) -> CostModel:
+        """The model of a quantity."""
+        table = self._of.get(quantity, self.blocks)
+        return cost_model.fit(
+            table.patterns, list(shares), list(shares.values()), table.step, places=table.places, table=table
+        )
 
 
 def _factors(

@@ -19,13 +19,13 @@ import numpy as np
 
 from compress.baseline.contexts import Context, Training
 from compress.pruning.patterns import network_patterns
-from compress.sampling import cost_model, quality_model, rungs
+from compress.sampling import quality_model, rungs
 from compress.sampling.first_configs import steady
 from compress.sampling.network_arrays import Patterns, macs, patterns_by_dropped, whole
 from compress.sampling.network_features import Eyes
-from compress.sampling.network_history import ENDING, History, Scale, history, scale_of
+from compress.sampling.network_history import ENDING, History, Scale, history, own_epochs, rungs_before, scale_of
 from compress.sampling.network_spaces import allowed, projected
-from compress.sampling.next_training import Aim, Known, Options, next_training
+from compress.sampling.next_training import REFERENCE, Aim, Known, Options, next_training
 from compress.sampling.next_training import Training as NextTraining
 from compress.sampling.pool import neighbours, random_networks, spread
 from compress.sampling.problems import Problem
@@ -35,10 +35,10 @@ from compress.searching.cost_knowledge import CostKnowledge, learn_costs
 from compress.searching.progress import Progress
 from compress.searching.proposals import Proposal
 from compress.stages.cost_scan import untrained
-from compress.stages.step_times import epoch_seconds, step_seconds
+from compress.stages.step_times import seconds_of, step_seconds
 from compress.stages.train_drops import MOST
 from compress.values.domains import Float, Int, corners
-from compress.values.networks import Network, params_of
+from compress.values.networks import Network, network_of, params_of
 from compress.values.search_spaces import AUTO, SearchSpace
 from targets.errors import StageError
 
@@ -207,21 +207,67 @@ class NetworkSearch:
         return None
 
     def _next(self) -> tuple[NextTraining | None, History]:
-        past = history(self.context.run.state, self.scale, len(self.plan.rungs), self._train_examples)
+        past = self._past
         networks = self._pool(past)
         options = Options(networks, self.costs.of(networks), self._epoch_seconds(networks, past))
-        allowed_loss = self.scale.response.baseline + self.limit if self.scale.is_proportion else self.limit
-        noise = self.scale.noise(allowed_loss) / (allowed_loss + self.scale.response.floor)
+        noise = self._noise_at_limit(self.scale.examples)
         known = Known(
-            self.plan, self.time.spent, Aim(self.limit, noise), options, past.trained, self._fit(past),
+            self.plan, self.time.spent, self._aim(noise), options, past.trained, self._fit(past),
             endings=self.endings,
         )  # fmt: skip
         return next_training(known), past
 
+    @cached_property
+    def _random(self) -> list[Network]:
+        return random_networks(self.patterns, _POOL, self.seed)
+
+    def certainties(self) -> dict[str, float]:
+        """Candidate's id -> probability that its drop on test is within the limit, of all networks that were trained.
+
+        That is of the drop as it will be read: on few examples, what is within the limit may be read beyond it.
+        """
+        state, test = self.context.run.state, self.context.test
+        if self.is_blind or "costs" not in self.__dict__:
+            return {}
+        rows: dict[str, list[tuple[str, Network, float]]] = {}
+        for trial in state.trials.values():
+            network = network_of(trial.params)
+            if trial.state != "finished" or network is None:
+                continue
+            epochs = sum(rungs_before(trial, state.trials)) + own_epochs(trial)
+            for one in (state.candidates[name] for name in trial.candidates if name in state.candidates):
+                rows.setdefault(one.config["precision"]["scheme"], []).append((one.id, network, epochs))
+        model = self._fit(self._past)
+        limit = float(model.response.of_drop(np.array(self.limit)))
+        noise = self._noise_at_limit(len(test)) if test is not None else 0.0
+        found: dict[str, float] = {}
+        for scheme, some in rows.items():
+            names, networks, lengths = zip(*some, strict=True)
+            expected = model.predict(networks, np.array(lengths), scheme)
+            chances = expected.at(np.zeros(len(names))).within(limit, noise**2)
+            found |= dict(zip(names, np.round(chances, 4).tolist(), strict=True))
+        return found
+
+    def _noise_at_limit(self, examples: int) -> float:
+        """Standard deviation of z of a reading on so many examples, at the limit."""
+        response = self.scale.response
+        if not self.scale.is_proportion:
+            return float(self.scale.typical * (self.scale.examples / examples) ** 0.5 / (self.limit + response.floor))
+        loss = response.baseline + self.limit
+        return quality_model.proportion_noise(min(loss, 1.0), examples) / (loss + response.floor)
+
+    def _aim(self, noise: float) -> Aim:
+        """What is looked for: the front counts up to twice the limit, since what is beyond it is not on it."""
+        return Aim(self.limit, noise, (REFERENCE[0], min(REFERENCE[1], 2 * self.limit) or REFERENCE[1]))
+
+    @property
+    def _past(self) -> History:
+        return history(self.context.run.state, self.scale, len(self.plan.rungs), self._train_examples)
+
     def _pool(self, past: History) -> tuple[Network, ...]:
         """Random networks, neighbours of those trained last, and all that were trained; none that cannot be had."""
         last = [each.network for each in past.trained[-_AROUND:]]
-        found = dict.fromkeys(random_networks(self.patterns, _POOL, self.seed))
+        found = dict.fromkeys(self._random)
         found |= dict.fromkeys(neighbours(self.patterns, last, _NEIGHBOURS, self.seed + len(past.readings)))
         trained = dict.fromkeys(each.network for each in past.trained)
         fitting = self.costs.meets(list(found))
@@ -248,19 +294,17 @@ class NetworkSearch:
 
     def _epoch_seconds(self, networks: list[Network] | tuple[Network, ...], past: History | None = None) -> np.ndarray:
         """Seconds of an epoch of each, its own where it was trained already."""
-        timed = list(self._step_seconds)
-        rows = cost_model.feature_rows(self.patterns, [*timed, *networks], self.context.targets.step)
-        kept = [{name: row[name] for name in row if name in ("1", "moved") or "in x out" in name} for row in rows]
+        timed, table = list(self._step_seconds), self.costs.table
+        columns = [i for i, name in enumerate(table.names) if name in ("1", "moved") or "in x out" in name]
         steps = max(1, -(-len(self.training.train) // self._batch_size))
-        measured = {i: self._step_seconds[network] for i, network in enumerate(timed)}
-        found = epoch_seconds(kept, measured, steps)[len(timed) :]
+        known = table.matrix(timed)[:, columns]
+        found = seconds_of(known, list(self._step_seconds.values()), table.matrix(networks)[:, columns]) * steps
         if past is None or not past.seconds or self.time.budget is None:
             return found
         place = {network: i for i, network in enumerate(networks)}
-        known = [(place[network], float(np.median(own))) for network, own in past.seconds.items() if network in place]
-        factor = float(np.median([own / found[i] for i, own in known])) if known else 1.0
-        found = found * factor
-        for i, own in known:
+        read = [(place[network], float(np.median(own))) for network, own in past.seconds.items() if network in place]
+        found = found * (float(np.median([own / found[i] for i, own in read])) if read else 1.0)
+        for i, own in read:
             found[i] = own
         return found
 
@@ -280,7 +324,7 @@ class NetworkSearch:
             "reason": found.reason, "gain": round(found.gain, 6), "probability": round(found.probability, 4),
             "cost": {name: round(float(values[0]), 4) for name, values in self.costs.of([found.network]).items()},
         }  # fmt: skip
-        return Proposal(params, chain[-1] if chain else None, self.costs.precisions, why)
+        return Proposal(params, chain[-1] if chain else None, self.costs.worth_making(found.network), why)
 
     def _fitting(self, found: NextTraining, past: History) -> float:
         """The training's epochs, or as many as are likely to end in time."""

@@ -9,7 +9,7 @@ import contextlib
 import re
 import shutil
 import time as clock
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ from compress.run_folder.facts import Skipped
 from compress.run_folder.records import Trial
 from compress.run_folder.runs import Run, link
 from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure
-from compress.sampling.network_history import own_epochs
+from compress.sampling.network_history import rungs_before
 from compress.sampling.network_spaces import why_not_networks
 from compress.sampling.problems import Problem, problem_of
 from compress.searching.config_proposals import ConfigProposals
@@ -96,6 +96,13 @@ class Loop:
                 return
             with contextlib.suppress(OSError):  # the record has it; at the end it is said where it cannot be written
                 reporting.write_report(self.run_)
+
+    def note_certainties(self) -> None:
+        """Write down how likely each candidate is to hold on test, where the search has learnt it."""
+        if isinstance(self.proposer, NetworkSearch):
+            found = self.proposer.certainties()
+            if found and found != dict(self.state.facts.certainties):
+                self.run_.record.note("certainties", found)
 
     def _next(self) -> Trial | None:
         """An asked trial that was never finished, else the next config."""
@@ -294,16 +301,6 @@ def _proposer(
     return ConfigProposals(
         context, problem, "auto" if sampler == "cost-aware" else sampler, progress, deterministic=deterministic
     )
-
-
-def rungs_before(trial: Trial, trials: Mapping[int, Trial]) -> tuple[float, ...]:
-    """Epochs of each training that a trial goes on from, the first one first."""
-    found: list[float] = []
-    number = trial.after
-    while number is not None and number in trials:
-        found.insert(0, own_epochs(trials[number]))
-        number = trials[number].after
-    return tuple(found)
 
 
 def _same_cause(one: Failure, other: Failure) -> bool:

@@ -10,10 +10,13 @@ from dataclasses import replace
 
 from compress.run_folder.runs import Run
 from compress.selection import rankings, verdicts
+from compress.selection.feasibility import is_feasible
 from compress.selection.fronts import front
 from compress.selection.questions import Question, question_of, targets_of
 from compress.values.candidates import Candidate, Pick
 
+CERTAIN = 0.75
+"""What is less likely than this to hold on test is taken for ``fastest`` where nothing else is left."""
 MOST_READ = 3
 """Candidates read on test for one pick: each further one is another chance to be right by luck."""
 
@@ -48,7 +51,8 @@ def choose(
             left = [one for one in candidates if one.id not in refuted]
             tied = rankings.tied_with(candidate, _ranking(which, left, question, target), target, which)
             read = len(refuted) + (test is not None)
-            pick = Pick(candidate.id, verdict.verdict, read, tuple(refuted), verdict.needed, tied)
+            certainty = question.certainties.get(candidate.id)
+            pick = Pick(candidate.id, verdict.verdict, read, tuple(refuted), verdict.needed, tied, certainty)
             return pick, candidate if test is None else None
         refuted.append(candidate.id)
     if not order:
@@ -59,17 +63,11 @@ def choose(
 def reading_order(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
     """The candidates that may be read on test for a pick, each standing in when those before it are refuted.
 
-    First come those that the pick is taken from, at most ``MOST_READ``, one of each shape: a network of the same widths
-    that was only trained otherwise is likely to be refuted as well, and a read is worth more on another. Where they are
-    fewer, the front is drawn anew without them, for what is refuted has no claim to dominate; and without the other
-    precisions of their networks, which share their fate. The same shapes again come last.
+    At most ``MOST_READ``. For each the front is drawn anew without those before it, for what is refuted has no claim to
+    dominate; without the other precisions of their networks, which share their fate; and without networks of the same
+    shape that were only trained otherwise, which are likely to be refuted as well. The same shapes again come last.
     """
-    ranked = _ranking(which, candidates, question, target)
     order: list[Candidate] = []
-    for one in ranked:
-        if not _has_shape_of(one, order):
-            order.append(one)
-    order = order[:MOST_READ]
     while len(order) < MOST_READ:
         trials, ids = {one.trial for one in order} - {None}, {one.id for one in order}
         left = [one for one in candidates if one.id not in ids and one.trial not in trials]
@@ -81,13 +79,14 @@ def reading_order(which: str, candidates: Sequence[Candidate], question: Questio
     return order
 
 
+def _shape(one: Candidate) -> tuple[object, object]:
+    """Widths and blocks that a candidate lacks; both None where it is not cut."""
+    return one.config.get("widths") or None, one.config.get("dropped") or None
+
+
 def _has_shape_of(candidate: Candidate, others: Sequence[Candidate]) -> bool:
     """Whether one of ``others`` has the same widths and lacks the same blocks; an uncut network is like no other."""
-
-    def shape(one: Candidate) -> tuple[object, object]:
-        return one.config.get("widths") or None, one.config.get("dropped") or None
-
-    return shape(candidate) != (None, None) and any(shape(candidate) == shape(one) for one in others)
+    return _shape(candidate) != (None, None) and any(_shape(candidate) == _shape(one) for one in others)
 
 
 def _ranking(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
@@ -97,9 +96,31 @@ def _ranking(which: str, candidates: Sequence[Candidate], question: Question, ta
     latency), the front says nothing about it: then it is from the feasible candidates that are not beaten in quality,
     speed and size together.
     """
+    if which == "fastest" and question.certainties:
+        candidates = _most_certain(candidates, question, target)
     objectives = question.objectives
     wanted = {"fastest": ("latency", "instructions"), "smallest": ("size",), "most_accurate": ("quality",)}
     if which in wanted and not set(wanted[which]) & set(objectives):
         objectives = ("quality", "latency", "size")
     members = front(candidates, replace(question, objectives=objectives), target)
-    return rankings.ranked(which, members, target, higher_is_better=question.higher_is_better)
+    order = rankings.ranked(which, members, target, higher_is_better=question.higher_is_better)
+    if which == "fastest" and question.certainties:
+        # Sorting keeps the order within each half.
+        order.sort(key=lambda one: question.certainties.get(one.id, 1.0) < CERTAIN)
+    return order
+
+
+def _most_certain(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """Of the feasible trainings of one network in one precision the one that is most likely to hold on test.
+
+    Of several readings on val the best one was also lucky.
+    """
+    best: dict[object, Candidate] = {}
+    for one in candidates:
+        if target not in one.measured or not is_feasible(one, question.baseline, target, question.constraints):
+            continue
+        key = (repr(_shape(one)), one.config["precision"]["scheme"]) if _shape(one) != (None, None) else one.id
+        known = best.get(key)
+        if known is None or question.certainties.get(one.id, 1.0) > question.certainties.get(known.id, 1.0):
+            best[key] = one
+    return list(best.values())

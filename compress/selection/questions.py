@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from compress.run_folder.runs import Run
 from compress.values.candidates import Candidate
@@ -27,6 +27,8 @@ class Question:
     disagreements: Mapping[tuple[str, str], tuple[int, int, int]]
     """(target, id) -> (lost, gained, n) on test, where the metric is a proportion: of n examples, how many only the
     baseline has right and how many only the candidate."""
+    certainties: Mapping[str, float] = field(default_factory=dict)
+    """Candidate's id -> probability that it is within the limits on test too, where the search has learnt it."""
 
 
 def question_of(run: Run) -> Question:
@@ -41,6 +43,7 @@ def question_of(run: Run) -> Question:
     return Question(
         baseline, request.objectives, tuple(parse_constraint(text) for text in request.constraints),
         request.higher_is_better, request.bounded, run.state.facts.disagreements,
+        run.state.facts.certainties,
     )  # fmt: skip
 
 

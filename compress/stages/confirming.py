@@ -15,6 +15,7 @@ from compress.baseline.contexts import Context, Say
 from compress.measurement import latencies, scoring
 from compress.metrics import metrics
 from compress.metrics.classification import per_class
+from compress.onnx_files.graphs import structure_hash
 from compress.run_folder.facts import Unconfirmed
 from compress.selection import picks, rankings
 from compress.selection.questions import Question
@@ -50,19 +51,36 @@ def _remeasure(context: Context, question: Question, target: Target, protocol: P
     known = context.run.available()
     lines = {which: picks.reading_order(which, known, question, target.name) for which in rankings.PICKS}
     order: list[Candidate] = []
+    structures: set[str] = set()
     for place in range(picks.MOST_READ):
         for which in rankings.PICKS:
             line = lines[which]
-            if place < len(line) and line[place] not in order and line[place].id != question.baseline.id:
-                order.append(line[place])
+            if place < len(line) and line[place].id != question.baseline.id:
+                structure = structure_hash(context.run.path(line[place].id))
+                if structure not in structures:
+                    structures.add(structure)
+                    order.append(line[place])
     finalists = order[:MOST_FINALISTS]
     if not finalists:
         return
+    same = _by_structure(context, known)
     for candidate, info in _timed(context, target, finalists, protocol):
-        measured = candidate.measured[target.name]
-        memory = info.get("memory") or measured.memory
-        updated = replace(measured, latency=latencies.latency_result(info), memory=memory)
-        context.run.record.append("candidate", candidate=candidate.on(target.name, updated))
+        # What a file costs does not depend on its weights: its like costs the same.
+        for one in same[structure_hash(context.run.path(candidate.id))]:
+            measured = one.measured.get(target.name)
+            if measured is not None:
+                memory = info.get("memory") or measured.memory
+                updated = replace(measured, latency=latencies.latency_result(info), memory=memory)
+                context.run.record.append("candidate", candidate=one.on(target.name, updated))
+
+
+def _by_structure(context: Context, candidates: Sequence[Candidate]) -> dict[str, list[Candidate]]:
+    """Hash of a graph -> the candidates that have it."""
+    found: dict[str, list[Candidate]] = {}
+    for one in candidates:
+        if one.id != context.baseline.candidate.id:
+            found.setdefault(structure_hash(context.run.path(one.id)), []).append(one)
+    return found
 
 
 def _timed(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -43,16 +43,15 @@ def step_seconds(training: Training, module: nn.Module, batch_size: int) -> floa
     return least
 
 
-def epoch_seconds(rows: Sequence[Mapping[str, float]], measured: Mapping[int, float], steps: int) -> np.ndarray:
-    """Seconds of an epoch of ``steps`` steps, for each of some networks.
+def seconds_of(timed: np.ndarray, seconds: Sequence[float], others: np.ndarray) -> np.ndarray:
+    """Seconds of a step of networks that were not timed, (n,).
 
-    ``rows``: what a step is a weighted sum of, for each network; ``measured``: index of a network -> seconds of a step.
+    ``timed``: what a step is a weighted sum of, for the networks that were, (m, columns), in ``seconds`` each;
+    ``others``: the same of those that were not, (n, columns). No weight is negative.
     """
     from scipy.optimize import nnls
 
-    names = sorted({name for row in rows for name in row})
-    matrix = np.array([[row.get(name, 0.0) for name in names] for row in rows])
-    scale = np.maximum(matrix.max(axis=0), 1e-300)
-    known, seconds = list(measured), np.array(list(measured.values()))
-    weights, _ = nnls(matrix[known] / scale / seconds[:, None], np.ones(len(known)))
-    return np.asarray(np.maximum(matrix / scale @ weights, 0.2 * seconds.min()) * steps)
+    took = np.asarray(seconds, dtype=np.float64)
+    scale = np.maximum(timed.max(axis=0), 1e-300)
+    weights, _ = nnls(timed / scale / took[:, None], np.ones(len(took)))
+    return np.asarray(np.maximum(others / scale @ weights, 0.2 * took.min()))

@@ -180,6 +180,8 @@ class Pick:
     """For ``open``: about how many test examples would settle it, if any number does."""
     tied_with: tuple[str, ...] = ()
     """Ids that cannot be told apart from it in what it was picked for."""
+    certainty: float | None = None
+    """The probability that the search gave it to be within the limits on test, before it was read there."""
 
 
 @dataclass(frozen=True)
