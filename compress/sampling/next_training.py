@@ -28,7 +28,8 @@ from compress.sampling.quality_model import QualityModel
 from compress.sampling.rungs import Plan
 from compress.values.networks import Network
 
-Reason = Literal["halving", "fastest", "front", "ending"]
+Reason = Literal["halving", "fastest", "front", "ending", "varied", "unknown"]
+"""``varied`` and ``unknown`` are what a caller may choose where there is no gain."""
 
 REFERENCE = (1.1, 0.1)
 """(cost, drop) in front of which hypervolume is counted."""

@@ -115,15 +115,15 @@ class CostKnowledge:
 
 def learn_costs(
     context: Context, training: Training, problem: Problem, patterns: Patterns, importance: str, seed: int,
-    seconds: float | None,
+    seconds: float | None, most: int = NETWORKS,
 ) -> CostKnowledge:  # fmt: skip
-    """Measure networks, from the smallest to the whole one, for ``seconds`` at most (None: all of them).
+    """Measure up to ``most`` networks, from the smallest to the whole one, for ``seconds`` at most (None: no limit).
 
     Raises StageError where fewer than three can be measured.
     """
     begun = clock.monotonic()
     quantity = _quantity(problem, context)
-    networks = _in_turn(spread(patterns, NETWORKS, seed))
+    networks = _in_turn(spread(patterns, most, seed))
     base = _bases(context)
     found: dict[Network, Measured] = {}
     precisions = list(base)

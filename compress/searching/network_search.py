@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import time as clock
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -20,6 +21,7 @@ import numpy as np
 from compress.baseline.contexts import Context, Training
 from compress.pruning.patterns import network_patterns
 from compress.sampling import quality_model, rungs
+from compress.sampling.encoding import randomly
 from compress.sampling.first_configs import steady
 from compress.sampling.network_arrays import Patterns, macs, patterns_by_dropped, whole
 from compress.sampling.network_features import Eyes
@@ -30,8 +32,9 @@ from compress.sampling.next_training import Training as NextTraining
 from compress.sampling.pool import neighbours, random_networks, spread
 from compress.sampling.problems import Problem
 from compress.sampling.rungs import Plan
+from compress.sampling.studies import distributions
 from compress.searching.config_proposals import ConfigProposals
-from compress.searching.cost_knowledge import CostKnowledge, learn_costs
+from compress.searching.cost_knowledge import FEWEST, NETWORKS, CostKnowledge, learn_costs
 from compress.searching.progress import Progress
 from compress.searching.proposals import Proposal
 from compress.stages.cost_scan import untrained
@@ -53,6 +56,8 @@ _REFITTED = 3
 _QUICK = 40
 _MARGIN = 0.92
 """Share of the time that is left which a training is planned to take."""
+_VARIED = 0.4
+"""Probability of a setting to be drawn anew, where a network is trained once more with other settings."""
 _TRIES = 4
 """Networks that are measured before one of them is trained, at most."""
 
@@ -80,8 +85,10 @@ class NetworkSearch:
 
     def __init__(
         self, context: Context, training: Training, problem: Problem, time: Time, *, deterministic: bool,
-        progress: Progress,
+        progress: Progress, trials: int | None = None,
     ) -> None:  # fmt: skip
+        """``trials``: how many are asked for, where that is known."""
+        self.trials = trials
         self.context, self.training, self.problem, self.time = context, training, problem, time
         self.deterministic, self.progress = deterministic, progress
         self.configs = ConfigProposals(context, problem, "auto", progress, deterministic=deterministic)
@@ -112,8 +119,10 @@ class NetworkSearch:
         """What networks cost, from measurements; at most a tenth of the time goes into them."""
         self.progress.stage("costs")
         seconds = None if self.time.budget is None else 0.1 * self.time.budget
+        # For a few trainings, a few measurements.
+        most = NETWORKS if self.trials is None else min(NETWORKS, max(FEWEST + 2, self.trials + 2))
         return learn_costs(
-            self.context, self.training, self.problem, self.patterns, self.importance, self.seed, seconds
+            self.context, self.training, self.problem, self.patterns, self.importance, self.seed, seconds, most
         )
 
     @property
@@ -197,16 +206,60 @@ class NetworkSearch:
 
     def _chosen(self) -> Proposal | None:
         for attempt in range(_TRIES):
-            found, past = self._next()
+            found, past, options = self._next()
             if found is None:
-                return None
+                return self._varied(past) or self._unknown(past, options)
             # What is about to be trained is measured first; then it may not be the best any more.
             is_new = not any(found.network == each.network for each in past.trained)
             if not is_new or attempt == _TRIES - 1 or not self.costs.measure(found.network):
                 return self._proposal(found, past)
         return None
 
-    def _next(self) -> tuple[NextTraining | None, History]:
+    def _varied(self, past: History) -> Proposal | None:
+        """A network that was trained, once more with other settings, where no other one is worth a training.
+
+        It is the one whose cost times probability to be within the limit promises most. None where settings are fixed,
+        or the time is too short.
+        """
+        dimensions = {
+            name: domain for name, domain in self.context.space.dimensions((), 0, 0).items() if name in self._settings
+        }
+        if not dimensions or not past.trained:
+            return None
+        networks = [each.network for each in past.trained]
+        lengths = np.array([each.epochs for each in past.trained])
+        model = self._fit(past)
+        costs = np.min(list(self.costs.of(networks).values()), axis=0)
+        limit = float(model.response.of_drop(np.array(self.limit)))
+        chances = (
+            model.predict(networks, lengths).at(costs).within(limit, self._noise_at_limit(self.scale.examples) ** 2)
+        )
+        best = int(np.argmax((1.0 - costs) * chances))
+        rng = np.random.default_rng((self.seed, len(self.context.run.state.trials)))
+        space = distributions(dimensions)
+        drawn = randomly(space, rng)
+        varied = {name: drawn[name] if rng.random() < _VARIED else value for name, value in self._settings.items()}
+        if varied == self._settings:
+            varied = drawn
+        training = NextTraining(networks[best], float(lengths[best]), "varied", 0.0, float(chances[best]), True)
+        epochs = self._fitting(training, past)
+        if self.time.budget is not None and epochs < lengths[best] / 2:
+            return None
+        return self._proposal(training, past, varied)
+
+    def _unknown(self, past: History, options: Options) -> Proposal | None:
+        """Where a number of trials is asked for and nothing promises anything: what is known least."""
+        known = {each.network for each in past.trained} | past.barred
+        left = [network for network in options.networks if network not in known]
+        if self.trials is None or self.time.budget is not None or not left:
+            return None
+        model = self._fit(past)
+        sd = model.predict(left, np.full(len(left), self._lengths[-1])).sd
+        return self._proposal(
+            NextTraining(left[int(np.argmax(sd))], self._lengths[-1], "unknown", 0.0, 0.0, True), past
+        )
+
+    def _next(self) -> tuple[NextTraining | None, History, Options]:
         past = self._past
         networks = self._pool(past)
         options = Options(networks, self.costs.of(networks), self._epoch_seconds(networks, past))
@@ -215,7 +268,7 @@ class NetworkSearch:
             self.plan, self.time.spent, self._aim(noise), options, past.trained, self._fit(past),
             endings=self.endings,
         )  # fmt: skip
-        return next_training(known), past
+        return next_training(known), past, options
 
     @cached_property
     def _random(self) -> list[Network]:
@@ -308,7 +361,7 @@ class NetworkSearch:
             found[i] = own
         return found
 
-    def _proposal(self, found: NextTraining, past: History) -> Proposal:
+    def _proposal(self, found: NextTraining, past: History, settings: Mapping[str, Any] | None = None) -> Proposal:
         chain = () if found.starts_anew else past.chains.get(found.network, ())
         if found.reason == ENDING:
             self.endings += 1
@@ -318,7 +371,7 @@ class NetworkSearch:
         params = {
             **params_of(found.network),
             **projected(found.network, self.patterns[()], self.problem.dimensions),
-            **self._settings, "epochs": whole_epochs, **part,
+            **(settings or self._settings), "epochs": whole_epochs, **part,
         }  # fmt: skip
         why = {
             "reason": found.reason, "gain": round(found.gain, 6), "probability": round(found.probability, 4),

@@ -294,8 +294,9 @@ def _proposer(
         if why_not is None:
             time = Time(clock.monotonic(), budget.deadline)
             return NetworkSearch(
-                context, context.training, problem, time, deterministic=deterministic, progress=progress
-            )
+                context, context.training, problem, time, deterministic=deterministic, progress=progress,
+                trials=budget.trials,
+            )  # fmt: skip
         if sampler == "cost-aware":
             progress.note(f"networks cannot be chosen by their costs: {why_not}; the sampler is 'auto'")
     return ConfigProposals(
