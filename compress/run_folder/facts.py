@@ -71,6 +71,8 @@ class Facts:
     """Target -> splits that this machine scores in its place, since it is too slow; absent: not decided yet."""
     disagreements: Mapping[tuple[str, str], tuple[int, int, int]] = field(default_factory=dict)
     """(target, candidate's id) -> examples (lost, gained, all) on test, where the metric is a proportion."""
+    measured_networks: tuple[Mapping[str, Any], ...] = ()
+    """Parameters of the networks that were measured, one by one, before they were to be trained."""
     certainties: Mapping[str, float] = field(default_factory=dict)
     """Candidate's id -> probability that its drop on test will be within the limit, as the search expected it."""
 
@@ -128,6 +130,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "mode": _optional_mapping,
     "trained_with": _optional_mapping,
     "learning_rates": _as(tuple[float, float]),
+    "measured_networks": _as(tuple[dict[str, Any], ...]),
     "certainties": _as(dict[str, float]),
     # In the file these are lists in the order of the fields.
     "skipped": lambda value: tuple(Skipped(*from_json(tuple[int, str, str], row)) for row in value),

@@ -62,6 +62,8 @@ class History:
     """Seconds of an epoch, from each trial that trained it."""
     barred: frozenset[Network]
     """Those that cannot meet a limit, or failed."""
+    counts: tuple[int, ...]
+    """Readings after each training."""
 
 
 def history(state: State, scale: Scale, rungs: int, train_examples: int) -> History:
@@ -69,6 +71,7 @@ def history(state: State, scale: Scale, rungs: int, train_examples: int) -> Hist
     chains: dict[Network, tuple[int, ...]] = {}
     done: dict[Network, Trained] = {}
     readings: list[Reading] = []
+    counts: list[int] = []
     barred: set[Network] = set()
     seconds: dict[Network, tuple[float, ...]] = {}
     for trial in sorted(state.trials.values(), key=lambda one: one.number):
@@ -84,6 +87,7 @@ def history(state: State, scale: Scale, rungs: int, train_examples: int) -> Hist
         epochs = sum(own_epochs(state.trials[number]) for number in chains[network])
         read = _readings(trial, network, epochs, state, scale, train_examples)
         readings += read
+        counts.append(len(readings))
         drops = dict(done[network].drops) if network in done else {}
         for precision, drop in _drops(trial, state, scale.target).items():
             drops[precision] = min(drop, drops.get(precision, drop))
@@ -93,7 +97,7 @@ def history(state: State, scale: Scale, rungs: int, train_examples: int) -> Hist
         if own_epochs(trial) > 0 and trial.train_seconds > 0:
             per_epoch = trial.train_seconds / own_epochs(trial)
             seconds[network] = (*seconds.get(network, ()), per_epoch)
-    return History(tuple(done.values()), tuple(readings), chains, seconds, frozenset(barred))
+    return History(tuple(done.values()), tuple(readings), chains, seconds, frozenset(barred), tuple(counts))
 
 
 def own_epochs(trial: Trial) -> float:

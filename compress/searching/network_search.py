@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import time as clock
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -31,10 +31,11 @@ from compress.sampling.next_training import REFERENCE, Aim, Known, Options, next
 from compress.sampling.next_training import Training as NextTraining
 from compress.sampling.pool import neighbours, random_networks, spread
 from compress.sampling.problems import Problem
+from compress.sampling.quality_model import Reading
 from compress.sampling.rungs import Plan
 from compress.sampling.studies import distributions
 from compress.searching.config_proposals import ConfigProposals
-from compress.searching.cost_knowledge import FEWEST, NETWORKS, CostKnowledge, learn_costs
+from compress.searching.cost_knowledge import NETWORKS, CostKnowledge, learn_costs
 from compress.searching.progress import Progress
 from compress.searching.proposals import Proposal
 from compress.stages.cost_scan import untrained
@@ -47,6 +48,8 @@ from targets.errors import StageError
 
 _POOL = 2500
 _AROUND, _NEIGHBOURS = 6, 20
+_UNTIMED = 8
+"""Networks that are measured before the first one is trained, where no time is given."""
 _TIMED = 5
 """Networks whose training steps are timed."""
 _LONGEST = 16
@@ -58,6 +61,8 @@ _MARGIN = 0.92
 """Share of the time that is left which a training is planned to take."""
 _VARIED = 0.4
 """Probability of a setting to be drawn anew, where a network is trained once more with other settings."""
+_FEWEST_READ = 8
+"""Networks that must have been trained before what is expected of them on test has a say."""
 _TRIES = 4
 """Networks that are measured before one of them is trained, at most."""
 
@@ -99,7 +104,8 @@ class NetworkSearch:
         self.limit = _limit(problem)
         self.scale: Scale = scale_of(context.metric, problem.baseline, problem.targets[0], self.limit)
         self._model: quality_model.QualityModel | None = None
-        self._fitted = 0
+        self._model_of: tuple[Reading, ...] = ()
+        self._scales: dict[int, quality_model.Scales] = {}
         self.endings = 0
 
     # -- what is found out once
@@ -119,11 +125,23 @@ class NetworkSearch:
         """What networks cost, from measurements; at most a tenth of the time goes into them."""
         self.progress.stage("costs")
         seconds = None if self.time.budget is None else 0.1 * self.time.budget
-        # For a few trainings, a few measurements.
-        most = NETWORKS if self.trials is None else min(NETWORKS, max(FEWEST + 2, self.trials + 2))
-        return learn_costs(
+        most = NETWORKS if seconds is not None else _UNTIMED
+        found = learn_costs(
             self.context, self.training, self.problem, self.patterns, self.importance, self.seed, seconds, most
         )
+        for params in self.context.run.state.facts.measured_networks:
+            network = network_of(params)
+            if network is not None and network.dropped in self.patterns:
+                found.measure(network)
+        return found
+
+    def _is_measured(self, network: Network) -> bool:
+        """Measure a network that is about to be trained, and write down that it was; False where it was before."""
+        if not self.costs.measure(network):
+            return False
+        facts = self.context.run.state.facts
+        self.context.run.record.note("measured_networks", [*facts.measured_networks, params_of(network)])
+        return True
 
     @property
     def importance(self) -> str:
@@ -211,7 +229,7 @@ class NetworkSearch:
                 return self._varied(past) or self._unknown(past, options)
             # What is about to be trained is measured first; then it may not be the best any more.
             is_new = not any(found.network == each.network for each in past.trained)
-            if not is_new or attempt == _TRIES - 1 or not self.costs.measure(found.network):
+            if not is_new or attempt == _TRIES - 1 or not self._is_measured(found.network):
                 return self._proposal(found, past)
         return None
 
@@ -280,7 +298,8 @@ class NetworkSearch:
         That is of the drop as it will be read: on few examples, what is within the limit may be read beyond it.
         """
         state, test = self.context.run.state, self.context.test
-        if self.is_blind or "costs" not in self.__dict__:
+        past = self._past if not self.is_blind and "costs" in self.__dict__ else None
+        if past is None or len(past.trained) < _FEWEST_READ:
             return {}
         rows: dict[str, list[tuple[str, Network, float]]] = {}
         for trial in state.trials.values():
@@ -290,7 +309,7 @@ class NetworkSearch:
             epochs = sum(rungs_before(trial, state.trials)) + own_epochs(trial)
             for one in (state.candidates[name] for name in trial.candidates if name in state.candidates):
                 rows.setdefault(one.config["precision"]["scheme"], []).append((one.id, network, epochs))
-        model = self._fit(self._past)
+        model = self._fit(past)
         limit = float(model.response.of_drop(np.array(self.limit)))
         noise = self._noise_at_limit(len(test)) if test is not None else 0.0
         found: dict[str, float] = {}
@@ -329,17 +348,27 @@ class NetworkSearch:
         return tuple(dict.fromkeys([*(one for one in kept if one != baseline), *trained])) or (baseline,)
 
     def _fit(self, past: History) -> quality_model.QualityModel:
-        """The model of quality, fitted to all readings; hyperparameters anew while that is quick."""
-        trainings = sum(len(chain) for chain in past.chains.values())
+        """The model of quality, fitted to all readings.
+
+        Where these are many its hyperparameters are those of a few trainings ago: a function of the record all the
+        same, so that a continued search goes on as if it had never stopped.
+        """
+        if self._model is not None and self._model_of == past.readings:
+            return self._model
+        done = len(past.counts)
         scales = None
-        if self._model is not None and len(past.readings) > _QUICK and trainings - self._fitted < _REFITTED:
-            scales = self._model.scales
-        else:
-            self._fitted = trainings
+        if len(past.readings) > _QUICK and done % _REFITTED:
+            count = past.counts[done - done % _REFITTED - 1]
+            if count not in self._scales:
+                self._scales[count] = self._fitted(past.readings[:count], None).scales
+            scales = self._scales[count]
+        self._model, self._model_of = self._fitted(past.readings, scales), past.readings
+        return self._model
+
+    def _fitted(self, readings: Sequence[Reading], scales: quality_model.Scales | None) -> quality_model.QualityModel:
         zero = self.scale.response.baseline
         noise = self.scale.noise(zero) if self.scale.is_proportion else self.scale.typical
-        self._model = quality_model.fit(self.eyes, self.scale.response, past.readings, noise, scales)
-        return self._model
+        return quality_model.fit(self.eyes, self.scale.response, readings, noise, scales)
 
     @property
     def _train_examples(self) -> int:

@@ -20,6 +20,18 @@ class Proposal:
     """What an Optuna sampler wants to find again."""
 
 
+FEWEST_TRIALS = 8
+"""With fewer trials, configs that usually do well are tried: there is too little to learn costs and qualities for."""
+
+
+def chooses_networks(sampler: object, trials: int | None) -> bool:
+    """Whether a search chooses networks by their costs, as far as that is known from what was asked.
+
+    ``sampler``: a name, or an object of the caller's own; ``trials``: how many, where that is known.
+    """
+    return sampler == "cost-aware" or (sampler == "auto" and (trials is None or trials >= FEWEST_TRIALS))
+
+
 class Proposer(Protocol):
     """Proposes trials."""
 

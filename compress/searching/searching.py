@@ -27,6 +27,7 @@ from compress.run_folder.restoring import restore_files
 from compress.run_folder.runs import Request, Run
 from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure, naming_storage_failures
 from compress.searching.progress import Progress, Silent
+from compress.searching.proposals import chooses_networks
 from compress.searching.requests import Asked, Resolved, resolved
 from compress.searching.trial_loop import Budget, Loop
 from compress.selection.questions import question_of
@@ -166,7 +167,7 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     deterministic = all(place.deterministic for place in places)
     context = preparing.prepare(
         asked.task, run, cache, places, splits, asked.device, progress.stage, moved,
-        QUICK if wanted.sampler in ("auto", "cost-aware") else SEARCHING,
+        QUICK if chooses_networks(wanted.sampler, asked.trials) else SEARCHING,
     )  # fmt: skip
     run.record.note("groups", [group.name for group in context.profile.groups.prunable])
     run.record.note("int8_damage", to_json(context.profile.int8_damage))

@@ -25,7 +25,7 @@ from compress.sampling.problems import Problem, problem_of
 from compress.searching.config_proposals import ConfigProposals
 from compress.searching.network_search import NetworkSearch, Time
 from compress.searching.progress import Progress
-from compress.searching.proposals import Proposer
+from compress.searching.proposals import Proposer, chooses_networks
 from compress.selection import fronts, rankings
 from compress.selection.questions import question_of
 from compress.stages import trials as stages_trials
@@ -287,7 +287,7 @@ def _proposer(
     deterministic: bool,
 ) -> Proposer:  # fmt: skip
     """Networks are chosen by their costs where that is asked for or nothing is, and the space leaves them open."""
-    if sampler in ("auto", "cost-aware") and context.training is not None:
+    if chooses_networks(sampler, budget.trials) and context.training is not None:
         groups, space = len(context.profile.groups.prunable), context.run.request.space
         blocks = 0 if space.depth == 0.0 else len(context.training.blocks.removable)
         why_not = why_not_networks(space, groups, blocks)

@@ -5,17 +5,16 @@ All of it follows from what is known, so that a report, a result and the confirm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from compress.run_folder.runs import Run
 from compress.selection import rankings, verdicts
-from compress.selection.feasibility import is_feasible
 from compress.selection.fronts import front
 from compress.selection.questions import Question, question_of, targets_of
 from compress.values.candidates import Candidate, Pick
 
-CERTAIN = 0.75
+CERTAIN = 0.7
 """What is less likely than this to hold on test is taken for ``fastest`` where nothing else is left."""
 MOST_READ = 3
 """Candidates read on test for one pick: each further one is another chance to be right by luck."""
@@ -96,31 +95,28 @@ def _ranking(which: str, candidates: Sequence[Candidate], question: Question, ta
     latency), the front says nothing about it: then it is from the feasible candidates that are not beaten in quality,
     speed and size together.
     """
-    if which == "fastest" and question.certainties:
-        candidates = _most_certain(candidates, question, target)
     objectives = question.objectives
     wanted = {"fastest": ("latency", "instructions"), "smallest": ("size",), "most_accurate": ("quality",)}
     if which in wanted and not set(wanted[which]) & set(objectives):
         objectives = ("quality", "latency", "size")
     members = front(candidates, replace(question, objectives=objectives), target)
     order = rankings.ranked(which, members, target, higher_is_better=question.higher_is_better)
-    if which == "fastest" and question.certainties:
-        # Sorting keeps the order within each half.
-        order.sort(key=lambda one: question.certainties.get(one.id, 1.0) < CERTAIN)
-    return order
+    return _by_certainty(order, question.certainties) if which == "fastest" and question.certainties else order
 
 
-def _most_certain(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
-    """Of the feasible trainings of one network in one precision the one that is most likely to hold on test.
+def _by_certainty(order: Sequence[Candidate], certainties: Mapping[str, float]) -> list[Candidate]:
+    """``order``, with what is unlikely to hold on test last, and of one network the training most likely to hold first.
 
-    Of several readings on val the best one was also lucky.
+    Of several readings of one network on val the best one was also lucky.
     """
-    best: dict[object, Candidate] = {}
-    for one in candidates:
-        if target not in one.measured or not is_feasible(one, question.baseline, target, question.constraints):
-            continue
-        key = (repr(_shape(one)), one.config["precision"]["scheme"]) if _shape(one) != (None, None) else one.id
-        known = best.get(key)
-        if known is None or question.certainties.get(one.id, 1.0) > question.certainties.get(known.id, 1.0):
-            best[key] = one
-    return list(best.values())
+
+    def certainty(one: Candidate) -> float:
+        return certainties.get(one.id, 1.0)
+
+    def kind(one: Candidate) -> object:
+        return (repr(_shape(one)), one.config["precision"]["scheme"]) if _shape(one) != (None, None) else one.id
+
+    best = {kind(one): sorted((o for o in order if kind(o) == kind(one)), key=lambda o: -certainty(o)) for one in order}
+    turned = [best[kind(one)].pop(0) for one in order]
+    # Sorting keeps the order within each half.
+    return sorted(turned, key=lambda one: certainty(one) < CERTAIN)
