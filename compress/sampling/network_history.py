@@ -92,8 +92,9 @@ def history(state: State, scale: Scale, rungs: int, train_examples: int) -> Hist
         for precision, drop in _drops(trial, state, scale.target).items():
             drops[precision] = min(drop, drops.get(precision, drop))
         climbed = rungs if trial.why.get("reason") == ENDING else min(rungs, len(chains[network]))
-        earlier = done[network].rungs if network in done else 0
-        done[network] = Trained(network, max(climbed, earlier), epochs, drops)
+        earlier = done.get(network)
+        ended = trial.why.get("reason") == ENDING or (earlier is not None and earlier.ended)
+        done[network] = Trained(network, max(climbed, earlier.rungs if earlier else 0), epochs, drops, ended)
         if own_epochs(trial) > 0 and trial.train_seconds > 0:
             per_epoch = trial.train_seconds / own_epochs(trial)
             seconds[network] = (*seconds.get(network, ()), per_epoch)

@@ -59,6 +59,8 @@ class Trained:
     epochs: float
     drops: Mapping[str, float]
     """Precision -> its drop on val, of the weights that are kept."""
+    ended: bool = False
+    """Whether it was trained for the end already: once more says little that is new."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,7 @@ def _ended(known: Known) -> Training | None:
     beliefs = model.predict(options.networks, ahead).at(costs)
     now = shipped(known)
     gains = knowledge_gradient(beliefs, readings, limit, now[1] if now else 0.0)
-    busy = {each.network for each in known.under_way}
+    busy = {each.network for each in known.under_way} | {each.network for each in known.trained if each.ended}
     gains = np.where(possible & np.array([network not in busy for network in options.networks]), gains, 0.0)
     best = int(np.argmax(gains))
     if gains[best] < _LEAST_GAIN:

@@ -94,17 +94,28 @@ class CostKnowledge:
     def measure(self, network: Network) -> bool:
         """Measure a network that is about to be trained; False where it was measured before.
 
-        A measurement that is more than three usual errors off its prediction is repeated by the caller's next look,
-        since model and measurements are averaged.
+        A measurement that is more than three usual errors off its prediction is repeated, carefully.
         """
         first = next(iter(self.models.values()))
         if network in first.measured:
             return False
-        found = measure_networks(self.context, self.training, [network], self.importance, list(self.models))
-        for name, costs in found.get(network, {}).items():
-            if self.quantity in costs.by_quantity:
-                self.models[name] = self.models[name].with_measured(network, costs.by_quantity[self.quantity])
+        found = self._measured(network, carefully=False)
+        if any(self.models[name].is_off(network, ratio) for name, ratio in found.items()):
+            again = self._measured(network, carefully=True)
+        else:
+            again = {}
+        for name, ratio in [*found.items(), *again.items()]:
+            self.models[name] = self.models[name].with_measured(network, ratio)
         return bool(found)
+
+    def _measured(self, network: Network, *, carefully: bool) -> dict[str, float]:
+        """Precision -> cost of one network."""
+        precisions = list(self.models)
+        found = measure_networks(
+            self.context, self.training, [network], self.importance, precisions, carefully=carefully
+        )
+        costs = {name: one.by_quantity for name, one in found.get(network, {}).items()}
+        return {name: shares[self.quantity] for name, shares in costs.items() if self.quantity in shares}
 
     @property
     def error(self) -> tuple[float, float]:

@@ -23,7 +23,8 @@ from compress.sampling.network_history import rungs_before
 from compress.sampling.network_spaces import why_not_networks
 from compress.sampling.problems import Problem, problem_of
 from compress.searching.config_proposals import ConfigProposals
-from compress.searching.network_search import NetworkSearch, Time
+from compress.searching.network_knowledge import NetworkKnowledge, Time
+from compress.searching.network_search import NetworkSearch
 from compress.searching.progress import Progress
 from compress.searching.proposals import Proposer, chooses_networks
 from compress.selection import fronts, rankings
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 _FEWEST, _FLAT, _MOST = 20, 12, 200
 """Without a limit: at least 20 trials, then until 12 in a row brought no gain, at most 200."""
 _GAIN = 0.005
+_EARLY = 5.0
+"""Seconds that a search must end before its time for that to be said."""
 _FRUITLESS = 100
 """Gated or failed configs in a row after which the search gives up."""
 _REPEATED, _REPEATED_LATE = 5, 20
@@ -90,6 +93,13 @@ class Loop:
             try:
                 trial = self._next()
                 if trial is None:
+                    if isinstance(self.proposer, NetworkSearch) and self.budget.deadline is not None:
+                        left = self.budget.deadline - clock.monotonic()
+                        if left > _EARLY:
+                            self.progress.note(
+                                f"no training that is left is expected to improve on what is there: ended "
+                                f"{format_duration(left)} early"
+                            )
                     return
                 self._try(trial)
             except OutOfTime:
@@ -292,11 +302,12 @@ def _proposer(
         blocks = 0 if space.depth == 0.0 else len(context.training.blocks.removable)
         why_not = why_not_networks(space, groups, blocks)
         if why_not is None:
-            time = Time(clock.monotonic(), budget.deadline)
-            return NetworkSearch(
-                context, context.training, problem, time, deterministic=deterministic, progress=progress,
-                trials=budget.trials,
+            known = NetworkKnowledge(
+                context, context.training, problem, Time(clock.monotonic(), budget.deadline),
+                deterministic=deterministic, progress=progress,
             )  # fmt: skip
+            configs = ConfigProposals(context, problem, "auto", progress, deterministic=deterministic)
+            return NetworkSearch(known, configs, budget.trials)
         if sampler == "cost-aware":
             progress.note(f"networks cannot be chosen by their costs: {why_not}; the sampler is 'auto'")
     return ConfigProposals(

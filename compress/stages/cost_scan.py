@@ -7,7 +7,7 @@ regression makes the costs of all others of it (``sampling/cost_model.py``). Cos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,11 +47,18 @@ def untrained(context: Context, training: Training, network: Network, importance
 
 
 def measure_networks(
-    context: Context, training: Training, networks: Sequence[Network], importance: str, precisions: Sequence[str]
+    context: Context,
+    training: Training,
+    networks: Sequence[Network],
+    importance: str,
+    precisions: Sequence[str],
+    *,
+    carefully: bool = False,
 ) -> dict[Network, Measured]:
     """The costs of ``networks`` on the first target, in those of ``precisions`` that there are files of.
 
-    One that cannot be cut, exported or run is left out. Raises TransientError where the target is gone.
+    ``carefully``: again, and for longer than usual. One that cannot be cut, exported or run is left out. Raises
+    TransientError where the target is gone.
     """
     files: dict[Network, dict[str, Path]] = {}
     for network in networks:
@@ -65,8 +72,10 @@ def measure_networks(
     paths = list(dict.fromkeys(path for mine in files.values() for path in mine.values()))
     if not paths:
         return {}
+    usual = context.instruments.protocol
+    protocol = replace(usual, seconds=2 * usual.seconds, rounds=2 * usual.rounds) if carefully else usual
     try:
-        infos, _ = measuring.measure_each(context.instruments, context.targets.first, paths)
+        infos, _ = measuring.measure_each(context.instruments, context.targets.first, paths, protocol)
     except TransientError:
         raise
     except (StageError, ModelError):

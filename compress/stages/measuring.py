@@ -52,7 +52,7 @@ def measure_files(
 
 
 def measure_each(
-    instruments: Instruments, target: Target, paths: Sequence[Path]
+    instruments: Instruments, target: Target, paths: Sequence[Path], protocol: Protocol | None = None
 ) -> tuple[dict[Path, dict[str, Any]], dict[Path, StageError | ModelError]]:
     """``measure_on`` of several files, and why some of them do not run there.
 
@@ -60,7 +60,7 @@ def measure_each(
     the files' fault, and may be tried again.
     """
     try:
-        return dict(zip(paths, measure_on(instruments, target, paths), strict=True)), {}
+        return dict(zip(paths, measure_on(instruments, target, paths, protocol), strict=True)), {}
     except TransientError:
         raise
     except (StageError, ModelError) as error:
@@ -71,7 +71,7 @@ def measure_each(
     failed: dict[Path, StageError | ModelError] = {}
     for path in paths:
         try:
-            [found[path]] = measure_on(instruments, target, [path])
+            [found[path]] = measure_on(instruments, target, [path], protocol)
         except TransientError:
             raise
         except (StageError, ModelError) as error:
