@@ -171,3 +171,38 @@ def test_of_networks_of_one_shape_one_is_read_before_others_are(candidate: Make)
     assert order[1:] == ["0004-fp32", "0005-fp32"]
     alone = picks.reading_order("fastest", narrow, question(candidate), "fake")
     assert len(alone) == len(narrow), "nothing else is left to read"
+
+
+def _shaped(one: Candidate, width: int) -> Candidate:
+    return replace(one, config={**one.config, "widths": {"a": width}})
+
+
+def test_what_is_unlikely_to_hold_on_test_is_the_fastest_only_where_nothing_else_is_left(candidate: Make) -> None:
+    lucky = _shaped(candidate("0001-fp32", 0.009, 0.3), 16)
+    sure = _shaped(candidate("0002-fp32", 0.004, 0.5), 32)
+    asked = question(candidate, certainties={"0001-fp32": 0.4, "0002-fp32": 0.9})
+    order = picks.reading_order("fastest", [lucky, sure], asked, "fake")
+    assert [one.id for one in order] == ["0002-fp32", "0001-fp32"]
+    pick, _ = picks.choose("fastest", [lucky, sure], asked, "fake")
+    assert pick is not None
+    assert pick.certainty == 0.9
+    blind = question(candidate)
+    assert next(one.id for one in picks.reading_order("fastest", [lucky, sure], blind, "fake")) == "0001-fp32"
+
+
+def test_of_trainings_of_one_network_the_more_certain_is_read_first(candidate: Make) -> None:
+    short, long = (_shaped(candidate(name, 0.004, 0.3), 16) for name in ("0001-fp32", "0002-fp32"))
+    asked = question(candidate, certainties={"0001-fp32": 0.75, "0002-fp32": 0.95})
+    assert picks.reading_order("fastest", [short, long], asked, "fake")[0].id == "0002-fp32"
+    assert picks.reading_order("smallest", [short, long], asked, "fake")[0].id == "0001-fp32"
+
+
+def test_what_was_dominated_by_a_refuted_candidate_is_next_in_line(candidate: Make) -> None:
+    first = _shaped(candidate("0001-fp32", 0.002, 0.2, test=0.05), 16)
+    behind = _shaped(candidate("0002-fp32", 0.005, 0.3), 32)
+    slow = _shaped(candidate("0003-fp32", 0.001, 0.8), 48)
+    pick, unread = picks.choose("fastest", [first, behind, slow], question(candidate), "fake")
+    assert pick is not None
+    assert (pick.id, pick.refuted) == ("0002-fp32", ("0001-fp32",))
+    assert unread is not None
+    assert unread.id == "0002-fp32"
