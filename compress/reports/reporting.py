@@ -51,10 +51,11 @@ def make_report(run: Run) -> dict[str, Any]:
         "picks": {t: {which: to_json(pick) for which, pick in picks_of(run, t).items()} for t in names},
         "nearest_miss": {t: to_json(nearest_miss(there, question, t)) for t in names},
         "trials": {
-            "asked": len(state.trials), "finished": state.count("finished"),
+            "asked": state.asked, "finished": state.count("finished"),
             "gated": state.count("gated"), "failed": state.count("failed"),
         },
         "failures": _failures(run),
+        "learnt": to_json(state.facts.learnt),
         "stages": {
             name: {"count": int(row["count"]), "cached": int(row["cached"]), "seconds": round(row["seconds"], 3)}
             for name, row in state.stages.items()

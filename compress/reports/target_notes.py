@@ -18,6 +18,8 @@ from compress.values.configs import STORED
 
 _BUSY = 0.25
 """Share of disturbed rounds from which a measurement is said to have been disturbed."""
+_FEWEST_READ = 8
+"""Readings from which calibration is said."""
 _FEWEST = 2
 """Networks that must have been measured in both precisions before anything is said in general."""
 
@@ -26,8 +28,29 @@ def notes(report: Report, target: str) -> list[str]:
     """The notes on ``target``, a sentence or two each; none where nothing is worth a note."""
     return [
         *_slower(report, target), *_integer(report, target), *_scored(report, target), *_disturbed(report, target),
-        *_lost(report, target),
+        *_lost(report, target), *_learnt(report, target),
     ]  # fmt: skip
+
+
+def _learnt(report: Report, target: str) -> list[str]:
+    """How well costs and qualities of networks were told before they were trained, on the target that decides."""
+    learnt = report.get("learnt")
+    if not learnt or target != next(iter(report["targets"]), None):
+        return []
+    found = [
+        f"Costs of networks were told from {learnt['measured']} that were measured untrained: off by "
+        f"{format_percent(learnt['cost_error'])} in the median, by {format_percent(learnt['worst_cost_error'])} at "
+        "most, each told from the others."
+    ]
+    if learnt.get("calibration") is not None and learnt["read"] >= _FEWEST_READ:
+        found.append(
+            f"What was expected of the quality of networks was off by {learnt['calibration']:.2f} of the stated "
+            f"deviations (1 is right), {format_percent(learnt['within'])} within one (68 % is right), on "
+            f"{learnt['read']} readings of networks left out in turn."
+        )
+    if learnt.get("left_out"):
+        found.append(f"Not made of trained networks, since nothing is gained by it: {', '.join(learnt['left_out'])}.")
+    return found
 
 
 def _slower(report: Report, target: str) -> list[str]:

@@ -38,6 +38,25 @@ class Unconfirmed:
 
 
 @dataclass(frozen=True)
+class Learnt:
+    """What a search has learnt about its networks, and how well."""
+
+    measured: int
+    """Networks whose cost was measured before any training, and after."""
+    cost_error: float
+    """Median relative error of the costs of networks, each predicted from all others."""
+    worst_cost_error: float
+    read: int
+    """Readings on val that the model of quality was checked on."""
+    calibration: float | None
+    """Root mean square of its standardised errors, each network predicted without its own readings: 1 is calibrated."""
+    within: float | None
+    """Share of them within one standard deviation: 0.68 is calibrated."""
+    left_out: tuple[str, ...] = ()
+    """Precisions that gain nothing, by two measurements."""
+
+
+@dataclass(frozen=True)
 class Facts:
     """The newest of each fact; what was never noted is empty."""
 
@@ -73,6 +92,8 @@ class Facts:
     """(target, candidate's id) -> examples (lost, gained, all) on test, where the metric is a proportion."""
     measured_networks: tuple[Mapping[str, Any], ...] = ()
     """Parameters of the networks that were measured, one by one, before they were to be trained."""
+    learnt: Learnt | None = None
+    """Where networks were chosen by their costs."""
     certainties: Mapping[str, float] = field(default_factory=dict)
     """Candidate's id -> probability that its drop on test will be within the limit, as the search expected it."""
 
@@ -131,6 +152,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "trained_with": _optional_mapping,
     "learning_rates": _as(tuple[float, float]),
     "measured_networks": _as(tuple[dict[str, Any], ...]),
+    "learnt": _as(Learnt),
     "certainties": _as(dict[str, float]),
     # In the file these are lists in the order of the fields.
     "skipped": lambda value: tuple(Skipped(*from_json(tuple[int, str, str], row)) for row in value),

@@ -72,6 +72,11 @@ class State:
         """
         return sum(trial.state == state and trial.after is None for trial in self.trials.values())
 
+    @property
+    def asked(self) -> int:
+        """How many trials were asked for; a network that is trained further counts once."""
+        return sum(trial.after is None for trial in self.trials.values())
+
     def apply(self, event: dict[str, Any]) -> None:
         """Take one event of the record in; raises KeyError, ValueError or SpaceError where it does not fit."""
         kind = event["event"]

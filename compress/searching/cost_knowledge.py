@@ -118,6 +118,16 @@ class CostKnowledge:
         return {name: shares[self.quantity] for name, shares in costs.items() if self.quantity in shares}
 
     @property
+    def measured(self) -> int:
+        """Networks that were measured."""
+        return len(next(iter(self.models.values())).measured)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Precisions that are made of no trained network, since they gain nothing."""
+        return tuple(one.name for one in self.context.targets.variants if one.name not in self.precisions)
+
+    @property
     def error(self) -> tuple[float, float]:
         """(median, largest) relative error of the first model, each network predicted from the others."""
         first = next(iter(self.models.values()))

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from compress.run_folder.facts import Learnt
 from compress.sampling import quality_model
 from compress.sampling.encoding import randomly
 from compress.sampling.network_arrays import whole
@@ -171,13 +172,26 @@ class NetworkSearch:
     def _random(self) -> list[Network]:
         return random_networks(self.known.patterns, _POOL, self.seed)
 
+    def learnt(self) -> Learnt | None:
+        """What was learnt about costs and qualities, and how well; None where it was not asked for."""
+        if self.is_blind or "costs" not in self.known.__dict__:
+            return None
+        errors = self._fit(self._past).calibration()
+        usual, worst = self.known.costs.error
+        return Learnt(
+            self.known.costs.measured, round(usual, 4), round(worst, 4), len(errors),
+            round(float(np.sqrt(np.mean(errors**2))), 3) if len(errors) else None,
+            round(float(np.mean(np.abs(errors) <= 1.0)), 3) if len(errors) else None,
+            self.known.costs.left_out,
+        )  # fmt: skip
+
     def certainties(self) -> dict[str, float]:
         """Candidate's id -> probability that its drop on test is within the limit, of all networks that were trained.
 
         That is of the drop as it will be read: on few examples, what is within the limit may be read beyond it.
         """
         state, test = self.context.run.state, self.context.test
-        past = self._past if not self.is_blind and "costs" in self.__dict__ else None
+        past = self._past if not self.is_blind and "costs" in self.known.__dict__ else None
         if past is None or len(past.trained) < _FEWEST_READ:
             return {}
         rows: dict[str, list[tuple[str, Network, float]]] = {}

@@ -186,7 +186,7 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     loop = Loop(context, budget, wanted.sampler, deterministic, progress)
     try:
         loop.run()
-        loop.note_certainties()
+        loop.note_learnt()
         progress.trial(-1, 0, None, None)
         _confirm(context, _final_protocol(budget, len(context.targets.all)), progress)
     except BaseException:

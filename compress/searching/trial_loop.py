@@ -107,12 +107,15 @@ class Loop:
             with contextlib.suppress(OSError):  # the record has it; at the end it is said where it cannot be written
                 reporting.write_report(self.run_)
 
-    def note_certainties(self) -> None:
-        """Write down how likely each candidate is to hold on test, where the search has learnt it."""
-        if isinstance(self.proposer, NetworkSearch):
-            found = self.proposer.certainties()
-            if found and found != dict(self.state.facts.certainties):
-                self.run_.record.note("certainties", found)
+    def note_learnt(self) -> None:
+        """Write down what was learnt about networks, and how likely each candidate is to hold on test."""
+        if not isinstance(self.proposer, NetworkSearch):
+            return
+        learnt, certainties = self.proposer.learnt(), self.proposer.certainties()
+        if learnt is not None and learnt != self.state.facts.learnt:
+            self.run_.record.note("learnt", learnt)
+        if certainties and certainties != dict(self.state.facts.certainties):
+            self.run_.record.note("certainties", certainties)
 
     def _next(self) -> Trial | None:
         """An asked trial that was never finished, else the next config."""

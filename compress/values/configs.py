@@ -119,7 +119,7 @@ class PruneSettings:
         0.0,
         Within(0.0, 1.0),
         "share of the removable blocks (residual ones, repeats of equal layers) that is dropped, the least harmful "
-        "first",
+        'first; `"auto"`: any of them to `cost-aware`, none to other samplers',
         needs=BLOCKS,
         changes_cost=True,
         steady=0.0,
@@ -168,7 +168,7 @@ class FinetuneSettings:
         0,
         # Training in int8 has epochs of its own.
         Whole(0),
-        "epochs of fine-tuning",
+        'epochs of fine-tuning; `"auto"`: as many as the time affords to `cost-aware`, `Int(4, 16)` to other samplers',
         steady=LARGEST,
         in_int8_training=False,
     )
