@@ -23,7 +23,7 @@ from compress.tasks.user_code import naming_exits
 from compress.training import objectives
 from compress.training.training_modes import find_mode
 from compress.values.domains import Choice, Float, Int
-from compress.values.search_spaces import AUTO
+from compress.values.search_spaces import AUTO, AUTO_EPOCHS
 from targets.errors import CompressError, ExportError
 from targets.probing.probing import probed
 
@@ -154,7 +154,8 @@ def _trial_seconds(
     with tempfile.TemporaryDirectory() as name:
         exporting.export(network, example, Path(name) / "model.onnx")
     exported = time.perf_counter() - start
-    steps = _most(space.epochs) * max(1, len(splits.train) // size)
+    longest = AUTO_EPOCHS if space.epochs == AUTO else space.epochs
+    steps = _most(longest) * max(1, len(splits.train) // size)
     return steps * min(seconds.values()) + exported
 
 

@@ -21,7 +21,7 @@ from targets.errors import SpaceError
 AUTO = "auto"
 """As a space's ``lr``: its range is found by a test at the start of the search. As ``epochs`` and ``depth``: as many as
 the time affords, and any blocks, where networks are chosen by their costs; to other samplers ``Int(4, 16)`` and 0."""
-_AUTO_EPOCHS = Int(4, 16)
+AUTO_EPOCHS = Int(4, 16)
 _MAY_BE_AUTO = ("lr", "epochs", "depth")
 
 
@@ -94,7 +94,7 @@ class SearchSpace:
         for name, domain in self.domains().items():
             needs = row(name).setting.needs
             if (name, domain) == ("epochs", AUTO):
-                domain = _AUTO_EPOCHS
+                domain = AUTO_EPOCHS
             if not isinstance(domain, (Float, Int, Choice)) or not needs.met(len(groups), blocks, lossy_operators):
                 continue
             if name == "precision":
