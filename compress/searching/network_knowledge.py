@@ -60,11 +60,10 @@ class NetworkKnowledge:
     """What is known of the networks of a search; all of it is found out when it is asked for first."""
 
     def __init__(
-        self, context: Context, training: Training, problem: Problem, time: Time, *, deterministic: bool,
-        progress: Progress,
+        self, context: Context, training: Training, problem: Problem, time: Time, progress: Progress
     ) -> None:  # fmt: skip
         self.context, self.training, self.problem, self.time = context, training, problem, time
-        self.deterministic, self.progress = deterministic, progress
+        self.progress = progress
         self.space: SearchSpace = context.run.request.space
         self.seed = context.run.request.seed
         self.limit = _limit(problem)
@@ -110,9 +109,9 @@ class NetworkKnowledge:
 
     @cached_property
     def _step_seconds(self) -> dict[Network, float]:
-        """Seconds of a step, of a few networks; where nothing may depend on a clock, a share of the baseline's MACs."""
+        """Seconds of a step, of a few networks; where no time is given and so no clock has a say, the share of MACs."""
         some = spread(self.patterns, _TIMED, self.seed)
-        if self.deterministic or self.time.budget is None:
+        if self.time.budget is None:
             share = macs(self.patterns, some) / macs(self.patterns, [whole(self.patterns[()])])[0]
             return dict(zip(some, np.maximum(share, 0.02).tolist(), strict=True))
         self.progress.stage("steps")

@@ -306,9 +306,8 @@ def _proposer(
         why_not = why_not_networks(space, groups, blocks)
         if why_not is None:
             known = NetworkKnowledge(
-                context, context.training, problem, Time(clock.monotonic(), budget.deadline),
-                deterministic=deterministic, progress=progress,
-            )  # fmt: skip
+                context, context.training, problem, Time(clock.monotonic(), budget.deadline), progress
+            )
             configs = ConfigProposals(context, problem, "auto", progress, deterministic=deterministic)
             return NetworkSearch(known, configs, budget.trials)
         if sampler == "cost-aware":
