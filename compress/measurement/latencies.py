@@ -88,7 +88,10 @@ def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
     if data is None:
         return None
     named = {name: data[name] for name in ("p50", "p95", "ratio", "low", "high", "runs")}
-    return LatencyResult(**named, disturbed=info["disturbed"], settled=info["settled"])
+    beside = [seconds for one in info.get("samples") or () for seconds in one["reference"]]
+    return LatencyResult(
+        **named, disturbed=info["disturbed"], settled=info["settled"], baseline=min(beside, default=None)
+    )
 
 
 def integer_share(info: Mapping[str, Any]) -> IntegerShare | None:

@@ -11,13 +11,15 @@ from statistics import median
 from typing import Any
 
 from compress.reports import reading
-from compress.reports.formatting import format_percent, format_ratio
+from compress.reports.formatting import format_percent, format_ratio, format_seconds
 from compress.reports.reading import Candidate, Report
 from compress.selection.rankings import SAME_LATENCY
 from compress.values.configs import STORED
 
 _BUSY = 0.25
 """Share of disturbed rounds from which a measurement is said to have been disturbed."""
+_MOVED = 1.1
+"""Times the baseline's best time from which the machine is said to have moved."""
 _FEWEST_READ = 8
 """Readings from which calibration is said."""
 _FEWEST = 2
@@ -28,6 +30,7 @@ def notes(report: Report, target: str) -> list[str]:
     """The notes on ``target``, a sentence or two each; none where nothing is worth a note."""
     return [
         *_slower(report, target), *_integer(report, target), *_scored(report, target), *_disturbed(report, target),
+        *_moved(report, target),
         *_lost(report, target), *_learnt(report, target),
     ]  # fmt: skip
 
@@ -141,6 +144,19 @@ def _disturbed(report: Report, target: str) -> list[str]:
         f"{len(busy)} of {len(shares)} measurements on {target} were disturbed: other work held up or slowed the CPU "
         f"in up to {format_percent(max(busy))} of their rounds, which were left out and "
         "measured again. Intervals get narrower if nothing else runs during the search."
+    ]
+
+
+def _moved(report: Report, target: str) -> list[str]:
+    """By how much the machine's own speed moved from one measurement to another, where that is much."""
+    timed = [(reading.on(one, target) or {}).get("latency") for one in reading.measured_on(report, target)]
+    beside = sorted(latency["baseline"] for latency in timed if latency and latency.get("baseline"))
+    if len(beside) < _FEWEST or beside[-1] <= _MOVED * beside[0]:
+        return []
+    return [
+        f"The machine moved on {target}: the baseline's own best time was {format_seconds(beside[0])} beside some "
+        f"candidates and {format_seconds(beside[-1])} beside others. Ratios are of neighbouring runs, but small "
+        "networks and large ones do not slow down alike."
     ]
 
 

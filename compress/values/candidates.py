@@ -74,6 +74,8 @@ class LatencyResult:
     """Share of the rounds that something else held up or slowed; they are left out, unless most were."""
     settled: bool = True
     """Whether the interval came as narrow as asked before the time was spent."""
+    baseline: float | None = None
+    """The baseline's own best time beside it, in seconds: by that the machine's state is told."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""Sentences on what a run has found out about its targets and its networks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compress.reports import target_notes
+
+
+def candidate(name: str, beside: float, widths: dict[str, int] | None = None) -> dict[str, Any]:
+    """One that ran at half of the baseline's time, whose best was ``beside`` seconds then."""
+    latency = {"p50": 1e-5, "p95": 1e-5, "ratio": 0.5, "low": 0.5, "high": 0.5, "runs": 9, "baseline": beside}
+    quality = {"metric": "accuracy", "value": 0.9, "low": 0.8, "high": 0.95, "n": 100}
+    measured = {
+        "quality": {"val": quality, "test": None, "slices": {}}, "latency": latency, "memory": None,
+        "quality_drop": {"val": {"value": 0.0, "low": 0.0, "high": 0.0}, "test": None}, "instructions": None,
+    }  # fmt: skip
+    config = {"precision": {"scheme": "fp32"}, "widths": widths or {}}
+    return {"id": name, "config": config, "size": 100, "macs": 10, "measured": {"ort-cpu": measured}}
+
+
+def report(*candidates: dict[str, Any], **rest: Any) -> dict[str, Any]:
+    everything = [candidate("baseline", 46e-6), *candidates]
+    return {
+        "targets": {"ort-cpu": {}, "other": {}}, "baseline": "baseline", "candidates": everything,
+        "objectives": ["quality", "latency"], "front": {"ort-cpu": []}, "picks": {"ort-cpu": {}}, "failures": [],
+        "environment": {}, "constraints": [], **rest,
+    }  # fmt: skip
+
+
+def test_a_machine_that_moved_during_the_run_is_said_with_the_times() -> None:
+    [text] = [t for t in target_notes.notes(report(candidate("0001-fp32", 60e-6)), "ort-cpu") if "moved" in t]
+    assert "46" in text
+    assert "60" in text
+    still = report(candidate("0001-fp32", 47e-6))
+    assert not any("moved" in text for text in target_notes.notes(still, "ort-cpu"))
+
+
+LEARNT = {
+    "measured": 24, "cost_error": 0.012, "worst_cost_error": 0.08, "read": 12, "calibration": 1.08, "within": 0.6,
+    "left_out": ["int8-dynamic"],
+}  # fmt: skip
+
+
+def test_what_was_foretold_is_said_with_how_far_it_was_off() -> None:
+    costs, qualities, left = target_notes.notes(report(learnt=LEARNT), "ort-cpu")
+    assert "24" in costs
+    assert "1.2 %" in costs
+    assert "1.08" in qualities
+    assert "int8-dynamic" in left
+    assert target_notes.notes(report(learnt=LEARNT), "other") == []
+
+
+def test_a_few_readings_say_nothing_about_calibration() -> None:
+    few = report(learnt={**LEARNT, "read": 3, "left_out": []})
+    assert len(target_notes.notes(few, "ort-cpu")) == 1
+    assert target_notes.notes(report(learnt=None), "ort-cpu") == []
