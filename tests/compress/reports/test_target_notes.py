@@ -45,7 +45,7 @@ LEARNT = {
 def test_what_was_foretold_is_said_with_how_far_it_was_off() -> None:
     costs, qualities, left = target_notes.notes(report(learnt=LEARNT), "ort-cpu")
     assert "24" in costs
-    assert "1.2 %" in costs
+    assert "off by 1 %" in costs
     assert "1.08" in qualities
     assert "int8-dynamic" in left
     assert target_notes.notes(report(learnt=LEARNT), "other") == []
