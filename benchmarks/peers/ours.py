@@ -22,13 +22,14 @@ def main() -> None:
     """Search, and write what was tried."""
     parser = peer_arguments(__doc__)
     parser.add_argument("--sampler")
+    parser.add_argument("--limit", type=float, default=0.01, help="drop of the metric that is allowed")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     subject = load(asked.name, asked.data, asked.weights)
     task = replace(subject.task, model=subject.module)
     result = compress.search(
         task, time=asked.seconds, seed=asked.seed, sampler=asked.sampler, out=asked.out / "run",
-        space=compress.SearchSpace(),
+        space=compress.SearchSpace(), constraints=[f"quality_drop<={asked.limit}"],
     )  # fmt: skip
     baseline = result.baseline
     peer = "paretopress" + (f", {asked.sampler}" if asked.sampler else "")
@@ -38,7 +39,7 @@ def main() -> None:
             outcome.tried.append(Tried(str(one.path), one.latency.ratio, one.quality.value, asked.seconds))
     outcome.trainings = result.report["stages"].get("finetune", {}).get("count", 0)
     outcome.save(asked.out / "outcome.json")
-    print(f"{peer}: {len(outcome.tried)} files, {outcome.best(0.01)}")
+    print(f"{peer}: {len(outcome.tried)} files, {outcome.best(asked.limit)}")
 
 
 if __name__ == "__main__":

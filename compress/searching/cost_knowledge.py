@@ -14,7 +14,7 @@ from compress.sampling.cost_model import CostModel, FeatureTable
 from compress.sampling.network_arrays import Patterns
 from compress.sampling.pool import spread
 from compress.sampling.problems import Problem
-from compress.stages.cost_scan import TOGETHER, Measured, measure_networks
+from compress.scanning.cost_scan import TOGETHER, Measured, measure_networks
 from compress.values.candidates import Candidate
 from compress.values.configs import QAT, STORED
 from compress.values.constraints import Constraint

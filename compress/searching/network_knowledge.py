@@ -21,10 +21,10 @@ from compress.sampling.network_spaces import allowed
 from compress.sampling.pool import spread
 from compress.sampling.problems import Problem
 from compress.sampling.rungs import Plan
+from compress.scanning.cost_scan import untrained
+from compress.scanning.step_times import seconds_of, step_seconds
 from compress.searching.cost_knowledge import NETWORKS, CostKnowledge, learn_costs
 from compress.searching.progress import Progress
-from compress.stages.cost_scan import untrained
-from compress.stages.step_times import seconds_of, step_seconds
 from compress.values.domains import Float, Int, corners
 from compress.values.networks import Network, network_of, params_of
 from compress.values.search_spaces import AUTO, SearchSpace

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from compress.stages.step_times import seconds_of
+from compress.scanning.step_times import seconds_of
 
 COLUMNS = arrays.arrays(np.float64, (6, 3), elements=st.floats(0.1, 10.0))
 
