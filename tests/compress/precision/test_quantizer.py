@@ -1,0 +1,68 @@
+"""Failures of ONNX Runtime's quantizer and calibrators: one line of ours that names the file and the cause."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compress.precision.quantizer import quantize_dynamic, quantize_static
+from compress.precision.ranges import collect_ranges
+from compress.precision.refining import refine
+from compress.values.configs import PrecisionSettings
+from onnx_models import f32, node, write
+from targets.errors import QuantizeError
+from targets.target import Capabilities
+
+ROWS = {"x": np.random.default_rng(0).standard_normal((8, 6)).astype(np.float32)}
+ABLE = Capabilities()
+
+
+@pytest.fixture
+def product(tmp_path: Path) -> Path:
+    return write(tmp_path / "m.onnx", [node("MatMul", "x w", name="product")], {"x": f32(8, 6)}, {"w": f32(6, 3)})[0]
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A file without products."""
+    return write(tmp_path / "plain.onnx", [node("Relu", "x")], {"x": f32(8, 6)})[0]
+
+
+def _without_ranges(source: Path, folder: Path) -> None:
+    collect_ranges(source, ROWS, "minmax", folder / "r.json")
+    document = json.loads((folder / "r.json").read_text())
+    document["data"] = {}
+    (folder / "r.json").write_text(json.dumps(document))
+    quantize_static(source, folder / "q.onnx", folder / "r.json", "minmax", ABLE)
+
+
+def _into_nothing(source: Path, folder: Path) -> None:
+    quantize_dynamic(source, folder / "absent" / "q.onnx", ABLE)
+
+
+@pytest.mark.parametrize("fail", [_without_ranges, _into_nothing])
+def test_a_quantizer_that_fails_is_quoted_in_one_line(
+    product: Path, tmp_path: Path, fail: Callable[[Path, Path], None]
+) -> None:
+    with pytest.raises(QuantizeError, match=r"^m\.onnx cannot be quantized: \S") as caught:
+        fail(product, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_ranges_are_not_searched_where_nothing_is_quantized(plain: Path, tmp_path: Path) -> None:
+    """What the quantizer refuses is said as it says it, not as a failure of calibration."""
+    with pytest.raises(QuantizeError, match=r"^\S+ has no convolution or matrix product to quantize"):
+        collect_ranges(plain, ROWS, "search", tmp_path / "r.json", ABLE)
+    collect_ranges(plain, ROWS, "minmax", tmp_path / "r.json", ABLE)
+
+
+def test_biases_are_not_corrected_where_nothing_is_quantized(tmp_path: Path) -> None:
+    """As above: the cause comes through as it was said."""
+    rows, weight = ROWS["x"].astype(np.float64), f32(6, 3).astype(np.float64)
+    path, _ = write(tmp_path / "m.onnx", [node("Gemm", "x w", name="product")], {"x": rows}, {"w": weight}, [("y", 11)])
+    with pytest.raises(QuantizeError, match="^model.onnx has no .* to quantize; its weights are in double precision"):
+        refine(path, {"x": rows}, ABLE, PrecisionSettings(correct_bias=True))
