@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from compress.precision import refining
 from compress.precision.quantizer import quantize_dynamic, quantize_static
 from compress.precision.ranges import collect_ranges
 from compress.precision.refining import refine
@@ -60,9 +61,12 @@ def test_ranges_are_not_searched_where_nothing_is_quantized(plain: Path, tmp_pat
     collect_ranges(plain, ROWS, "minmax", tmp_path / "r.json", ABLE)
 
 
-def test_biases_are_not_corrected_where_nothing_is_quantized(tmp_path: Path) -> None:
-    """As above: the cause comes through as it was said."""
-    rows, weight = ROWS["x"].astype(np.float64), f32(6, 3).astype(np.float64)
-    path, _ = write(tmp_path / "m.onnx", [node("Gemm", "x w", name="product")], {"x": rows}, {"w": weight}, [("y", 11)])
-    with pytest.raises(QuantizeError, match="^model.onnx has no .* to quantize; its weights are in double precision"):
-        refine(path, {"x": rows}, ABLE, PrecisionSettings(correct_bias=True))
+def test_what_the_quantizer_refuses_is_said_of_biases_as_it_says_it(
+    product: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise QuantizeError("model.onnx is of opset 9, 13 is needed")
+
+    monkeypatch.setattr(refining, "correct_biases", refuse)
+    with pytest.raises(QuantizeError, match=r"^model\.onnx is of opset 9, 13 is needed$"):
+        refine(product, ROWS, ABLE, PrecisionSettings(correct_bias=True))
