@@ -3,9 +3,9 @@
 Cosmic Ray makes the faults, one at a time: another comparison, another number, ``and`` for ``or``, a loop that is never
 entered. A seeded sample of lines is changed, never the same line twice. For each, the tests that run the line are run
 on a copy of the tree, the quickest first, until one fails; a line that no test runs in its own process (what workers
-do runs in others) gets the tests of its folder and of its name. More tests than a fault has time for are not begun, so that one that
-hangs has been noticed. What no test notices is printed with the change, to be judged: some faults do not count, since
-nothing that they change can be seen.
+do runs in others) gets the tests of its folder and of its name. More tests than a fault has time for are not begun, so
+that one that hangs has been noticed. What no test notices is printed with the change, to be judged: some faults do not
+count, since nothing that they change can be seen.
 
 Which tests run which line is found once, by running the fast suite under coverage (as long as the suite takes, and
 half as long again), and kept in ``.mutants/`` until the code changes. ``--raises`` lists, from the same table, the
