@@ -3,7 +3,7 @@
 Cosmic Ray makes the faults, one at a time: another comparison, another number, ``and`` for ``or``, a loop that is never
 entered. A seeded sample of lines is changed, never the same line twice. For each, the tests that run the line are run
 on a copy of the tree, the quickest first, until one fails; a line that no test runs in its own process (what workers
-do runs in others) gets the tests of its folder and of its name. More tests than a fault has time for are not begun, so
+do runs in others) gets the tests of its name, or of its folder. More tests than a fault has time for are not begun, so
 that one that hangs has been noticed. What no test notices is printed with the change, to be judged: some faults do not
 count, since nothing that they change can be seen.
 
@@ -190,14 +190,14 @@ def tests_for(
             if context.startswith(module) or module.endswith(context.rpartition(".")[0]):
                 wanted[node] = took
     if not wanted:
-        # Run by no test in its own process: what lies beside it in the mirror, or bears its name.
-        folder = REPOSITORY / "tests" / Path(mutant.file).parent
+        # Run by no test in its own process: what bears its name, else what lies beside it in the mirror.
+        folder, name = REPOSITORY / "tests" / Path(mutant.file).parent, f"{os.sep}test_{Path(mutant.file).stem}.py::"
         while not folder.is_dir() or not list(folder.glob("test_*.py")):
             folder = folder.parent
-        place, named = f"{folder.relative_to(REPOSITORY)}{os.sep}", f"{os.sep}test_{Path(mutant.file).stem}.py::"
-        wanted = {
-            node: took for nodes in files.values() for node, took in nodes if node.startswith(place) or named in node
-        }
+        every = {node: took for nodes in files.values() for node, took in nodes}
+        beside = f"{folder.relative_to(REPOSITORY)}{os.sep}"
+        wanted = {node: took for node, took in every.items() if name in node}
+        wanted = wanted or {node: took for node, took in every.items() if node.startswith(beside)}
     return quickest(wanted)
 
 
