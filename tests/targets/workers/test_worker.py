@@ -169,11 +169,13 @@ def test_objects_are_sent_as_text_and_never_pickled():
 
 def test_a_program_that_is_no_worker_is_said():
     launch = Launch((sys.executable, "-c", "print('Welcome to this machine', flush=True); input()"), os.environ)
+    before = os.listdir("/proc/self/fd")
     with WorkerProcess({}, launch) as worker:
         said = "answered with garbage while looking: expected a frame, found b'Welcome to this "
         with pytest.raises(MeasurementError, match=said):
             worker.ask({"operation": "facts", "doing": "looking"})
         assert not worker.alive
+        assert len(os.listdir("/proc/self/fd")) <= len(before), "pipes and files are closed, whoever still holds it"
 
 
 def test_a_frame_that_does_not_hold_together_is_refused():
