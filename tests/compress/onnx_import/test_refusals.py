@@ -130,9 +130,12 @@ OPERATORS: dict[str, Case] = {
         "AveragePool: dilations", node("AveragePool", "s", kernel_shape=[2, 2], dilations=[2, 2])
     ),
     "padding of another kind": _weighted("Pad: mode other", node("Pad", "s a", mode="other"), a=i64(*[0, 0, 1, 1] * 2)),
-    "reflected channels": _weighted(
-        "mode reflect on the first two axes", node("Pad", "s a", mode="reflect"), a=i64(*[0, 1, 1, 1] * 2)
-    ),
+    **{
+        f"channels reflected {name}": _weighted(
+            "mode reflect on the first two axes", node("Pad", "s a", mode="reflect"), a=i64(*pads)
+        )
+        for name, pads in {"before": (0, 1, 1, 1, 0, 0, 1, 1), "behind": (0, 0, 1, 1, 0, 1, 1, 1)}.items()
+    },
     "a crop": _resized("axes or tf_crop_and_resize", coordinate_transformation_mode="tf_crop_and_resize"),
     "more channels": _resized(r"scales \[1.0, 2.0, 2.0, 2.0\]", [1, 2, 2, 2]),
     "nearest by corners": _resized(

@@ -70,3 +70,18 @@ def test_what_the_quantizer_refuses_is_said_of_biases_as_it_says_it(
     monkeypatch.setattr(refining, "correct_biases", refuse)
     with pytest.raises(QuantizeError, match=r"^model\.onnx is of opset 9, 13 is needed$"):
         refine(product, ROWS, ABLE, PrecisionSettings(correct_bias=True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "why"), [(np.float64, "; its weights are in double precision, convert them to"), (None, "")]
+)
+def test_weights_of_another_precision_are_the_reason(tmp_path: Path, kind: type | None, why: str) -> None:
+    rows = ROWS["x"].astype(kind or np.float32)
+    nodes = [node("MatMul", "x w")] if kind else [node("Relu", "x")]
+    constants = {"w": f32(6, 3).astype(kind)} if kind else {}
+    path, _ = write(tmp_path / "m.onnx", nodes, {"x": rows}, constants, [("y", 11 if kind else 1)])
+    with pytest.raises(
+        QuantizeError, match=rf"^m\.onnx has no matrix product: dynamic int8 would change nothing{why}"
+    ) as said:
+        quantize_dynamic(path, tmp_path / "q.onnx", ABLE)
+    assert ("precision" in str(said.value)) == bool(why)
