@@ -118,6 +118,22 @@ def test_sizes_to_reshape_to_follow_or_are_not_told(
         reshaped(old, new, known, sizes, first=False)
 
 
+@pytest.mark.parametrize(("shape", "group", "found"), [((8, 1, 3), 8, 4), ((8, 4, 3), 2, 2), ((8, 8, 3), 1, 1)])
+def test_groups_of_a_convolution_without_a_layer_follow_its_weight(
+    shape: tuple[int, ...], group: int, found: int
+) -> None:
+    """Depthwise, each channel is a group; other groups stay as many."""
+    conv = node("Conv", "z k", group=group)
+    kernel = helper.make_tensor("k", TensorProto.FLOAT, shape, np.zeros(shape, np.float32).tobytes(), raw=True)
+    values = [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["n", shape[1] * group, 9])]
+    graph = helper.make_graph([conv], "g", values, [onnx.ValueInfoProto(name="y")], [kernel])
+    template = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    small = nn.Module()
+    small.register_buffer("k", torch.zeros(shape[0] // 2, *shape[1:]))
+    [made] = retarget(template, small).graph.node
+    assert next(a.i for a in made.attribute if a.name == "group") == found
+
+
 def test_a_share_of_channels_must_be_whole() -> None:
     assert scaled(6, 8, 4) == 3
     with pytest.raises(NotRetargetable, match="5 of 8 channels is not told for 4"):
