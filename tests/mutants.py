@@ -3,8 +3,9 @@
 Cosmic Ray makes the faults, one at a time: another comparison, another number, ``and`` for ``or``, a loop that is never
 entered. A seeded sample of lines is changed, never the same line twice. For each, the tests that run the line are run
 on a copy of the tree, the quickest first, until one fails; a line that no test runs in its own process (what workers
-do runs in others) gets the tests of its folder. What no test notices is printed with the change, to be judged: some
-faults do not count, since nothing that they change can be seen.
+do runs in others) gets the tests of its name, or of its folder. More tests than a fault has time for are not begun, so
+that one that hangs has been noticed. What no test notices is printed with the change, to be judged: some faults do not
+count, since nothing that they change can be seen.
 
 Which tests run which line is found once, by running the fast suite under coverage (as long as the suite takes, and
 half as long again), and kept in ``.mutants/`` until the code changes. ``--raises`` lists, from the same table, the
@@ -188,13 +189,27 @@ def tests_for(
             module = node.partition("::")[0].removesuffix(".py").replace("/", ".")
             if context.startswith(module) or module.endswith(context.rpartition(".")[0]):
                 wanted[node] = took
-    if wanted:
-        return sorted(wanted, key=wanted.__getitem__)[:MOST_TESTS]
-    # Run by no test in its own process: what lies beside it in the mirror.
-    folder = REPOSITORY / "tests" / Path(mutant.file).parent
-    while not folder.is_dir() or not list(folder.glob("test_*.py")):
-        folder = folder.parent
-    return [str(folder.relative_to(REPOSITORY))]
+    if not wanted:
+        # Run by no test in its own process: what bears its name, else what lies beside it in the mirror.
+        folder, name = REPOSITORY / "tests" / Path(mutant.file).parent, f"{os.sep}test_{Path(mutant.file).stem}.py::"
+        while not folder.is_dir() or not list(folder.glob("test_*.py")):
+            folder = folder.parent
+        every = {node: took for nodes in files.values() for node, took in nodes}
+        beside = f"{folder.relative_to(REPOSITORY)}{os.sep}"
+        wanted = {node: took for node, took in every.items() if name in node}
+        wanted = wanted or {node: took for node, took in every.items() if node.startswith(beside)}
+    return quickest(wanted)
+
+
+def quickest(wanted: dict[str, float]) -> list[str]:
+    """Of tests and the seconds that they take, the quickest: so few that all of them end long before they are ended."""
+    found, left = list[str](), MOST_SECONDS / 3
+    for node in sorted(wanted, key=wanted.__getitem__)[:MOST_TESTS]:
+        left -= wanted[node]
+        if left < 0 and found:
+            break
+        found.append(node)
+    return found
 
 
 def survives(mutant: Mutant, text: str, tests: list[str]) -> tuple[bool, str]:

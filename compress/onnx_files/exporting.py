@@ -88,13 +88,11 @@ def trace_graph(module: nn.Module, inputs: tuple[Tensor, ...], limits: VersionLi
         try:
             network, given = plain_copy(module).to("cpu").eval(), with_batch(inputs, 2)
             random = is_random(network, given)
-            program = None if random else _program(network, given, limits or VersionLimits())
+            program: Any = None if random else _program(network, given, limits or VersionLimits())
         except Exception as error:
             raise ExportError(f"{name} cannot be exported to ONNX: {one_line(root_cause(error), kind=True)}") from error
     if random:
         raise ExportError(f"{name} cannot be exported to ONNX: {RANDOM}")
-    if program is None:
-        raise ExportError(f"{name} cannot be exported to ONNX: the exporter returned nothing")
     _check_batch(program, name)
     _without_prefix(program.model.graph)
     _tell_apart(program.model.graph)

@@ -284,18 +284,15 @@ class _Walk:
     def _want(self, name: str, numbers: Sequence[int]) -> None:
         """Make the numbers of an input these, where they come from constants; computed ones are what they are."""
         value = self.values[name]
-        if value.new_data is None:
-            raise NotRetargetable(f"{name} is not known")
-        flat = value.new_data.reshape(-1)
+        data = np.asarray(value.new_data)  # who asks has seen that the numbers are known
         for number, source in zip(numbers, value.sources, strict=True):
             if source is not None and self.wanted.setdefault(source, number) != number:
                 raise NotRetargetable(f"a constant of {name} is wanted to be two numbers")
         made = [
             known if source is None else number
-            for known, number, source in zip(flat.tolist(), numbers, value.sources, strict=True)
+            for known, number, source in zip(data.reshape(-1).tolist(), numbers, value.sources, strict=True)
         ]
-        data = np.asarray(made, value.new_data.dtype).reshape(value.new_data.shape)
-        self.values[name] = replace(value, new_data=data)
+        self.values[name] = replace(value, new_data=np.asarray(made, data.dtype).reshape(data.shape))
 
     def _compute(self, node: onnx.NodeProto, old: onnx.NodeProto, given: Sequence[_Value]) -> None:
         """The numbers that a node gives, of numbers."""

@@ -142,7 +142,7 @@ def _reshape(to: Importer, op: Operator) -> fx.Node:
     after = list(zip(*shapes, strict=True))
     blocks = blocks_of(before, after)
     if blocks is None:
-        raise op.fail(f"{x.shape} to {shapes[0]} mixes batch and other axes")
+        raise op.fail(f"{x.shape} to {shapes[0]} neither joins nor divides axes")
     return to.call(reshape_by, to.tensor(x), tuple(blocks))
 
 

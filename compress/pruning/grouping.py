@@ -233,9 +233,8 @@ class _Builder:
             raise Unsupported("it has only one channel" if alone else "its channels can only go all at once")
         belongs: dict[int, int] = {}
         for k, gone in enumerate(channels):
-            for atom in gone:
-                if belongs.setdefault(atom, k) != k and self.removal.basics(atom) == [atom]:
-                    raise Unsupported("its channels overlap")
+            for atom in gone:  # no channels share more than pairs: see _channels
+                belongs.setdefault(atom, k)
         slots = []
         for axis, classes, side in zip(self.seen.axes, self.classes, self.sides, strict=True):
             at = [(i, belongs[c]) for i, c in enumerate(classes) if c in belongs]

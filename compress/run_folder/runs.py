@@ -103,10 +103,7 @@ class Run:
 
 def as_json(request: Request) -> dict[str, Any]:
     """The request as a JSON object, as ``run.json`` holds it."""
-    data = to_json(request)
-    if not isinstance(data, dict):
-        raise TypeError("a request is a JSON object")
-    return data
+    return dict(to_json(request))
 
 
 def read_request(folder: Path) -> Request | None:

@@ -11,6 +11,7 @@ import importlib.util
 import inspect
 import sys
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,12 +86,12 @@ def _module_from_file(path: Path) -> ModuleType:
     if folder not in sys.path:
         sys.path.append(folder)
     name = f"paretopress_task_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise TaskError(f"task file {str(path)!r} is not Python")
+    place = str(path.absolute())
+    loader = SourceFileLoader(name, place)
+    spec = ModuleSpec(name, loader, origin=place)
+    spec.has_location = True
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    loader = spec.loader
     guarded(f"task file {str(path)!r}", lambda: loader.exec_module(module))
     return module
 

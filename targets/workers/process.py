@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import IO, Any, Callable, cast
 
 import numpy as np
 
@@ -99,11 +99,8 @@ class WorkerProcess:
             )
         finally:
             os.close(theirs)
-        stdin, stdout = self._process.stdin, self._process.stdout
-        if stdin is None or stdout is None:
-            raise errors.MeasurementError("the worker process has no pipes")
-        self._stdin, self._stdout = stdin, stdout
-        os.set_blocking(stdin.fileno(), False)
+        self._stdin, self._stdout = cast("IO[bytes]", self._process.stdin), cast("IO[bytes]", self._process.stdout)
+        os.set_blocking(self._stdin.fileno(), False)
         self._decoder = pipes.Decoder()
 
     @property

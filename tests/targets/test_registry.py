@@ -109,3 +109,11 @@ def test_a_canonical_name_says_all_that_is_not_default(b, a, c):
     parsed = {key: one.parse("t", key, said.get(key, one.default)) for key, one in KNOWN.items()}
     assert parsed == values
     assert all(str(KNOWN[key].default) != value for key, value in said.items())
+
+
+def test_a_plug_in_that_names_no_class_is_said(monkeypatch):
+    monkeypatch.setitem(registry.BUILT_IN, "odd", "targets.registry:Odd")
+    with pytest.raises(
+        TargetError, match=r"target 'odd' is registered as 'targets\.registry:Odd', which does not exist"
+    ):
+        registry.get("odd")

@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -224,9 +224,8 @@ class NcnnSession(Session):
 
     def _convert(self, shapes: Shapes) -> NcnnNetwork:
         _, converted = self._runtime.convert(self._path, shapes)
-        if converted is None:  # never: every axis has a size
-            raise ModelError(f"{self._path}: was not converted")
-        return self._load(shapes, converted)
+        # Only what has axes without a size is not converted.
+        return self._load(shapes, cast(Converted, converted))
 
     def _load(self, shapes: Shapes, converted: Converted) -> NcnnNetwork:
         if len(self._networks) >= _KEPT_SHAPES:

@@ -118,8 +118,9 @@ def test_an_onnx_file_is_searched_with_samples(command: Command, tmp_path: Path)
     assert (tmp_path / "runs" / "m" / "best" / "model.onnx").exists()
 
 
-def test_an_interrupted_search_is_status_130_and_says_how_to_go_on(command: Command, tmp_path: Path) -> None:
-    file = task_file(tmp_path / "stopped.py", inside="raise KeyboardInterrupt")
+@pytest.mark.parametrize("how", ["raise KeyboardInterrupt", "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"])
+def test_an_interrupted_search_is_status_130_and_says_how_to_go_on(command: Command, tmp_path: Path, how: str) -> None:
+    file = task_file(tmp_path / "stopped.py", inside=how)
     done = command("search", file, "--target", "fake", "--trials", 2)
     assert done.status == 130
     assert f"Continue with:\n  paretopress search {file} --target fake --trials 2" in done.err

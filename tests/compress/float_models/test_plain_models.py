@@ -72,3 +72,18 @@ def test_a_weight_that_something_else_reads_is_not_there_twice(tmp_path: Path) -
     plain = read_plain(tmp_path / "m.onnx")
     assert "Transpose" in {node.op_type for node in plain.graph.node}
     assert sum(np.prod(t.dims) == 24 * 24 for t in plain.graph.initializer) == 1
+
+
+@pytest.mark.parametrize(("rows", "folded"), [(4, True), (10**7, False)])
+def test_a_constant_that_becomes_far_larger_than_any_weight_is_not_folded(
+    tmp_path: Path, rows: int, folded: bool
+) -> None:
+    """A few bytes that stand for four gigabytes of numbers."""
+    nodes = [helper.make_node("Expand", ["v", "shape"], ["w"]), helper.make_node("MatMul", ["x", "w"], ["y"])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in ("x", "y")]
+    constants = [numpy_helper.from_array(np.ones((1, 101), np.float32), "v"),
+                 numpy_helper.from_array(np.array([rows, 101]), "shape")]  # fmt: skip
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
+    kinds = [node.op_type for node in read_plain(tmp_path / "m.onnx").graph.node]
+    assert kinds == (["MatMul"] if folded else ["Expand", "MatMul"])

@@ -227,6 +227,14 @@ def test_examples_needed_for_a_proportion(n: int, share: float, limit: float) ->
         assert low < limit < high
 
 
+@pytest.mark.parametrize(("share", "n"), [(1.01, 10), (-0.01, 10), (0.5, 0)])
+def test_examples_needed_rejects_what_is_no_share(share: float, n: int) -> None:
+    with pytest.raises(
+        ValueError, match=f"proportion {share} among {n} examples: it must be within 0..1 and n positive"
+    ):
+        examples_needed_for_proportion(share, n, 0.9)
+
+
 def test_examples_needed_for_all_right() -> None:
     # Wilson's lower end is n / (n + z²).
     assert examples_needed_for_proportion(1.0, 10, 0.99) == math.ceil(99 * Z**2)

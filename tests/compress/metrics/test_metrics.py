@@ -258,6 +258,11 @@ def test_values_per_example_must_average_to_the_metric(each: Any) -> None:
         (np.zeros((5, 3)), np.zeros(4, dtype=int), r"\[4, 5\] examples"),
         (np.zeros((0, 3)), np.zeros(0, dtype=int), r"\[0\] examples"),
         ((np.zeros((5, 3)), np.zeros((5, 3))), np.zeros(5, dtype=int), "2 outputs"),
+        (
+            np.zeros((5, 3)),
+            (np.zeros(5, dtype=int), np.zeros(5, dtype=int)),
+            "labels are 2 arrays, this metric takes one",
+        ),
     ],
 )
 @pytest.mark.parametrize("name", ["accuracy", "macro_f1"])
@@ -270,6 +275,16 @@ def test_what_does_not_fit_is_refused(name: str, outputs: Any, labels: Any, mess
 def test_top5_of_five_classes_is_refused() -> None:
     with pytest.raises(TaskError, match="more than five"):
         quality_of(get("top5"), np.zeros((4, 5)), np.zeros(4, dtype=int))
+    with pytest.raises(TaskError, match="label 6 is not among the 6 classes of the model"):
+        quality_of(get("top5"), np.zeros((4, 6)), np.array([0, 5, 6, 1]))
+
+
+def test_outputs_for_other_places_cannot_agree() -> None:
+    """Two pixels of the baseline's, four of this one's."""
+    with pytest.raises(
+        TaskError, match=r"labels decide on \(5, 2\), outputs on \(5, 4\); give the baseline's own outputs"
+    ):
+        quality_of(get("agreement"), np.zeros((5, 3, 4)), np.zeros((5, 3, 2)))
 
 
 def test_labels_may_have_an_axis_of_one() -> None:
@@ -294,6 +309,18 @@ def test_an_own_metric_may_be_undefined_on_a_resample() -> None:
     assert found.value == 1.0
     scored = slice_qualities(Metric("auc", auc), np.linspace(0, 1, 32), labels, {"half": [0] * 16 + [1] * 16})
     assert list(scored["half"]) == ["1"]
+
+
+def test_an_own_metric_that_no_resample_has_has_no_interval() -> None:
+    def once(outputs: np.ndarray, _: np.ndarray) -> float:
+        if len(set(outputs.tolist())) < len(outputs):
+            raise ValueError("an example is there twice")
+        return 0.5
+
+    with pytest.raises(
+        TaskError, match=r"'once' has no interval: only 0 of \d+ resamples gave .* too few examples \(32\)"
+    ):
+        quality_of(Metric("once", once), np.arange(32), np.arange(32))
 
 
 def test_get_knows_the_names() -> None:

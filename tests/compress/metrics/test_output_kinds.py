@@ -51,6 +51,10 @@ def test_a_softmax_is_told_by_its_sum_on_either_axis_of_the_classes() -> None:
     tokens = np.stack([SOFTMAX, SOFTMAX], 1)
     assert output_kind(get("token_accuracy"), tokens, np.stack([CLASSES, CLASSES], 1)) == "softmax"
     assert output_kind(get("accuracy"), SOFTMAX[:4], CLASSES[:4]) == "logits", "too few to tell"
+    for off, kind in ((0.0005, "softmax"), (0.01, "logits"), (-0.01, "logits")):
+        assert output_kind(get("accuracy"), SOFTMAX * (1 + off), CLASSES) == kind, (
+            "but for rounding, even of half precision"
+        )
     assert scored_as(get("accuracy"), "softmax") is get("accuracy")
 
 

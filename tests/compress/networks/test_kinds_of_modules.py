@@ -59,6 +59,36 @@ class WholeNumbers(nn.Linear):
         return x @ self.weight.float().T
 
 
+class Packed(torch.Tensor):
+    """A weight in parts, as libraries for quantization and sharding keep theirs."""
+
+    @staticmethod
+    def __new__(cls, whole: Tensor) -> Tensor:
+        return torch.Tensor._make_wrapper_subclass(cls, whole.shape, dtype=whole.dtype)  # type: ignore[attr-defined, no-any-return]
+
+    def __init__(self, whole: Tensor) -> None:
+        self.whole = whole
+
+    def __tensor_flatten__(self) -> Any:
+        return ["whole"], None
+
+    @staticmethod
+    def __tensor_unflatten__(inner: Any, *_: Any) -> Tensor:
+        return Packed(inner["whole"])
+
+    @classmethod
+    def __torch_dispatch__(cls, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is torch.ops.aten.detach.default:
+            return Packed(args[0].whole.detach())
+        return function(*(x.whole if isinstance(x, Packed) else x for x in args), **(kwargs or {}))
+
+
+def packed() -> nn.Module:
+    module = plain()
+    module[2].weight = nn.Parameter(Packed(torch.ones(3, 16)))
+    return module
+
+
 def dynamically_quantized() -> Any:
     return torch.ao.quantization.quantize_dynamic(plain(), {nn.Linear})
 
@@ -69,6 +99,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "scripted layer": (WithScripted, "layer 'inner' of the model.* is a TorchScript module"),
     "program": (lambda: torch.export.export(plain(), (X[:4],)), "program of torch.export"),
     "module of a program": (lambda: torch.export.export(plain(), (X[:4],)).module(), "torch.export program"),
+    "packed": (packed, "weight 'weight' of layer '2' of the model.* is a Packed, not a plain tensor"),
     "sharded": (lambda: FullyShardedDataParallel(plain()), "FSDP"),
     "quantized": (dynamically_quantized, "quantized already"),
     "whole numbers": (lambda: nn.Sequential(nn.ReLU(), WholeNumbers()), "layer '1' of the model.* weights of int8"),
@@ -110,6 +141,24 @@ def test_what_has_no_layers_to_work_with_is_refused_in_one_line(name: str, tmp_p
         assert isinstance(caught.value, TaskError)
         assert "\n" not in str(caught.value)
         assert "give" in str(caught.value)
+
+
+def twice(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@pytest.mark.parametrize(
+    ("function", "said"),
+    [
+        (twice, "the model is function: give an nn.Module"),
+        (torch.jit.script(twice), "the model is a TorchScript function, which has no layers to work with: give"),
+    ],
+)
+def test_functions_are_no_modules(function: Any, said: str) -> None:
+    """In a task a function stands for the module that it makes; nowhere else."""
+    for call in (compress.prune, compress.find_groups):
+        with pytest.raises(TaskError, match=said):
+            call(function, X[:4])
 
 
 @pytest.mark.parametrize("name", TAKEN)

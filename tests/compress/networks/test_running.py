@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from compress.networks.running import few_samples, one_sample
+from compress.networks.running import few_samples, main_output, one_sample, outputs_of
 from compress.pruning import permutation_check
 from compress.pruning.grouping import find_groups
 
@@ -51,3 +51,18 @@ def test_large_networks_have_the_groups_that_they_have_when_small(monkeypatch: p
     before = find_groups(network, x)
     monkeypatch.setattr(permutation_check, "_MANY", 10)
     assert find_groups(network, x) == before
+
+
+@pytest.mark.parametrize("value", [None, 3.0, [], {"loss": None, "cache": (1, "a")}])
+def test_what_holds_no_tensor_is_no_output(value: object) -> None:
+    said = f"^it returns {type(value).__name__} without a tensor in it$"
+    for take in (outputs_of, main_output):
+        with pytest.raises(TypeError, match=said):
+            take(value)
+
+
+def test_the_output_that_is_scored_is_what_is_called_logits() -> None:
+    a, b = torch.zeros(1), torch.ones(1)
+    assert main_output({"hidden": [a], "logits": b}) is b
+    assert main_output(({"hidden": a}, b)) is a
+    assert outputs_of({"hidden": [a], "logits": b}) == (a, b)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from onnx import NodeProto
+from onnx import NodeProto, helper
 from torch import nn
 
 import onnx_models
@@ -104,6 +105,20 @@ def test_operators_with_weights_become_layers(tmp_path: Path, name: str) -> None
     )
 
 
+@pytest.mark.parametrize("name", [name for name in LAYERS if "norm" in name])
+def test_an_epsilon_of_its_own_arrives(tmp_path: Path, name: str) -> None:
+    """The import is checked against the file, in which this one is large enough to tell."""
+    nodes, constants, _ = copy.deepcopy(LAYERS[name])
+    if "e" in constants:
+        constants["e"] = np.float32(0.3)
+    for one in nodes:
+        if one.op_type.endswith("Normalization"):
+            one.attribute.append(helper.make_attribute("epsilon", 0.3))
+    path, inputs = write(tmp_path / "m.onnx", nodes, {"x": f32(*IMAGE)}, constants)
+    [layer] = [m for m in import_file(path, inputs).modules() if hasattr(m, "eps")]
+    assert layer.eps == pytest.approx(0.3)
+
+
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_a_product_with_an_offset_is_a_linear_layer(tmp_path: Path, transposed: int) -> None:
     weight = f32(5, 6) if transposed else f32(6, 5)
@@ -136,6 +151,9 @@ def test_recurrent_layers(tmp_path: Path, kind: str, gates: int, direction: str)
     attributes: dict[str, Any] = {"hidden_size": hidden, "direction": direction}
     if kind == "GRU":
         attributes["linear_before_reset"] = 1
+    if direction != "forward":  # the usual ones, in so many words
+        usual = {"LSTM": ["Sigmoid", "Tanh", "Tanh"], "GRU": ["Sigmoid", "Tanh"], "RNN": ["Tanh"]}[kind]
+        attributes["activations"] = usual * count
     nodes = [
         node("Transpose", "x", "s", perm=[1, 0, 2]),
         node(kind, "s w r b", "all last", **attributes),

@@ -77,6 +77,13 @@ def test_several_inputs_in_any_container(given: Callable[[], Any]) -> None:
     assert np.array_equal(found["x"], IMAGES)
 
 
+class Unreadable:
+    """An array, as it says, whose numbers are elsewhere."""
+
+    def __array__(self, *_: object) -> np.ndarray:
+        raise TypeError("on another device")
+
+
 @pytest.mark.parametrize(
     ("model", "given", "said"),
     [
@@ -91,6 +98,7 @@ def test_several_inputs_in_any_container(given: Callable[[], Any]) -> None:
         (TOKENS, np.full((2, 7), 2**63, np.uint64), "holds values of type uint64 that int64 does not"),
         (TOKENS, np.full((2, 7), "a"), "is of type <U1; the model takes int64"),
         (TOKENS, np.full((2, 7), None), "holds NoneType, not numbers"),
+        (TOKENS, Unreadable(), "calibration of 'ids' is no array: TypeError: on another device"),
         (PICTURES, np.full((2, 3, 4, 4), 1e300), "that float32 does not"),
         (PICTURES, [{"x": IMAGES[0]}, {"z": IMAGES[0]}], "lacks 'x' in some of its samples"),
         (BOTH, {"ids": IDS, "x": IMAGES[:4]}, "unequal numbers of samples: 6 of 'ids', 4 of 'x'"),

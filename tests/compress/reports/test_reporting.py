@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable
@@ -167,3 +168,27 @@ def test_the_page_can_be_written_elsewhere(finished: Result, tmp_path: Path) -> 
         assert name in text
     assert "tiny" in text
     assert (finished.folder / "report.html").stat().st_size > 10_000
+
+
+def test_a_file_that_is_not_what_was_measured_is_not_copied_out(
+    tmp_path: Path, candidate: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = candidate("0001-int8", 0.001, 0.4, 300)
+    content = one.id.encode().ljust(one.size, b".")
+    whole = replace(one, sha256=hashlib.sha256(content).hexdigest())
+    run = made(tmp_path / "run", [candidate("baseline"), whole])
+    assert reporting.write_pick(run, one.id, "fake", tmp_path / "out", None).read_bytes() == content
+    with monkeypatch.context() as patched:
+        patched.setattr(reporting.shutil, "copyfile", lambda _, to: Path(to).write_bytes(b"half of it"))
+        with pytest.raises(
+            RequestError, match="the file of 0001-int8 changed while it was copied; nothing was put into"
+        ):
+            reporting.write_pick(run, one.id, "fake", tmp_path / "out", None)
+    assert (tmp_path / "out" / "model.onnx").read_bytes() == content, "what was there stays"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["manifest.json", "model.onnx"]
+    run.path(one.id).write_bytes(content[:-1] + b"!")
+    with pytest.raises(
+        RequestError, match="the file of 0001-int8 is damaged: its SHA-256 is not that of what was measur"
+    ):
+        reporting.write_pick(run, one.id, "fake", tmp_path / "other", None)
+    assert not (tmp_path / "other").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 
 import pytest
@@ -47,6 +48,13 @@ def test_a_row_of_picks_stays_on_one_line_and_agrees_with_the_report() -> None:
     assert "was chosen before for fastest, and test refuted it" in text
     assert "knee: " in text
     assert "cannot be told from it in speed and accuracy." in text
+
+
+def test_verdicts_have_colours_on_a_terminal() -> None:
+    file = io.StringIO()
+    tables.print_picks(fixture.report(), Console(file=file, force_terminal=True, color_system="standard", width=160))
+    coloured = re.findall(r"\x1b\[(\d+)m(\w+) *\x1b\[0m", file.getvalue())
+    assert set(coloured) == {("33", "open"), ("32", "confirmed")}
 
 
 def test_picks_that_found_nothing_are_dashes_under_the_nearest_miss() -> None:

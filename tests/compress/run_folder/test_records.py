@@ -282,4 +282,12 @@ def test_a_trial_that_is_asked_again_has_no_candidates(path: Path, candidate: Ma
     state = Record(path, write=False).state
     assert state.trials[2].candidates == ["0002-int8"]
     assert "0002-fp32" not in state.candidates
+    assert "0000-fp32" in state.candidates, "another trial's, which this one came to as well"
     assert state.candidates["0002-int8"].measured["fake"].latency.ratio == 0.25  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("write", [True, False])
+def test_a_folder_is_no_record(tmp_path: Path, write: bool) -> None:
+    (tmp_path / "record.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"record\.jsonl' is not a file; choose another --out"):
+        Record(tmp_path / "record.jsonl", write=write)

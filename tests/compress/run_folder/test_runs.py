@@ -12,7 +12,7 @@ import pytest
 import compress
 from compress.run_folder import runs
 from compress.run_folder.records import Record
-from compress.run_folder.runs import Request, Run
+from compress.run_folder.runs import Request, Run, link, reading
 from compress.tasks import tasks
 from compress.tasks.tasks import TaskIdentity
 from compress.values.candidates import Candidate
@@ -161,3 +161,20 @@ def test_run_json_is_json_with_the_schema(tmp_path: Path) -> None:
     make_run(tmp_path)
     data = json.loads((tmp_path / "run.json").read_text())
     assert (data["schema"], data["seed"], data["pick"]) == (1, 3, "knee")
+
+
+def test_a_link_that_cannot_be_put_in_place_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    with pytest.raises(OSError, match="taken"):
+        link(tmp_path / "a", tmp_path / "taken")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "taken"]
+
+
+@pytest.mark.parametrize("error", [KeyError("targets"), ZeroDivisionError("division by zero"), RecursionError("deep")])
+def test_values_that_make_no_sense_are_the_runs_fault(tmp_path: Path, error: Exception) -> None:
+    said = rf"holds values that make no sense \({type(error).__name__}: .*\): its run\.json or record\.jsonl is damaged"
+    with pytest.raises(RunError, match=said), reading(tmp_path):
+        raise error
+    with pytest.raises(RunError, match=r"^said already$"), reading(tmp_path):
+        raise RunError("said already")

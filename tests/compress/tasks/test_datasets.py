@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
 from compress.networks.fingerprints import tensor_hash
+from compress.tasks import datasets
 from compress.tasks.datasets import Split, Stream, batches, check_classes, overlaps, read, read_train, sample
 from targets.errors import TaskError
 
@@ -184,6 +185,15 @@ def test_a_train_set_that_changes_is_a_stream() -> None:
     assert isinstance(read_train(Augmented(every=0.0)), Split)
     assert read_train(Augmented()).digest == read_train(Augmented()).digest
     assert read_train(Augmented()).digest != read_train(Augmented(64)).digest
+
+
+def test_a_train_set_is_kept_in_memory_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the inputs alone, as the largest of a few examples is."""
+    same = [(torch.zeros(3), 0), (torch.zeros(3), 1)] * 10
+    monkeypatch.setattr(datasets, "MOST_BYTES", 20 * 3 * 4)
+    assert isinstance(read_train(same), Split)
+    monkeypatch.setattr(datasets, "MOST_BYTES", 20 * 3 * 4 - 1)
+    assert isinstance(read_train(same), Stream)
 
 
 def test_a_stream_gives_batches() -> None:

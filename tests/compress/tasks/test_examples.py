@@ -51,6 +51,13 @@ class Augmented(list[Any]):
         return one | {"input_ids": one["input_ids"] + torch.randint(0, 50, ())}
 
 
+class Renamed(list[Any]):
+    """Gives other words every time, under another name."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return {"ids": torch.randint(0, 50, (4,))}, super().__getitem__(index)[1]
+
+
 def task(train: Any = RAGGED, val: Any = RAGGED[:6], test: Any = None, **more: Any) -> compress.Task:
     return compress.Task("words", nn.Linear(1, 1), train, val, test, **more)
 
@@ -133,6 +140,10 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     texts = [({"input_ids": [1], "text": "words"}, y) for _, y in PAIRS]
     refused("the input 'text' .str. is no tensor.*leave out", val=texts)
     refused("give the same", val=PAIRS, train=[({"input_ids": x["input_ids"]}, y) for x, y in PAIRS])
+    refused(
+        r"train has the inputs \['ids'\], val has \['attention_mask', 'input_ids'\]", train=Renamed(PAIRS), val=PAIRS
+    )
+    refused("the labels are no tensor", collate=lambda examples: pad(examples) | {"labels": ["a"] * len(examples)})
     refused("must return one of each", collate=lambda examples: pad(examples[:1]))
     refused("collate raised ZeroDivisionError", collate=lambda _: 1 / 0)
     with pytest.raises(TaskError, match="collate is int"):

@@ -216,3 +216,38 @@ def test_a_class_number_of_none_is_ignored(exported: Path, tmp_path: Path) -> No
     labels = np.where(np.arange(20) % 2, -100, 3)
     np.savez(tmp_path / "d.npz", input=np.zeros((20, 1, 8, 8), np.float32), labels=labels)
     assert onnx_task(_named(exported, tmp_path), tmp_path / "d.npz").metric is not None
+
+
+def test_numbers_that_the_model_cannot_take_are_refused(tmp_path: Path) -> None:
+    model = _typed(tmp_path / "whole.onnx", TensorProto.INT32)
+    data = _samples(model, x=ROWS.astype(np.int64).clip(0) + 2**40)
+    with pytest.raises(TaskError, match=r"x holds numbers that int32 cannot; whole\.onnx takes int32"):
+        onnx_task(model, data)
+    model = _typed(tmp_path / "text.onnx", TensorProto.STRING)
+    with pytest.raises(TaskError, match="arrays are of types object, int64; numbers are needed"):
+        onnx_task(model, _samples(model, x=np.array([["a", "b", "c"]] * 40), labels=CLASSES))
+
+
+def _typed(path: Path, kind: int) -> Path:
+    """Whether its inputs (n, 3) of that type are equal to the first of them."""
+    nodes = [helper.make_node("Slice", ["x", "zero", "one", "one"], ["first"]),
+             helper.make_node("Equal", ["x", "first"], ["same"]),
+             helper.make_node("Cast", ["same"], ["y"], to=TensorProto.FLOAT)]  # fmt: skip
+    values = [helper.make_tensor_value_info(name, one, ["n", 3]) for name, one in (("x", kind), ("y", 1))]
+    constants = [onnx.numpy_helper.from_array(np.array([i]), name) for i, name in enumerate(("zero", "one"))]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9), path)
+    return path
+
+
+def test_outputs_that_are_not_one_for_each_sample_are_refused(tmp_path: Path) -> None:
+    """Its batch is fixed, so that nothing else can be tried: one mean over forty samples."""
+    nodes = [helper.make_node("ReduceMean", ["x"], ["y"], keepdims=0)]
+    values = [helper.make_tensor_value_info("x", 1, [40, 3]), helper.make_tensor_value_info("y", 1, [])]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    path = tmp_path / "mean.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    with pytest.raises(
+        ModelError, match=r"an output has shape \(\) for 40 samples: its first axis must be the samples"
+    ):
+        onnx_task(path, _samples(path, x=ROWS))

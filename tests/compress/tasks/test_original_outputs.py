@@ -63,6 +63,15 @@ def test_every_output_counts() -> None:
     assert value(found, -SCORES, VECTORS) < 0.7
 
 
+def test_places_of_one_output_count_each() -> None:
+    """One of two places is decided for the next class: half of what that output says, a quarter of all."""
+    places = np.stack([SHARES, SHARES], 2)
+    found = goal_of(places, VECTORS)
+    half = np.stack([SHARES, np.roll(SHARES, 1, axis=1)], 2)
+    assert value(found, places, VECTORS) == pytest.approx(1.0)
+    assert value(found, half, VECTORS) == pytest.approx(0.75)
+
+
 def test_what_rebuilds_its_input_decides_on_nothing() -> None:
     [part] = parts_of([SCORES], ["y"], [SCORES])
     assert part.kind == "numbers"

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 import targets
-from targets.benches.comparing import CAREFUL, Ratio, careful, disturbed, fastest
+from targets.benches.comparing import CAREFUL, Comparison, Ratio, careful, disturbed, fastest
 from targets.errors import ModelError, RequestError
 from targets.testing import QUICK, reference_model
 
@@ -190,3 +190,12 @@ def test_disturbed_is_the_share_of_rounds_and_fastest_is_over_processes(comparis
     assert fastest(one) == [1.2, 1.0, 1.5]
     bare = replace(one, samples=())
     assert (disturbed(bare), fastest(bare)) == (0.0, None)
+
+
+def test_a_target_that_gives_no_cost_is_said(comparison):
+    first, second, *_ = (replace(one, latency=None, instructions=None) for one in comparison.measurements)
+    counted = replace(first, instructions=100)
+    assert Comparison((counted, replace(second, instructions=50))).ratio_at(1).value == 0.5
+    for reference in (first, counted):
+        with pytest.raises(ModelError, match=r"target fake gave neither a latency nor a count of instructions$"):
+            Comparison((reference, second)).ratio_at(1)

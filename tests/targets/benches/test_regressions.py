@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -179,3 +180,12 @@ def test_places_that_cannot_be_used_are_said(tmp_path: Path) -> None:
     later.write_text(json.dumps({**document(BASE), "schema": 2}))
     with pytest.raises(RequestError, match="schema 2 is not known"):
         regressions.read_saved(later)
+
+
+def test_a_disk_that_is_full_is_said_with_the_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(regressions, "write_text", full)
+    with pytest.raises(RequestError, match=r"--save .*bench\.json: cannot be written: No space left on device$"):
+        regressions.save_bench(tmp_path / "bench.json", {})

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import time
 
 import pytest
 
 from targets.boards import device_cache
+from targets.errors import MeasurementError, TransientError
 
 
 def test_models_that_were_not_used_for_long_make_room(tmp_path, monkeypatch):
@@ -57,3 +60,66 @@ def test_a_model_that_went_bad_on_the_device_is_sent_again(tmp_path, parts):
     last.write_bytes(b"")
     assert cache.missing(wanted) == {key: parts[-1:]}
     cache.close()
+
+
+DATA = b"a model" * 10
+KEY = hashlib.sha256(DATA).hexdigest()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    made = device_cache.DeviceCache(tmp_path / "cache")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [(KEY, "../m.onnx"), (KEY, "/etc/passwd"), (KEY, ""), (KEY[:-1], "m.onnx"), ("../" + KEY[3:], "m.onnx")],
+)
+def test_names_that_lead_elsewhere_are_no_place_for_a_model(cache, key, name):
+    assert cache.path(KEY, "weights/w.bin").parent.parent.name == KEY
+    with pytest.raises(MeasurementError, match=r"is no place for a model$"):
+        cache.path(key, name)
+
+
+def _piece(offset, sha256=KEY):
+    return device_cache.Piece(KEY, "model.onnx", len(DATA), sha256, offset)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        ([(_piece(7), DATA[7:])], "a part of a file is missing before byte 7"),
+        ([(_piece(0), DATA[:7]), (_piece(14), DATA[14:])], "a part of a file is missing before byte 14"),
+        ([(_piece(0), DATA + b"more")], "the file changed while it was sent"),
+        ([(_piece(0), DATA[:-1] + b"!")], "the file changed while it was sent"),
+        ([(_piece(0, sha256="0" * 64), DATA)], "the file changed while it was sent"),
+    ],
+)
+def test_bytes_that_are_not_those_announced_are_not_kept(cache, pieces, said):
+    *before, last = pieces
+    assert not any(cache.receive(*one) for one in before)
+    with pytest.raises(TransientError, match=said):
+        cache.receive(*last)
+    assert not list(cache.folder.rglob("part"))
+    assert cache.missing({KEY: {"model.onnx": len(DATA)}}) == {KEY: ["model.onnx"]}
+    assert not cache.receive(_piece(0), DATA[:9])
+    assert cache.receive(_piece(9), DATA[9:]), "it can be sent again"
+
+
+def test_a_model_for_which_there_is_no_room_is_not_begun(cache, monkeypatch):
+    real = shutil.disk_usage(cache.folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=len(DATA) - 1))
+    with pytest.raises(TransientError, match=r"no space left on the device in .* free some, or choose another folder"):
+        cache.receive(_piece(0), DATA)
+    assert not list(cache.folder.rglob("part"))
+
+
+def test_a_folder_that_became_read_only_is_said(cache, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(TransientError, match=r"^cannot write to .*cache on the device: Read-only file system$"):
+        cache.receive(_piece(0), DATA)

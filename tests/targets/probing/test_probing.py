@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -265,6 +266,17 @@ def test_a_folder_that_cannot_be_written_loses_nothing_but_time(tmp_path, monkey
 def test_where_measuring_fails_the_declared_holds(folder):
     target = Probed(faults={"measure": MeasurementError("crashed")}, capabilities=Capabilities(channel_step=5))
     assert probed(target) == target.capabilities()
+    assert not folder.exists()
+
+
+def test_measurements_without_a_cost_find_nothing(folder):
+    class Costless(Probed):
+        def measure(self, *given, **asked):
+            return [replace(one, samples=(), latency=None) for one in super().measure(*given, **asked)]
+
+    target = Costless(capabilities=Capabilities(channel_step=5))
+    assert probed(target) == target.capabilities()
+    assert {operation for operation, _ in target.calls} == {"measure"}
     assert not folder.exists()
 
 

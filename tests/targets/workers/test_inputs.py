@@ -77,3 +77,39 @@ def test_an_output_that_is_not_batch_first_is_not_joined():
 
     with pytest.raises(ModelError, match="first axis is not the batch"):
         run_batches(Mean(None), {"x": np.ones((4, 2), np.float32)}, 2)
+
+
+class Two(Recording):
+    """Of two inputs, the first with a batch of its own."""
+
+    def __init__(self, first: int | None = None, second: int | None = None) -> None:
+        super().__init__(first)
+        self.inputs += (Input("ids", "int32", (second, 3)),)
+
+
+ROWS, IDS = np.ones((4, 2), np.float32), np.ones((4, 3), np.int32)
+
+
+@pytest.mark.parametrize(
+    ("session", "given", "said"),
+    [
+        (Two(), {"x": ROWS}, "no values for input 'ids'; inputs are x, ids"),
+        (Two(), {"x": ROWS, "ids": IDS, "y": IDS}, "values for 'y': no model has that input; inputs are ids, x"),
+        (Two(), {"x": ROWS, "ids": IDS + 0.5}, "input 'ids' takes int32, was given float64"),
+        (Two(), {"x": ROWS, "ids": IDS[:, :2]}, r"input 'ids' takes shape \?x3, was given 4x2"),
+        (Two(), {"x": ROWS, "ids": IDS[:, 0]}, r"input 'ids' takes shape \?x3, was given 4$"),
+        (Two(), {"x": ROWS[:3], "ids": IDS}, "the same number of samples on their first axis, have {'x': 3, 'ids': 4}"),
+        (Two(), {"x": np.float32(1), "ids": IDS}, "on their first axis, have {'x': -1, 'ids': 4}"),
+        (Two(2, 4), {"x": ROWS, "ids": IDS}, r"inputs have different static batch sizes \[2, 4\]; cannot batch"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused_by_the_inputs_name(session, given, said):
+    with pytest.raises(ModelError, match=said):
+        run_batches(session, given, 2)
+    assert not session.sizes, "nothing is run"
+
+
+def test_whole_numbers_go_into_other_whole_numbers():
+    session = Two()
+    assert len(run_batches(session, {"x": ROWS, "ids": IDS.astype(np.int64)}, 3)) == 1
+    assert session.sizes == [3, 1]

@@ -16,9 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from processes import alive, wait_for
-from targets.errors import MeasurementError, TargetUnavailable, TransientError
+from targets.errors import MeasurementError, ModelError, TargetUnavailable, TransientError
 from targets.testing import QUICK
 from targets.workers import pipes
+from targets.workers.process import Launch, WorkerProcess
+from targets.workers.runtime import Runtime
+from targets.workers.worker import existing
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -162,3 +165,44 @@ def test_objects_are_sent_as_text_and_never_pickled():
     sent = b"".join(pipes.encode({}, {"x": np.array(["a", "bc"], dtype=object)}))
     (message,) = pipes.Decoder().feed(sent)
     assert message.arrays["x"].tolist() == ["a", "bc"]
+
+
+def test_a_program_that_is_no_worker_is_said():
+    launch = Launch((sys.executable, "-c", "print('Welcome to this machine', flush=True); input()"), os.environ)
+    before = os.listdir("/proc/self/fd")
+    with WorkerProcess({}, launch) as worker:
+        said = "answered with garbage while looking: expected a frame, found b'Welcome to this "
+        with pytest.raises(MeasurementError, match=said):
+            worker.ask({"operation": "facts", "doing": "looking"})
+        assert not worker.alive
+        assert len(os.listdir("/proc/self/fd")) <= len(before), "pipes and files are closed, whoever still holds it"
+
+
+def test_a_frame_that_does_not_hold_together_is_refused():
+    whole = b"".join(bytes(chunk) for chunk in pipes.encode({"a": 1}, {"x": np.arange(3)}))
+    assert pipes.Decoder().feed(whole)[0].header == {"a": 1}
+    for wrong in (whole.replace(b'"arrays"', b'"arrows"'), whole.replace(b'"header"', b'"headed"')):
+        with pytest.raises(pipes.BrokenFrame, match=r"a frame that does not hold together \(KeyError\)"):
+            pipes.Decoder().feed(wrong)
+    with pytest.raises(pipes.BrokenFrame, match="expected a frame, found b'Welcome"):
+        pipes.read_message(io.BytesIO(b"Welcome to this machine"))
+
+
+def test_what_is_no_file_is_not_measured(tmp_path):
+    for path in (tmp_path / "absent.onnx", tmp_path / "absent" / "m.onnx"):
+        with pytest.raises(ModelError, match=r"\.onnx: no such file$"):
+            existing(path)
+    with pytest.raises(ModelError, match=r"not a file; give the path of one \.onnx file"):
+        existing(tmp_path)
+    with pytest.raises(ModelError, match="File name too long"):
+        existing(tmp_path / ("n" * 300))
+
+
+def test_a_runtime_that_only_runs_counts_nothing():
+    class Plain(Runtime):
+        def load(self, path):
+            raise NotImplementedError
+
+    with pytest.raises(MeasurementError, match="this runtime does not count instructions"):
+        Plain({}).count(Path("m.onnx"), lambda _: {}, print)
+    assert Plain({}).audit(Path("m.onnx")) is None

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+import targets.testing
 from targets.errors import MeasurementError, ModelError, TransientError
 from targets.runtimes.fake import costs
 from targets.runtimes.fake.fake_target import FakeClock, FakeTarget
@@ -138,3 +140,21 @@ def test_time_that_was_taken_from_it_shows_as_load(tmp_path):
     (one,) = target.measure([reference_model(tmp_path / "a.onnx")], protocol=Protocol(seconds=1.0))
     assert one.latency is not None
     assert one.latency.load == pytest.approx(0.5)
+
+
+def test_what_cannot_be_had_of_it_is_refused(tmp_path):
+    with pytest.raises(ModelError, match=r"^no model to measure$"):
+        FakeTarget().measure([])
+    with pytest.raises(ModelError, match=r"absent\.onnx: no such file$"):
+        FakeTarget().run(tmp_path / "absent.onnx", {})
+    path = conv_model(tmp_path / "lacking.onnx", 8)
+    lacking = onnx.load(path)
+    del lacking.graph.node[0].input[1:]
+    onnx.save(lacking, path)
+    with pytest.raises(ModelError, match=r"lacking\.onnx: operator Conv \(\) lacks inputs or dimensions"):
+        FakeTarget().measure([path])
+
+
+def test_a_conformance_suite_must_say_what_it_is_about():
+    with pytest.raises(TypeError, match=r"^TargetConformance must say in make\(\) which target it is about$"):
+        targets.testing.TargetConformance().make()

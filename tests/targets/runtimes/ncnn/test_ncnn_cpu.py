@@ -307,6 +307,8 @@ SETTINGS = {"threads": 1, "precision": "fp32"}
         ("kill -11 $$", ModelError, r"pnnx crashed \(SIGSEGV\)"),
         ("echo no; exit 3", ModelError, "pnnx ended with status 3"),
         ("exit 0", ModelError, "pnnx ended with status 0"),
+        ("kill -9 $PPID", TransientError, "its converter was killed while converting: most likely out of memory"),
+        ("kill -11 $PPID", MeasurementError, "converting it for ncnn was killed by SIGSEGV while converting"),
     ],
 )
 def test_a_conversion_that_fails_is_told_and_leaves_nothing(tmp_path, monkeypatch, model, script, error, said):
@@ -317,7 +319,7 @@ def test_a_conversion_that_fails_is_told_and_leaves_nothing(tmp_path, monkeypatc
         converter.answer()
     converter.close()
     assert str(model) in str(caught.value)
-    assert not list((tmp_path / "scratch").iterdir())
+    wait_for(lambda: not list((tmp_path / "scratch").iterdir()))
 
 
 def test_a_converter_does_not_outlive_a_worker_that_is_killed(tmp_path, monkeypatch, model):

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import local_runtimes as local
 import targets
 from local_runtimes import node_model
 from targets.errors import ModelError, TargetError
-from targets.runtimes.ort.ort_cpu import OrtCpu, explain
+from targets.runtimes.ort.ort_cpu import OrtCpu, OrtRuntime, OrtSession, explain
 from targets.target import Protocol, Target
 from targets.testing import QUICK, reference_model, reference_output, samples
 
@@ -189,3 +190,23 @@ def test_nothing_is_written_to_the_home_folder(home, model):
         fresh.run(model, {"x": samples(2)})
         fresh.measure([model], protocol=QUICK)
     assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (MemoryError("9 GB"), MemoryError, "9 GB"),
+        (RuntimeError("odd"), ModelError, r"^m\.onnx: (cannot be run with x 1: )?odd$"),
+    ],
+)
+def test_memory_that_is_used_up_is_not_the_files_fault(monkeypatch, error, kind, said):
+    def fail(*_, **__):
+        raise error
+
+    runtime = OrtRuntime({"threads": 1, "opt": "all", "spinning": 0})
+    monkeypatch.setattr(runtime, "_onnxruntime", SimpleNamespace(InferenceSession=fail))
+    with pytest.raises(kind, match=said):
+        runtime.open_session(Path("m.onnx"), None)
+    session = OrtSession(SimpleNamespace(get_inputs=list, run=fail), Path("m.onnx"))
+    with pytest.raises(kind, match=said):
+        session.run({"x": np.zeros(1)})
