@@ -173,8 +173,8 @@ class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:
-    """All tensors in what a network returns, in their order: in tuples, lists, dicts, dataclasses and namespaces, however
-    nested.
+    """All tensors in what a network returns, in their order, however nested in containers of these kinds: tuples, lists,
+    dicts, dataclasses, namespaces.
 
     Anything else in there (None, numbers, caches) is passed over.
     """

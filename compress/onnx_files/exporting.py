@@ -36,7 +36,7 @@ from compress.onnx_files.retargeting import retarget
 from compress.values.candidates import Parity
 from compress.values.error_lines import one_line, root_cause
 from compress.values.printable import printable
-from targets.errors import ExportError, ParityError, RequestError
+from targets.errors import ExportError, RequestError
 
 VERSION = 4
 _FEW = 2
