@@ -173,8 +173,9 @@ class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:
-    """All tensors in what a network returns, in their order, however nested in containers of these kinds: tuples, lists,
-    dicts, dataclasses, namespaces.
+    """All tensors in what a network returns, in their order.
+
+    They may be nested in tuples, lists, dicts, dataclasses and namespaces, to any depth.
 
     Anything else in there (None, numbers, caches) is passed over.
     """

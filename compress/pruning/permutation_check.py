@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,9 +32,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from compress.networks.running import few_samples, forward, forward_in_training, one_sample
-from compress.pruning.cutting import cut, duplicate, permute, zero
+from compress.pruning.cutting import cut, duplicate, permute, tensor_named, zero
 from compress.pruning.groups import Group
 from compress.pruning.narrow_attention import adapt
+from compress.pruning.smaller_runs import container, cropped, part_of, within
 from compress.pruning.widths import realise
 from compress.tracing.channels import OUTPUT
 from compress.values.error_lines import one_line
@@ -62,19 +63,32 @@ class PermutationCheck:
     """Checks the dependency groups of one network, on randomised copies of it; the network is untouched.
 
     ``module`` must be in eval mode; ``inputs``: the arguments of its forward. ``trained``: whether its groups must hold
-    in training mode as well, since it has layers that work only then.
+    in training mode as well, since it has layers that work only then. ``parts``: whether a group may be judged on the
+    module alone that it lies in.
     """
 
     def __init__(
-        self, module: nn.Module, inputs: tuple[Tensor, ...], *, trained: bool = False, run: Run = forward
+        self,
+        module: nn.Module,
+        inputs: tuple[Tensor, ...],
+        *,
+        trained: bool = False,
+        parts: bool = True,
+        run: Run = forward,
     ) -> None:
         self._run = run
+        self._parts: dict[str, PermutationCheck | None] = {}
+        self._smaller = run is forward and not trained
+        """Whether single groups may be judged on less than the whole."""
+        self._divides = parts
         self._also = PermutationCheck(module, inputs, run=forward_in_training) if trained else None
         self._copies: dict[int, tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]] = {}
         inputs = few_samples(module, inputs)
         if run is forward and sum(p.numel() for p in module.parameters()) > _MANY:
             inputs = one_sample(module, inputs)  # half the time of all that follows
         self._source = (module, inputs)
+        small = cropped(module, inputs) if self._smaller else None
+        self._small = None if small is None else PermutationCheck(module, small, parts=False)
         self._exact = True
         """Whether the copies are in float64."""
 
@@ -91,8 +105,18 @@ class PermutationCheck:
                 break
         return CheckedGroup(group, first or f"its {group.channels} channels cannot be divided further")
 
-    def why_not(self, groups: Sequence[Group]) -> str | None:
-        """Why these groups cannot be cut, all together; None if they can."""
+    def why_not(self, groups: Sequence[Group], *, fully: bool = False) -> str | None:
+        """Why these groups cannot be cut, all together; None if they can.
+
+        One alone is judged on less of the network and on smaller images, if that can be (``smaller_runs.py``); only
+        what passes there, or changes the outputs' shape, is told by that. ``fully``: it is judged on everything.
+        """
+        if self._smaller and len(groups) == 1 and not fully:
+            if self._passes_within(groups[0]):
+                return None
+            found = None if self._small is None else self._small.why_not(groups)
+            if self._small is not None and found in (None, OUTPUT):
+                return found
         try:
             reason = self._uncuttable(groups) or self._ordered(groups)
         except Exception as error:
@@ -101,15 +125,33 @@ class PermutationCheck:
             return why if why == OUTPUT else f"in training mode {why}"
         return reason
 
-    def order_matters(self, group: Group) -> str | None:
-        """Why the order of the channels of ``group``, which need be none to cut, matters; None if it does not.
+    def _passes_within(self, group: Group) -> bool:
+        """Whether the module that ``group`` lies in gives what it gave when the group is cut."""
+        name = container(group) if self._divides else ""
+        if not name:
+            return False
+        if name not in self._parts:
+            module, inputs = self._source
+            try:
+                part = part_of(module, inputs, name)
+            except Exception:  # it is no module of its own but a list of some
+                part = None
+            self._parts[name] = None if part is None else PermutationCheck(*part, parts=False)
+        check = self._parts[name]
+        return check is not None and check.why_not([within(group, name)]) is None
 
-        Of channels that are cut in runs it shows that each of them is where it is said to be.
+    def why_not_joined(self, joint: Group, whole: Sequence[Group]) -> str | None:
+        """Why ``joint``, whose channels are runs of those of several groups, cannot be cut; None if it can.
+
+        ``whole``: those groups, which cannot be cut themselves, but whose channels must each be where they are said to
+        be: it is they that are permuted.
         """
+        if self._small is not None and (found := self._small.why_not_joined(joint, whole)) in (None, OUTPUT):
+            return found
         try:
-            return self._ordered([group])
+            return self._uncuttable([joint]) or self._ordered(whole, every=True)
         except Exception as error:
-            return f"it cannot be permuted ({one_line(error, kind=True)})"
+            return f"it cannot be cut ({one_line(error, kind=True)})"
 
     def _uncuttable(self, groups: Sequence[Group]) -> str | None:
         """Really cut: by half, and by as little as possible."""
@@ -118,13 +160,7 @@ class PermutationCheck:
             return "the network's outputs are not floating-point numbers: they cannot be compared closely"
         if not all(bool(r.isfinite().all()) for r in reference):
             return "the network's outputs are not finite: they cannot be compared"
-        plans = [
-            [(g, _tail(g, realise(g.channels, 0.5, 1, g.multiple))) for g in groups],
-            [(g, _tail(g, g.channels - g.multiple)) for g in groups],
-        ]
-        if any(group.mixed for group in groups):
-            plans.append([(g, list(_twins(g)) if g.mixed else _tail(g, g.channels - g.multiple)) for g in groups])
-        for removed in plans:
+        for removed, comparable in _plans(groups):
             small = lightly_copied(network)
             cut(small, removed)
             try:
@@ -133,14 +169,13 @@ class PermutationCheck:
                 return f"the network does not run when it is cut ({one_line(error, kind=True)})"
             if [o.shape for o in outputs] != [r.shape for r in reference]:
                 return OUTPUT
-            comparable = removed is plans[-1] or not any(group.mixed for group in groups)
             if comparable and not self._close(outputs, self._without(network, removed)):
                 return f"{UNEQUAL} (a scale or a shape depends on their number)"
         return None
 
     def _without(self, network: nn.Module, removed: list[tuple[Group, list[int]]]) -> list[Tensor]:
         """Outputs of a network of the full width in which the channels make no difference."""
-        full = copy.deepcopy(network)
+        full = lightly_copied(network, but={slot.tensor for group, _ in removed for slot in group.slots})
         duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
         zero(full, [(group, gone) for group, gone in removed if not group.mixed])
         return self._run(full, self._copies[_SEEDS[0]][1])
@@ -153,14 +188,15 @@ class PermutationCheck:
             if old.is_floating_point() and old.numel()
         )
 
-    def _ordered(self, groups: Sequence[Group]) -> str | None:
-        """Permute: whether the order of the channels changes the output."""
+    def _ordered(self, groups: Sequence[Group], *, every: bool = False) -> str | None:
+        """Permute: whether the order of the channels changes the output. ``every``: all permutations of several groups,
+        which else have been through them alone.
+        """
         for seed in _SEEDS:
             network, _, _ = self._copy(seed)
-            # Groups together have each been through all their permutations alone: the first is enough.
             sets = zip(*(permutations(group, seed) for group in groups), strict=len(groups) == 1)
             tests = [list(zip(groups, orders, strict=True)) for orders in sets]
-            tests = tests if len(groups) == 1 else tests[:1]
+            tests = tests if every or len(groups) == 1 else tests[:1]
             control = self._control(network, tests[0], seed)
             limit = control * (1e-6 if self._exact else 1e-3)
             for orders in tests:
@@ -242,9 +278,27 @@ def randomise(module: nn.Module, seed: int, *, everything: bool = False) -> None
                 uniform(parameter, -reach, reach)
 
 
-def lightly_copied(module: nn.Module) -> nn.Module:
-    """A copy that shares its tensors with ``module``: enough where layers get new tensors and none is written to."""
-    return copy.deepcopy(module, memo={id(t): t for t in [*module.parameters(), *module.buffers()]})
+def lightly_copied(module: nn.Module, but: Collection[str] = ()) -> nn.Module:
+    """A copy that shares its tensors with ``module``, ``but`` those of these names: the others must not be written to."""
+    written = {id(tensor_named(module, name)) for name in but}
+    held = [t for t in (*module.parameters(), *module.buffers()) if id(t) not in written]
+    return copy.deepcopy(module, memo={id(t): t for t in held})
+
+
+def _plans(groups: Sequence[Group]) -> list[tuple[list[tuple[Group, list[int]]], bool]]:
+    """What to cut: half of the channels, and as few as can be; each with whether it can be compared.
+
+    It can unless something normalises over the channels: then copies of others must go. Those are half, too, if that
+    is as many copies of each one that stays.
+    """
+    few = [(g, _tail(g, g.channels - g.multiple)) for g in groups]
+    half = [(g, _tail(g, realise(g.channels, 0.5, 1, g.multiple))) for g in groups]
+    if not any(g.mixed for g in groups):
+        return [(half, True), (few, True)]
+    copies = [(g, list(_twins(g)) if g.mixed else gone) for g, gone in half]
+    if all(len(gone) == len(other) for (_, gone), (_, other) in zip(half, copies, strict=True)):
+        return [(copies, True), (few, False)]
+    return [(half, False), (few, False), (copies, True)]
 
 
 def _prepared(
