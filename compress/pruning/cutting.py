@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from compress.pruning.groups import Group, Knob, Place, Side, Slot, Unsupported, owner_of
+from compress.pruning.held_numbers import numbers_held, with_number
 from compress.pruning.source_numbers import numbers, put
 
 _RUN = 8
@@ -225,7 +226,11 @@ def turn(module: nn.Module, knob: Knob, left: int, channels: int) -> None:
         found = {(method, which): number for method, which, number in numbers(type(owner))}
         put(owner, knob.attribute, place, _turned(knob, found.get((knob.attribute, place)), left, channels))
         return
-    value: Any = getattr(owner, knob.attribute)
+    name, _, key = knob.attribute.partition(".")
+    value: Any = getattr(owner, name)
+    if key:
+        setattr(owner, name, with_number(value, key, _turned(knob, numbers_held(value).get(key), left, channels)))
+        return
     if knob.place is None:
         setattr(owner, knob.attribute, _turned(knob, value, left, channels))
         return

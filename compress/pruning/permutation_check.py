@@ -44,6 +44,7 @@ BLOCKS = 16
 """Finest division into blocks that is tried: beyond it a group is not worth cutting."""
 UNEQUAL = "removing channels is not the same as their not being there"
 """Begins the reason of a group whose cut runs but computes something else."""
+_NO_INFLUENCE = "it has no influence on the output that could be checked"
 _SEEDS = (0, 1, 2)
 _MANY = 5_000_000
 """Parameters beyond which a network is checked on one sample, if that shows as much as two."""
@@ -121,6 +122,8 @@ class PermutationCheck:
             reason = self._uncuttable(groups) or self._ordered(groups)
         except Exception as error:
             reason = f"it cannot be cut ({one_line(error, kind=True)})"
+        if reason == _NO_INFLUENCE and self._also is not None:
+            return "it takes part in training only"
         if reason is None and self._also is not None and (why := self._also.why_not(groups)) is not None:
             return why if why == OUTPUT else f"in training mode {why}"
         return reason
@@ -169,16 +172,28 @@ class PermutationCheck:
                 return f"the network does not run when it is cut ({one_line(error, kind=True)})"
             if [o.shape for o in outputs] != [r.shape for r in reference]:
                 return OUTPUT
-            if comparable and not self._close(outputs, self._without(network, removed)):
+            if comparable and not self._close(outputs, self._without(network, removed, reference)):
                 return f"{UNEQUAL} (a scale or a shape depends on their number)"
         return None
 
-    def _without(self, network: nn.Module, removed: list[tuple[Group, list[int]]]) -> list[Tensor]:
+    def _without(
+        self, network: nn.Module, removed: list[tuple[Group, list[int]]], reference: list[Tensor]
+    ) -> list[Tensor]:
         """Outputs of a network of the full width in which the channels make no difference."""
-        full = lightly_copied(network, but={slot.tensor for group, _ in removed for slot in group.slots})
-        duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
-        zero(full, [(group, gone) for group, gone in removed if not group.mixed])
-        return self._run(full, self._copies[_SEEDS[0]][1])
+
+        def run(zeroed: list[tuple[Group, list[int]]]) -> list[Tensor]:
+            full = lightly_copied(network, but={slot.tensor for group, _ in removed for slot in group.slots})
+            duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
+            zero(full, zeroed)
+            return self._run(full, self._copies[_SEEDS[0]][1])
+
+        zeroed = [(group, gone) for group, gone in removed if not group.mixed]
+        found = run(zeroed)
+        if all(map(_as_finite, found, reference)):
+            return found
+        # Something is divided by their size: they are made as before, and read by nothing.
+        read = [(replace(g, slots=tuple(s for s in g.slots if s.side == "in")), gone) for g, gone in zeroed]
+        return run(read)
 
     def _close(self, outputs: list[Tensor], expected: list[Tensor]) -> bool:
         limit = 1e-9 if self._exact else 1e-3
@@ -208,7 +223,7 @@ class PermutationCheck:
                     )
             if control > (1e-12 if self._exact else 1e-5):
                 return None
-        return "it has no influence on the output that could be checked"
+        return _NO_INFLUENCE
 
     def _control(self, network: nn.Module, orders: list[tuple[Group, list[int]]], seed: int) -> float:
         """What a mix-up changes: the root layer's channels in another order, no others."""
@@ -249,6 +264,10 @@ class PermutationCheck:
         return self._copies[seed]
 
 
+def _as_finite(found: Tensor, reference: Tensor) -> bool:
+    return bool(found.isfinite().all()) or not bool(reference.isfinite().all())
+
+
 def randomise(module: nn.Module, seed: int, *, everything: bool = False) -> None:
     """Make norms and constant weights random, in place, so that no two channels are alike.
 
@@ -279,7 +298,7 @@ def randomise(module: nn.Module, seed: int, *, everything: bool = False) -> None
 
 
 def lightly_copied(module: nn.Module, but: Collection[str] = ()) -> nn.Module:
-    """A copy that shares its tensors with ``module``, ``but`` those of these names: the others must not be written to."""
+    """A copy that shares its tensors with ``module``, ``but`` those of these names: others must not be written to."""
     written = {id(tensor_named(module, name)) for name in but}
     held = [t for t in (*module.parameters(), *module.buffers()) if id(t) not in written]
     return copy.deepcopy(module, memo={id(t): t for t in held})

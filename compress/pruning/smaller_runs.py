@@ -8,7 +8,7 @@ everything: that is up to the caller.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -27,20 +27,26 @@ _INSIDE = "part"
 class Part(nn.Module):
     """A module of a network, called with the tensors by place that it got there; other arguments are as they were."""
 
-    def __init__(self, part: nn.Module, leaves: Sequence[Any], spec: TreeSpec) -> None:
+    def __init__(self, part: nn.Module, arrange: Callable[[Sequence[Tensor]], tuple[Any, Any]]) -> None:
         super().__init__()
-        self.part, self.spec = part, spec
-        self.others = [None if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        self.places = [k for k, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        self.part, self.arrange = part, arrange
         self.train(part.training)
 
     def forward(self, *tensors: Tensor) -> Any:
         """What the module gives."""
-        leaves = list(self.others)
-        for place, tensor in zip(self.places, tensors, strict=True):
-            leaves[place] = tensor
-        args, kwargs = tree_unflatten(leaves, self.spec)
+        args, kwargs = self.arrange(tensors)
         return self.part(*args, **kwargs)
+
+
+def _arranging(leaves: Sequence[Any], spec: TreeSpec) -> Callable[[Sequence[Tensor]], tuple[Any, Any]]:
+    """Puts tensors in the places of those in ``leaves``. A function, since that is not copied with the module."""
+
+    def arrange(tensors: Sequence[Tensor]) -> tuple[Any, Any]:
+        rest = iter(tensors)
+        args, kwargs = tree_unflatten([next(rest) if isinstance(x, Tensor) else x for x in leaves], spec)
+        return args, kwargs
+
+    return arrange
 
 
 def container(group: Group) -> str:
@@ -92,11 +98,11 @@ def part_of(module: nn.Module, inputs: tuple[Tensor, ...], name: str) -> tuple[n
     tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
     if not tensors or not all(isinstance(leaf, (Tensor, *_PLAIN)) for leaf in leaves):
         return None
-    return Part(part, leaves, spec), tensors
+    return Part(part, _arranging(leaves, spec)), tensors
 
 
 def cropped(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
-    """``inputs`` with their images cut to a few pixels; None where there are no large ones, or ``module`` wants them."""
+    """``inputs`` with their images cut to a few pixels; None where none is large, or ``module`` wants them all."""
     for size in _PIXELS:
         small = tuple(_cropped(x, size) for x in inputs)
         if sum(x.numel() for x in small) * 2 > sum(x.numel() for x in inputs):
