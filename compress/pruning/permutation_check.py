@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,8 +32,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from compress.networks.running import few_samples, forward, forward_in_training, one_sample
-from compress.pruning.cutting import cut, duplicate, permute, tensor_named, zero
+from compress.pruning.cutting import cut, duplicate, permute, zero
 from compress.pruning.groups import Group
+from compress.pruning.light_copies import lightly_copied
 from compress.pruning.narrow_attention import adapt
 from compress.pruning.smaller_runs import container, cropped, part_of, within
 from compress.pruning.widths import realise
@@ -164,7 +165,7 @@ class PermutationCheck:
         if not all(bool(r.isfinite().all()) for r in reference):
             return "the network's outputs are not finite: they cannot be compared"
         for removed, comparable in _plans(groups):
-            small = lightly_copied(network)
+            small = lightly_copied(network, groups)
             cut(small, removed)
             try:
                 outputs = self._run(small, inputs)
@@ -182,7 +183,7 @@ class PermutationCheck:
         """Outputs of a network of the full width in which the channels make no difference."""
 
         def run(zeroed: list[tuple[Group, list[int]]]) -> list[Tensor]:
-            full = lightly_copied(network, but={slot.tensor for group, _ in removed for slot in group.slots})
+            full = lightly_copied(network, [group for group, _ in removed], written=True)
             duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
             zero(full, zeroed)
             return self._run(full, self._copies[_SEEDS[0]][1])
@@ -239,7 +240,7 @@ class PermutationCheck:
     ) -> float:
         """Largest change of any output, relative to that output's largest value."""
         _, inputs, reference = self._copies[seed]
-        permuted = lightly_copied(network)
+        permuted = lightly_copied(network, [group for group, _ in orders])
         permute(permuted, orders, root_only=root_only)
         changes = [
             (new - old).abs().max() / old.abs().max().clamp_min(1e-30)
@@ -295,13 +296,6 @@ def randomise(module: nn.Module, seed: int, *, everything: bool = False) -> None
             if (everything and parameter.ndim > 1) or bool((parameter == parameter.flatten()[0]).all()):
                 reach = 1.0 if parameter.ndim < 2 else (3.0 / max(parameter[0].numel(), 1)) ** 0.5
                 uniform(parameter, -reach, reach)
-
-
-def lightly_copied(module: nn.Module, but: Collection[str] = ()) -> nn.Module:
-    """A copy that shares its tensors with ``module``, ``but`` those of these names: others must not be written to."""
-    written = {id(tensor_named(module, name)) for name in but}
-    held = [t for t in (*module.parameters(), *module.buffers()) if id(t) not in written]
-    return copy.deepcopy(module, memo={id(t): t for t in held})
 
 
 def _plans(groups: Sequence[Group]) -> list[tuple[list[tuple[Group, list[int]]], bool]]:
