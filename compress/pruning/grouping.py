@@ -173,8 +173,8 @@ class _Builder:
                 name = self._name(axis, kind, {*kept, *(group.name for group in groups)})
                 try:
                     group = self._group(name, axis, channels)
-                    if self.stored.isdisjoint(slot.tensor for slot in group.slots):
-                        continue  # a mask, or a table of angles: no layer's channels
+                    if self.stored.isdisjoint(slot.tensor for slot in group.slots if slot.side == "out"):
+                        continue  # a mask, or a table of angles or places: no layer makes these
                     groups.append(group)
                     parts[name] = self._parts(channels) if groups[-1].multiple == 1 else []
                 except Unsupported as error:

@@ -79,8 +79,9 @@ def _together(check: PermutationCheck, passed: list[Group], kept: dict[str, str]
         reason = check.why_not([*together, group], fully=True)
         if reason is None:
             together.append(group)
-        else:
-            kept[group.name] = f"not together with the groups before it: {reason}"
+            continue
+        alone = check.why_not([group], fully=True) if together else reason
+        kept[group.name] = alone or f"not together with the groups before it: {reason}"
     return together
 
 
