@@ -119,6 +119,10 @@ class PermutationCheck:
             found = None if self._small is None else self._small.why_not(groups)
             if self._small is not None and found in (None, OUTPUT):
                 return found
+        if fully:  # less is not asked for any more: its copies need not stay beside those of the whole
+            self._parts.clear()
+            if self._small is not None:
+                self._small._copies.clear()
         try:
             reason = self._uncuttable(groups) or self._ordered(groups)
         except Exception as error:
@@ -135,7 +139,7 @@ class PermutationCheck:
         if not name:
             return False
         if name not in self._parts:
-            module, inputs = self._source
+            module, inputs = (self if self._small is None else self._small)._source
             try:
                 part = part_of(module, inputs, name)
             except Exception:  # it is no module of its own but a list of some
