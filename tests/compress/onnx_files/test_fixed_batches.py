@@ -161,3 +161,15 @@ def test_a_search_scores_such_a_network_one_example_at_a_time(tmp_path: Path) ->
     assert {one.id for one in result.candidates()} == {"baseline", "0000-int8"}
     for path in (tmp_path / "run").glob("candidates/*/model.onnx"):
         assert fixed_batch(onnx.load(path)) == 1
+
+
+def test_training_in_int8_says_that_it_needs_a_free_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, x = Small(lambda y: torch.stack([one * 2 for one in y])), torch.randn(60, 6)
+    data: Any = TensorDataset(x, (x.mean(1) > 0).long())
+    space = compress.SearchSpace(epochs=1, qat_epochs=1, prune_ratio=0.5, precision="int8-qat")
+    task = compress.Task("one-by-one", network, data, data, None)
+    run = {"trials": 1, "space": space, "out": tmp_path / "run"}
+    result = compress.search(task, FakeTarget(), constraints=["quality_drop<=1"], **run)
+    [failure] = result.report["failures"]
+    assert "takes 1 sample(s) at a time" in failure["cause"]
