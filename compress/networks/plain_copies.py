@@ -1,7 +1,8 @@
 """A model as plain layers, in a copy: out of its wrappers, on the CPU, in float32, weights without parametrizations.
 
 ``DataParallel`` and compiled modules give way to what they hold; ``weight_norm``, ``spectral_norm`` and masks of
-``torch.nn.utils.prune`` are computed once and stay as ordinary weights.
+``torch.nn.utils.prune`` are computed once and stay as ordinary weights, and so do those that a layer of the user's own
+standardises at each call (``computed_weights.py``).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from compress.networks.computed_weights import ordinary_layer
 from targets.errors import TaskError
 
 MOST_BYTES = 2 * 10**9
@@ -43,6 +45,12 @@ def plain_copy(module: nn.Module) -> nn.Module:
             replace_everywhere(copied, child, unwrapped(child))
     for layer in list(copied.modules()):
         _without_hooks(layer)
+    for layer in list(copied.modules()):
+        ordinary = ordinary_layer(layer)
+        if ordinary is not None and layer is copied:
+            return ordinary
+        if ordinary is not None:
+            replace_everywhere(copied, layer, ordinary)
     return copied
 
 
@@ -113,7 +121,11 @@ def _check(module: nn.Module, name: str) -> None:
 
 def _is_computed(layer: nn.Module) -> bool:
     hooks: Any = layer._forward_pre_hooks.values()
-    return parametrize.is_parametrized(layer) or any(type(hook).__module__ in _HOOKS for hook in hooks)
+    if parametrize.is_parametrized(layer) or any(type(hook).__module__ in _HOOKS for hook in hooks):
+        return True
+    # What a forward with gradients left behind is no leaf, which deepcopy refuses.
+    left = any(isinstance(value, Tensor) and not value.is_leaf for value in vars(layer).values())
+    return left or ordinary_layer(layer) is not None
 
 
 def _without_hooks(layer: nn.Module) -> None:
@@ -127,6 +139,10 @@ def _without_hooks(layer: nn.Module) -> None:
         layer.__class__ = type(kind.__name__, kind.__bases__, own)
         for key in list(parametrizations):
             parametrize.remove_parametrizations(layer, key, leave_parametrized=True)
+        # weight_norm leaves behind what reads its older files: a local function, which nothing pickles.
+        for number, hook in list(layer._load_state_dict_pre_hooks.items()):
+            if getattr(hook, "hook", hook).__module__ == "torch.nn.utils.parametrizations":
+                del layer._load_state_dict_pre_hooks[number]
     for number, hook in list(layer._forward_pre_hooks.items()):
         found: Any = hook
         if type(found).__module__ in _HOOKS:

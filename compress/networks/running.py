@@ -12,6 +12,7 @@ import random
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -172,7 +173,9 @@ class _WithoutChance(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def tensors_in(outputs: Any) -> list[Tensor]:
-    """All tensors in what a network returns, in their order: in tuples, lists, dicts and dataclasses, however nested.
+    """All tensors in what a network returns, in their order.
+
+    They may be nested in tuples, lists, dicts, dataclasses and namespaces, to any depth.
 
     Anything else in there (None, numbers, caches) is passed over.
     """
@@ -203,6 +206,8 @@ def _entries(value: Any) -> list[tuple[Any, Any]]:
         return list(enumerate(value))
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return [(field.name, getattr(value, field.name)) for field in dataclasses.fields(value)]
+    if isinstance(value, SimpleNamespace):
+        return list(vars(value).items())
     return []
 
 

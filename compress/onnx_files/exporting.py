@@ -4,49 +4,50 @@
 module's parameters. `bind` puts trained weights into it, folds and simplifies (tens of milliseconds), and strips
 what the exporter writes about the local machine. `check_parity` compares the file with the network; it is what
 makes the swap safe: on a mismatch the caller traces anew.
+
+A graph takes any number of samples, if that can be had. Where the exporter gives none that does and computes what the
+network does, others are tried, in this order: one put together from the graphs for two and for three samples, the
+graph of the other exporter, and last a graph for one sample, or for as many as the network insists on. Parity decides.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import io
-import itertools
-import logging
 import os
+import sys
 import tempfile
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from torch import Tensor, nn
 
-from compress.networks.calling import argument_names
 from compress.networks.plain_copies import OTHER_FLOATS, other_floats, plain_copy, single_precision
 from compress.networks.prepared_modules import ExampleInputs, ready
-from compress.networks.running import RANDOM, is_random
+from compress.networks.running import RANDOM, forward, is_random
 from compress.onnx_files.contents import graphs_in
-from compress.onnx_files.flat_modules import PREFIX, FlatModule, distinct_names, is_flat, output_names
+from compress.onnx_files.exporters import export_program, export_script, fixed_batch, quiet
+from compress.onnx_files.free_batches import freed
 from compress.onnx_files.isolation import kept_worker
 from compress.onnx_files.limits import VersionLimits, fit_to_limits
-from compress.onnx_files.parity import check_parity, with_batch
+from compress.onnx_files.parity import check_parity, sample_count, with_batch
 from compress.onnx_files.retargeting import retarget
 from compress.values.candidates import Parity
 from compress.values.error_lines import one_line, root_cause
+from compress.values.printable import printable
 from targets.errors import ExportError, RequestError
 
-VERSION = 3
-_OLDEST_OPSET = 18
-"""The exporter writes nothing older; what must be is converted afterwards."""
-_LARGEST_BATCH = 1024
-"""A graph must hold for batches of this size at least."""
+VERSION = 4
+_FEW = 2
+"""Samples that a graph is traced with: one would look like an axis to broadcast along."""
 
 
 def export(module: nn.Module, example_inputs: ExampleInputs, path: str | Path) -> Parity:
-    """Write ``module`` as ONNX with a dynamic batch, checked against it at two batch sizes.
+    """Write ``module`` as ONNX, checked against it at two batch sizes; the batch is free, if that can be had.
+
+    Where its code makes that impossible, the file takes one sample at a time, or as many as the module insists on; a
+    line on stderr says so, and why.
 
     ``example_inputs``: a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments, batch
     first; the file's inputs bear the names of those arguments, its outputs the keys and fields that they are returned
@@ -78,84 +79,121 @@ def check_folder(path: Path) -> None:
 
 
 def trace_graph(module: nn.Module, inputs: tuple[Tensor, ...], limits: VersionLimits | None = None) -> onnx.ModelProto:
-    """The raw exported graph of ``module`` in eval mode, batch dynamic, weights under their own names.
+    """The raw exported graph of ``module`` in eval mode, weights under their own names, checked for parity.
 
-    ``inputs``: samples, batch first; ``limits``: what the target's runtime knows. The module is left as it was. Raises
-    ExportError where the exporter fails, or where the graph would hold for some batch sizes only.
+    ``inputs``: samples, batch first; ``limits``: what the target's runtime knows. The module is left as it was. Its
+    batch is free, if that can be had; where it is fixed (``fixed_batch`` says so), a line on stderr says why. Raises
+    ExportError where no exporter gives a graph, or ParityError where none gives one that computes what the module does.
     """
     name = type(module).__name__
-    with _quiet():
+    with quiet():
         try:
-            network, given = plain_copy(module).to("cpu").eval(), with_batch(inputs, 2)
+            network = plain_copy(module).to("cpu").eval()
+            given = _few(network, inputs)
             random = is_random(network, given)
-            program: Any = None if random else _program(network, given, limits or VersionLimits())
         except Exception as error:
-            raise ExportError(f"{name} cannot be exported to ONNX: {one_line(root_cause(error), kind=True)}") from error
+            raise _failed(name, error) from error
     if random:
         raise ExportError(f"{name} cannot be exported to ONNX: {RANDOM}")
-    _check_batch(program, name)
-    _without_prefix(program.model.graph)
-    _tell_apart(program.model.graph)
-    return clean(program.model_proto)
+    first: ExportError | None = None
+    if sample_count(given) != _FEW:
+        first = ExportError(f"it runs on {sample_count(given)} samples, and on no other number of them")
+    with kept_worker():
+        for attempt in _attempts(network, inputs, given, (limits or VersionLimits()).opset):
+            try:
+                model = _checked(attempt, network, inputs, name)
+            except ExportError as error:
+                first = first or error
+                continue
+            if first is not None and (size := fixed_batch(model)) is not None:
+                why = str(first).removeprefix(f"{name} cannot be exported to ONNX: ")
+                samples = "one sample" if size == 1 else f"{size} samples"
+                print(f"the file of {name} takes {samples} at a time: {printable(why)}", file=sys.stderr)
+            return model
+    raise first or ExportError(f"{name} cannot be exported to ONNX: the exporter returned nothing")
 
 
-def _program(network: nn.Module, inputs: tuple[Tensor, ...], limits: VersionLimits) -> Any:
-    """What torch's exporter makes of ``network``, a plain one in eval mode; ``inputs``: two samples."""
-    # A network that was imported keeps the names of its file.
-    known: Mapping[str, Any] = getattr(network, "meta", {})
-    given, returned = known.get("input_names"), known.get("output_names")
-    weights = network.state_dict().keys()
-    called = argument_names(network, len(inputs))
-    batch = {0: torch.export.Dim("batch")}
-    shapes: Any = tuple(batch for _ in inputs)
-    flat = is_flat(network, inputs)
-    if not flat:
-        given, shapes = given or distinct_names(called, weights), (shapes,)
-    if returned is None:
-        returned = output_names(network, inputs, {*(given or called), *weights})
-    return torch.onnx.export(
-        network if flat else FlatModule(network),
-        inputs,
-        dynamo=True,
-        dynamic_shapes=shapes,
-        external_data=False,
-        optimize=False,
-        verbose=False,
-        opset_version=max(_OLDEST_OPSET, limits.opset),
-        input_names=given,
-        output_names=returned,
-    )
+def _few(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Two of ``inputs``; all of them where ``network`` runs on no other number. Raises what it raises on those."""
+    few = with_batch(inputs, _FEW)
+    try:
+        forward(network, few)
+    except Exception:
+        few = with_batch(inputs, sample_count(inputs))
+        forward(network, few)
+    return few
 
 
-def _without_prefix(graph: Any) -> None:
-    """The weights of a ``FlatModule`` under the names that they have in the network inside."""
-    for name in [name for name in graph.initializers if name.startswith(PREFIX)]:
-        value = graph.initializers.pop(name)
-        value.name = name.removeprefix(PREFIX)
-        graph.initializers[value.name] = value
+Attempt = Callable[[], onnx.ModelProto]
 
 
-def _tell_apart(graph: Any) -> None:
-    """Rename what a node puts out where a weight has that name: a buffer ``mean`` beside the result of ``x.mean()``."""
-    weights = set(graph.initializers)
-    outputs = {value.name for node in graph for value in node.outputs}
-    for node in graph:
-        for value in node.outputs:
-            if value.name in weights:
-                number = next(i for i in itertools.count(1) if f"{value.name}_{i}" not in weights | outputs)
-                value.name = f"{value.name}_{number}"
-                outputs.add(value.name)
+def _attempts(
+    network: nn.Module, inputs: tuple[Tensor, ...], given: tuple[Tensor, ...], opset: int
+) -> Iterator[Attempt]:
+    """Ways to a raw graph, the best first; ``given``: the samples that it is traced with."""
+    size = sample_count(given)
+    if size == _FEW:
+        made: list[onnx.ModelProto] = []
 
+        def traced() -> onnx.ModelProto:
+            made.append(export_program(network, given, opset, free=True))
+            if fixed_batch(made[0]) is not None:
+                raise ExportError("its forward makes a number of the batch size, which then holds for that size only")
+            return made[0]
 
-def _check_batch(program: Any, name: str) -> None:
-    """Raise ExportError where the graph holds for small batches only: ``forward`` does something else for others."""
-    for symbol, limits in program.exported_program.range_constraints.items():
-        # s0, s77: sizes of inputs; u0: sizes that only running shows. The upper end is a number or infinity.
-        if str(symbol).startswith("s") and limits.upper < _LARGEST_BATCH:
-            raise ExportError(
-                f"{name} cannot be exported to ONNX: its forward branches on the batch size (the graph holds for "
-                f"{limits.lower} to {limits.upper} only); let it do the same for every batch"
+        yield traced
+        if made and fixed_batch(made[0]) is not None:
+            more = with_batch(inputs, size + 1)
+            yield lambda: freed(
+                clean(made[0]), clean(export_program(network, more, opset, free=False)), (size, size + 1)
             )
+        yield lambda: export_script(network, given, opset, free=True)
+    fixed = _fixed(network, inputs, given)
+    if fixed is not None:
+        yield lambda: export_program(network, fixed, opset, free=False)
+        yield lambda: export_script(network, fixed, opset, free=False)
+
+
+def _fixed(network: nn.Module, inputs: tuple[Tensor, ...], given: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    """One sample, or where ``network`` does not run on one, those that it runs on.
+
+    None where it gives something of another form for one sample than it does for each of several: that is a mistake in
+    it, which shows wherever one sample is run.
+    """
+    alone = with_batch(inputs, 1)
+    try:
+        one = forward(network, alone)
+    except Exception:
+        return given
+    several, count = forward(network, given), sample_count(given)
+    same = [x.ndim for x in one] == [x.ndim for x in several] and all(
+        len(x) == 1 for x, y in zip(one, several, strict=True) if y.ndim and len(y) == count
+    )
+    return alone if same else None
+
+
+def _checked(attempt: Attempt, network: nn.Module, inputs: tuple[Tensor, ...], name: str) -> onnx.ModelProto:
+    """The raw graph that ``attempt`` gives, after its check for parity; raises ExportError, ParityError."""
+    try:
+        with quiet():
+            model = clean(attempt())
+    except Exception as error:
+        raise _failed(name, error) from error
+    with tempfile.TemporaryDirectory(prefix="exporting-") as folder:
+        path = Path(folder) / "model.onnx"
+        try:
+            onnx.save(bind(model, network.state_dict()), path)
+        except Exception as error:  # of the optimizer, which takes most graphs, but not any
+            raise _failed(name, error) from error
+        check_parity(path, network, inputs)
+    return model
+
+
+def _failed(name: str, error: Exception) -> ExportError:
+    """What is raised where an exporter fails with ``error``."""
+    cause = root_cause(error)
+    why = str(cause) if isinstance(cause, ExportError) else one_line(cause, kind=True)
+    return ExportError(f"{name} cannot be exported to ONNX: {why}")
 
 
 def bind(
@@ -180,7 +218,7 @@ def bind(
                 )
             array = tensor.detach().cpu().contiguous().numpy()
             initializer.CopyFrom(onnx.numpy_helper.from_array(array, initializer.name))
-    with _quiet():
+    with quiet():
         model = optimizer.optimize(model)
     return clean(fit_to_limits(model, limits or VersionLimits()))
 
@@ -229,17 +267,3 @@ def _clean_graph(graph: Any) -> None:
     for node in graph.node:
         node.doc_string = ""
         del node.metadata_props[:]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The exporter warns about packages that are not installed and prints its progress: neither is news here."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

@@ -21,12 +21,13 @@ TOLERANCE = 1e-4
 def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, enforce: bool = True) -> Parity:
     """Compare the outputs of the file with those of ``module`` (in eval mode) on ``inputs``, at two batch sizes.
 
-    ``inputs``: samples, batch first, in the order of the file's inputs. ``enforce``: raise ParityError when they differ
-    by more than TOLERANCE; False for quantized files, whose difference is a property and no error.
+    A file that takes one number of samples only is compared at that one, on two batches of it. ``inputs``: samples,
+    batch first, in the order of the file's inputs. ``enforce``: raise ParityError when they differ by more than
+    TOLERANCE; False for quantized files, whose difference is a property and no error.
 
     Returns the largest difference and the share of samples on which both decide for the same class. Raises ParityError
     for a file that does not load, does not run or gives other shapes, ExportError for a module that does not run at
-    both batch sizes, MeasurementError where ONNX Runtime crashes or does not answer.
+    a batch size that the file takes, MeasurementError where ONNX Runtime crashes or does not answer.
     """
     try:
         session = open_session(path)
@@ -35,8 +36,8 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
     names = [node.name for node in session.get_inputs()]
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     worst, scale, same, count = 0.0, 1.0, 0, 0
-    for size in (1, max(3, len(inputs[0]))):
-        batch = with_batch(inputs, size)
+    for batch in _batches(inputs, session.batch):
+        size = sample_count(batch)
         try:
             with evaluating(module), torch.no_grad():
                 expected = [x.cpu().numpy() for x in outputs_of(module(*copies(tuple(x.to(device) for x in batch))))]
@@ -77,6 +78,31 @@ def _decision(output: np.ndarray) -> np.ndarray:
     return output.argmax(axis=1) if output.ndim >= 2 and output.shape[1] > 1 else np.zeros(len(output))
 
 
+def _batches(inputs: tuple[Tensor, ...], fixed: int | None) -> list[tuple[Tensor, ...]]:
+    """What is compared: one sample and several, or two batches of the number of samples that the file takes."""
+    count = sample_count(inputs)
+    if fixed is None:
+        return [with_batch(inputs, size) for size in (1, max(3, count))]
+    both = with_batch(inputs, 2 * fixed)
+    first = batch_first(inputs)
+    return [
+        tuple(x[s] if f else x for x, f in zip(both, first, strict=True)) for s in (slice(fixed), slice(fixed, None))
+    ]
+
+
+def sample_count(inputs: tuple[Tensor, ...]) -> int:
+    """The number of samples in ``inputs``: the length of the first that has an axis; 1 where none has."""
+    return next((len(x) for x in inputs if x.ndim), 1)
+
+
+def batch_first(inputs: tuple[Tensor, ...]) -> list[bool]:
+    """For each input, whether its first axis is that of the samples: one of another length is something else's."""
+    return [x.ndim > 0 and len(x) == sample_count(inputs) for x in inputs]
+
+
 def with_batch(inputs: tuple[Tensor, ...], size: int) -> tuple[Tensor, ...]:
-    """``inputs`` repeated or cut to ``size`` samples, detached and on the CPU."""
-    return tuple(torch.cat([x] * (-(-size // len(x))))[:size].detach().cpu().contiguous() for x in inputs)
+    """``inputs`` repeated or cut to ``size`` samples, detached and on the CPU; those without samples as they are."""
+    return tuple(
+        (torch.cat([x] * (-(-size // len(x))))[:size] if first else x).detach().cpu().contiguous()
+        for x, first in zip(inputs, batch_first(inputs), strict=True)
+    )

@@ -29,11 +29,11 @@ class Session:
     """A file that ONNX Runtime has loaded, on one thread, without the extended optimizations.
 
     Quantized layers are then computed in floats, as integer kernels that do not saturate do, whatever this machine's
-    CPU has.
+    CPU has. ``batch`` is the only number of samples that it takes; None where it takes any.
     """
 
-    def __init__(self, path: Path, names: Sequence[str]) -> None:
-        self.path = path
+    def __init__(self, path: Path, names: Sequence[str], batch: int | None) -> None:
+        self.path, self.batch = path, batch
         self._inputs = [SessionInput(name) for name in names]
 
     def get_inputs(self) -> list[SessionInput]:
@@ -51,12 +51,16 @@ class Session:
 
 def open_session(path: Path) -> Session:
     """A session of the file; raises ModelError where it does not load, and otherwise as ``Session.run`` does."""
-    return Session(path, _input_names(Path(path)))
+    names, sizes = _inputs_of(Path(path))
+    return Session(path, names, None if 0 in sizes else next(iter(sizes), None))
 
 
 @isolated("loading")
-def _input_names(path: Path) -> tuple[str, ...]:
-    return tuple(item.name for item in _opened(path).get_inputs())
+def _inputs_of(path: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Names, and the lengths of first axes: 0 where one is free; an input without axes has none."""
+    inputs = _opened(path).get_inputs()
+    sizes = [item.shape[0] for item in inputs if item.shape]
+    return tuple(item.name for item in inputs), tuple(size if isinstance(size, int) else 0 for size in sizes)
 
 
 @isolated("running")

@@ -259,6 +259,11 @@ def _prepared(network: importing.ImportedNetwork, layers: tuple[_Layer, ...]) ->
 def _check(network: QatNetwork, integers: Path, samples: Mapping[str, np.ndarray]) -> None:
     """Raise QuantizeError where the network does not compute what the integer file does."""
     session = open_session(integers)
+    if session.batch is not None:
+        raise QuantizeError(
+            f"{integers.name} cannot be trained in int8: it takes {session.batch} sample(s) at a time, and training "
+            "takes batches; a network that exports with a free batch can"
+        )
     names = [node.name for node in session.get_inputs()]
     expected = session.run(None, {name: samples[name] for name in names})[0]
     with evaluating(network), torch.no_grad():

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -24,8 +25,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from compress.pruning.groups import Group, Knob, Place, Side, Slot, Unsupported, owner_of
+from compress.pruning.held_numbers import numbers_held, with_number
 from compress.pruning.source_numbers import numbers, put
 
+_RUN = 8
+"""Neighbours in a run from which on runs are faster to copy than positions."""
 _COMPUTED = "its weight is computed from others"
 
 
@@ -222,7 +226,11 @@ def turn(module: nn.Module, knob: Knob, left: int, channels: int) -> None:
         found = {(method, which): number for method, which, number in numbers(type(owner))}
         put(owner, knob.attribute, place, _turned(knob, found.get((knob.attribute, place)), left, channels))
         return
-    value: Any = getattr(owner, knob.attribute)
+    name, _, key = knob.attribute.partition(".")
+    value: Any = getattr(owner, name)
+    if key:
+        setattr(owner, name, with_number(value, key, _turned(knob, numbers_held(value).get(key), left, channels)))
+        return
     if knob.place is None:
         setattr(owner, knob.attribute, _turned(knob, value, left, channels))
         return
@@ -244,9 +252,17 @@ def _selected(
     """The positions ``order`` of ``old`` along ``dim``, made once for all layers that share it."""
     key = (id(old), dim, tuple(order))
     if key not in done:
-        picked = old.detach().index_select(dim, torch.tensor(order, dtype=torch.long, device=old.device))
-        done[key] = (old, _like(old, picked))
+        done[key] = (old, _like(old, _picked(old.detach(), dim, order)))
     return done[key][1]
+
+
+def _picked(old: Tensor, dim: int, order: Sequence[int]) -> Tensor:
+    """The positions ``order`` of ``old`` along ``dim``, a tensor of its own; runs of neighbours are copied as one."""
+    starts = [k for k in range(len(order)) if k == 0 or order[k] != order[k - 1] + 1]
+    if len(starts) * _RUN > len(order):
+        return old.index_select(dim, torch.tensor(order, dtype=torch.long, device=old.device))
+    lengths = [b - a for a, b in pairwise([*starts, len(order)])]
+    return torch.cat([old.narrow(dim, order[k], n) for k, n in zip(starts, lengths, strict=True)], dim)
 
 
 def _selected_by_group(weight: Tensor, groups: int, channels: int, order: Sequence[int]) -> Tensor:

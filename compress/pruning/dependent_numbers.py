@@ -15,6 +15,7 @@ from torch import nn
 
 from compress.pruning.cutting import channels_at
 from compress.pruning.groups import Group, Knob, owner_of
+from compress.pruning.held_numbers import numbers_held
 from compress.pruning.narrow_attention import NarrowAttention
 from compress.pruning.source_numbers import numbers
 
@@ -108,7 +109,7 @@ def _plain_norm(layer: nn.Module) -> bool:
 
 
 def numbers_in(layer: nn.Module) -> list[tuple[str, Any]]:
-    """(attribute, whole number or tuple of them) that may be changed in ``layer``."""
+    """(attribute, whole number or tuple of them) to change in ``layer``; ``config.width`` of what it keeps."""
     if isinstance(layer, nn.Unflatten):
         return [("unflattened_size", layer.unflattened_size)]
     if _plain_norm(layer):
@@ -117,11 +118,13 @@ def numbers_in(layer: nn.Module) -> list[tuple[str, Any]]:
         return []
     if isinstance(layer, NarrowAttention):
         return [("num_heads", layer.num_heads)]
-    return [
-        (name, value)
-        for name, value in vars(layer).items()
-        if not name.startswith("_") and (_whole(value) or (isinstance(value, list | tuple) and len(value) < 9))
-    ]
+    own = [(name, value) for name, value in vars(layer).items() if not name.startswith("_")]
+    held = [(f"{name}.{key}", number) for name, value in own for key, number in numbers_held(value).items()]
+    return [(name, value) for name, value in own if _is_number(value)] + held
+
+
+def _is_number(value: Any) -> bool:
+    return _whole(value) or (isinstance(value, list | tuple) and len(value) < 9)
 
 
 def _whole(value: Any) -> bool:

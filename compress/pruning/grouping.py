@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import difflib
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -136,6 +137,11 @@ class _Builder:
         self.removal = Removal(seen.atoms)
         self.frozen = seen.atoms.reasons()
         self.classes = [seen.atoms.find(axis.labels).tolist() for axis in seen.axes]
+        self.places: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        """Class of atoms -> (axis, position along it) of all of them."""
+        for number, classes in enumerate(self.classes):
+            for place, one in enumerate(classes):
+                self.places[one].append((number, place))
         self.sides = [self._side(axis) for axis in seen.axes]
         self.mixed = {int(c) for label in seen.mixed for c in seen.atoms.find(label)}
         self.family = self._families()
@@ -167,8 +173,8 @@ class _Builder:
                 name = self._name(axis, kind, {*kept, *(group.name for group in groups)})
                 try:
                     group = self._group(name, axis, channels)
-                    if self.stored.isdisjoint(slot.tensor for slot in group.slots):
-                        continue  # a mask, or a table of angles: no layer's channels
+                    if self.stored.isdisjoint(slot.tensor for slot in group.slots if slot.side == "out"):
+                        continue  # a mask, or a table of angles or places: no layer makes these
                     groups.append(group)
                     parts[name] = self._parts(channels) if groups[-1].multiple == 1 else []
                 except Unsupported as error:
@@ -209,22 +215,22 @@ class _Builder:
 
     def _channels(self, seeds: Sequence[int]) -> list[frozenset[int]]:
         """What goes with each seed; seeds that go together are one channel, what cannot go is left out."""
-        found: list[frozenset[int]] = []
+        found: list[frozenset[int] | None] = []
+        held: dict[int, int] = {}
+        """Which of those found a basic atom is in; pairs are shared by every row and column."""
         for seed in seeds:
             gone = self.removal.closure(seed)
-            overlapping = [one for one in found if not one.isdisjoint(gone)]
-            # Pairs are shared by every row and column: only shared basics make one channel of two.
-            overlapping = [one for one in overlapping if self._shares(one, gone)]
-            if not overlapping:
+            met = sorted({held[atom] for atom in gone if atom in held})
+            place = met[0] if met else len(found)
+            if not met:
                 found.append(gone)
-                continue
-            found[found.index(overlapping[0])] = gone.union(*overlapping)
-            for one in overlapping[1:]:
-                found.remove(one)
-        return [gone for gone in found if FIXED not in gone and gone.isdisjoint(self.frozen)]
-
-    def _shares(self, one: frozenset[int], other: frozenset[int]) -> bool:
-        return any(self.removal.basics(atom) == [atom] for atom in one & other)
+            else:
+                gone = gone.union(*(found[k] or () for k in met))
+                for k in met[1:]:
+                    found[k] = None
+                found[place] = gone
+            held.update((atom, place) for atom in gone if self.removal.is_basic(atom))
+        return [one for one in found if one is not None and FIXED not in one and one.isdisjoint(self.frozen)]
 
     def _group(self, name: str, root: Axis, channels: list[frozenset[int]]) -> Group:
         """Raises Unsupported."""
@@ -235,12 +241,15 @@ class _Builder:
         for k, gone in enumerate(channels):
             for atom in gone:  # no channels share more than pairs: see _channels
                 belongs.setdefault(atom, k)
+        held: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for atom, k in belongs.items():
+            for number, place in self.places.get(atom, ()):
+                held[number].append((place, k))
         slots = []
-        for axis, classes, side in zip(self.seen.axes, self.classes, self.sides, strict=True):
-            at = [(i, belongs[c]) for i, c in enumerate(classes) if c in belongs]
-            if at:
-                index, of = zip(*at, strict=True)
-                slots.append(Slot(axis.tensor, axis.dim, side, index, of, axis.grouped))  # type: ignore[arg-type]
+        for number in sorted(held):
+            axis, side = self.seen.axes[number], self.sides[number]
+            index, of = zip(*sorted(held[number]), strict=True)
+            slots.append(Slot(axis.tensor, axis.dim, side, index, of, axis.grouped))  # type: ignore[arg-type]
         slots.sort(key=lambda slot: ((slot.tensor, slot.dim) != (root.tensor, root.dim), slot.side == "in"))
         multiple = self._multiple(belongs, len(channels))
         members = tuple(dict.fromkeys(owner_of(slot) for slot in slots))

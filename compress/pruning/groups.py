@@ -45,6 +45,7 @@ class Knob:
 
     module: str
     attribute: str
+    """With a dot in it: an attribute, and what that holds under the name behind the dot (``held_numbers.py``)."""
     place: int | None = None
     """Its place in the attribute, where that is a tuple; in the source, where it is written there."""
     written: bool = False

@@ -77,15 +77,16 @@ def joint_knobs(module: nn.Module, joint: Group, parts: Sequence[Group]) -> Iter
                         knob = Knob(name, attribute, place)
                         kinds.setdefault((type(layer), attribute, place), {})[knob] = None
     choices = [tuple(found) for found in kinds.values()]
-    yield ()
     yield from _sets(choices)
 
 
 def _sets(choices: Sequence[tuple[Knob, ...]]) -> Iterator[tuple[Knob, ...]]:
-    """All, each alone, and in twos."""
+    """All, none, each alone, and in twos."""
+    yield tuple(knob for one in choices for knob in one)
+    if choices:
+        yield ()
     if len(choices) > 1:
-        yield tuple(knob for one in choices for knob in one)
-    yield from choices
+        yield from choices
     if 2 < len(choices) <= _MOST:
         for first, second in combinations(choices, 2):
             yield (*first, *second)

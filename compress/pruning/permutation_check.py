@@ -34,7 +34,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from compress.networks.running import few_samples, forward, forward_in_training, one_sample
 from compress.pruning.cutting import cut, duplicate, permute, zero
 from compress.pruning.groups import Group
+from compress.pruning.light_copies import lightly_copied
 from compress.pruning.narrow_attention import adapt
+from compress.pruning.smaller_runs import container, cropped, part_of, within
 from compress.pruning.widths import realise
 from compress.tracing.channels import OUTPUT
 from compress.values.error_lines import one_line
@@ -43,6 +45,7 @@ BLOCKS = 16
 """Finest division into blocks that is tried: beyond it a group is not worth cutting."""
 UNEQUAL = "removing channels is not the same as their not being there"
 """Begins the reason of a group whose cut runs but computes something else."""
+_NO_INFLUENCE = "it has no influence on the output that could be checked"
 _SEEDS = (0, 1, 2)
 _MANY = 5_000_000
 """Parameters beyond which a network is checked on one sample, if that shows as much as two."""
@@ -62,19 +65,32 @@ class PermutationCheck:
     """Checks the dependency groups of one network, on randomised copies of it; the network is untouched.
 
     ``module`` must be in eval mode; ``inputs``: the arguments of its forward. ``trained``: whether its groups must hold
-    in training mode as well, since it has layers that work only then.
+    in training mode as well, since it has layers that work only then. ``parts``: whether a group may be judged on the
+    module alone that it lies in.
     """
 
     def __init__(
-        self, module: nn.Module, inputs: tuple[Tensor, ...], *, trained: bool = False, run: Run = forward
+        self,
+        module: nn.Module,
+        inputs: tuple[Tensor, ...],
+        *,
+        trained: bool = False,
+        parts: bool = True,
+        run: Run = forward,
     ) -> None:
         self._run = run
+        self._parts: dict[str, PermutationCheck | None] = {}
+        self._smaller = run is forward and not trained
+        """Whether single groups may be judged on less than the whole."""
+        self._divides = parts
         self._also = PermutationCheck(module, inputs, run=forward_in_training) if trained else None
         self._copies: dict[int, tuple[nn.Module, tuple[Tensor, ...], list[Tensor]]] = {}
         inputs = few_samples(module, inputs)
         if run is forward and sum(p.numel() for p in module.parameters()) > _MANY:
             inputs = one_sample(module, inputs)  # half the time of all that follows
         self._source = (module, inputs)
+        small = cropped(module, inputs) if self._smaller else None
+        self._small = None if small is None else PermutationCheck(module, small, parts=False)
         self._exact = True
         """Whether the copies are in float64."""
 
@@ -91,25 +107,59 @@ class PermutationCheck:
                 break
         return CheckedGroup(group, first or f"its {group.channels} channels cannot be divided further")
 
-    def why_not(self, groups: Sequence[Group]) -> str | None:
-        """Why these groups cannot be cut, all together; None if they can."""
+    def why_not(self, groups: Sequence[Group], *, fully: bool = False) -> str | None:
+        """Why these groups cannot be cut, all together; None if they can.
+
+        One alone is judged on less of the network and on smaller images, if that can be (``smaller_runs.py``); only
+        what passes there, or changes the outputs' shape, is told by that. ``fully``: it is judged on everything.
+        """
+        if self._smaller and len(groups) == 1 and not fully:
+            if self._passes_within(groups[0]):
+                return None
+            found = None if self._small is None else self._small.why_not(groups)
+            if self._small is not None and found in (None, OUTPUT):
+                return found
+        if fully:  # less is not asked for any more: its copies need not stay beside those of the whole
+            self._parts.clear()
+            if self._small is not None:
+                self._small._copies.clear()
         try:
             reason = self._uncuttable(groups) or self._ordered(groups)
         except Exception as error:
             reason = f"it cannot be cut ({one_line(error, kind=True)})"
+        if reason == _NO_INFLUENCE and self._also is not None:
+            return "it takes part in training only"
         if reason is None and self._also is not None and (why := self._also.why_not(groups)) is not None:
             return why if why == OUTPUT else f"in training mode {why}"
         return reason
 
-    def order_matters(self, group: Group) -> str | None:
-        """Why the order of the channels of ``group``, which need be none to cut, matters; None if it does not.
+    def _passes_within(self, group: Group) -> bool:
+        """Whether the module that ``group`` lies in gives what it gave when the group is cut."""
+        name = container(group) if self._divides else ""
+        if not name:
+            return False
+        if name not in self._parts:
+            module, inputs = (self if self._small is None else self._small)._source
+            try:
+                part = part_of(module, inputs, name)
+            except Exception:  # it is no module of its own but a list of some
+                part = None
+            self._parts[name] = None if part is None else PermutationCheck(*part, parts=False)
+        check = self._parts[name]
+        return check is not None and check.why_not([within(group, name)]) is None
 
-        Of channels that are cut in runs it shows that each of them is where it is said to be.
+    def why_not_joined(self, joint: Group, whole: Sequence[Group]) -> str | None:
+        """Why ``joint``, whose channels are runs of those of several groups, cannot be cut; None if it can.
+
+        ``whole``: those groups, which cannot be cut themselves, but whose channels must each be where they are said to
+        be: it is they that are permuted.
         """
+        if self._small is not None and (found := self._small.why_not_joined(joint, whole)) in (None, OUTPUT):
+            return found
         try:
-            return self._ordered([group])
+            return self._uncuttable([joint]) or self._ordered(whole, every=True)
         except Exception as error:
-            return f"it cannot be permuted ({one_line(error, kind=True)})"
+            return f"it cannot be cut ({one_line(error, kind=True)})"
 
     def _uncuttable(self, groups: Sequence[Group]) -> str | None:
         """Really cut: by half, and by as little as possible."""
@@ -118,14 +168,8 @@ class PermutationCheck:
             return "the network's outputs are not floating-point numbers: they cannot be compared closely"
         if not all(bool(r.isfinite().all()) for r in reference):
             return "the network's outputs are not finite: they cannot be compared"
-        plans = [
-            [(g, _tail(g, realise(g.channels, 0.5, 1, g.multiple))) for g in groups],
-            [(g, _tail(g, g.channels - g.multiple)) for g in groups],
-        ]
-        if any(group.mixed for group in groups):
-            plans.append([(g, list(_twins(g)) if g.mixed else _tail(g, g.channels - g.multiple)) for g in groups])
-        for removed in plans:
-            small = lightly_copied(network)
+        for removed, comparable in _plans(groups):
+            small = lightly_copied(network, groups)
             cut(small, removed)
             try:
                 outputs = self._run(small, inputs)
@@ -133,17 +177,28 @@ class PermutationCheck:
                 return f"the network does not run when it is cut ({one_line(error, kind=True)})"
             if [o.shape for o in outputs] != [r.shape for r in reference]:
                 return OUTPUT
-            comparable = removed is plans[-1] or not any(group.mixed for group in groups)
-            if comparable and not self._close(outputs, self._without(network, removed)):
+            if comparable and not self._close(outputs, self._without(network, removed, reference)):
                 return f"{UNEQUAL} (a scale or a shape depends on their number)"
         return None
 
-    def _without(self, network: nn.Module, removed: list[tuple[Group, list[int]]]) -> list[Tensor]:
+    def _without(
+        self, network: nn.Module, removed: list[tuple[Group, list[int]]], reference: list[Tensor]
+    ) -> list[Tensor]:
         """Outputs of a network of the full width in which the channels make no difference."""
-        full = copy.deepcopy(network)
-        duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
-        zero(full, [(group, gone) for group, gone in removed if not group.mixed])
-        return self._run(full, self._copies[_SEEDS[0]][1])
+
+        def run(zeroed: list[tuple[Group, list[int]]]) -> list[Tensor]:
+            full = lightly_copied(network, [group for group, _ in removed], written=True)
+            duplicate(full, [(group, _twins(group)) for group, _ in removed if group.mixed])
+            zero(full, zeroed)
+            return self._run(full, self._copies[_SEEDS[0]][1])
+
+        zeroed = [(group, gone) for group, gone in removed if not group.mixed]
+        found = run(zeroed)
+        if all(map(_as_finite, found, reference)):
+            return found
+        # Something is divided by their size: they are made as before, and read by nothing.
+        read = [(replace(g, slots=tuple(s for s in g.slots if s.side == "in")), gone) for g, gone in zeroed]
+        return run(read)
 
     def _close(self, outputs: list[Tensor], expected: list[Tensor]) -> bool:
         limit = 1e-9 if self._exact else 1e-3
@@ -153,14 +208,15 @@ class PermutationCheck:
             if old.is_floating_point() and old.numel()
         )
 
-    def _ordered(self, groups: Sequence[Group]) -> str | None:
-        """Permute: whether the order of the channels changes the output."""
+    def _ordered(self, groups: Sequence[Group], *, every: bool = False) -> str | None:
+        """Permute: whether the order of the channels changes the output. ``every``: all permutations of several groups,
+        which else have been through them alone.
+        """
         for seed in _SEEDS:
             network, _, _ = self._copy(seed)
-            # Groups together have each been through all their permutations alone: the first is enough.
             sets = zip(*(permutations(group, seed) for group in groups), strict=len(groups) == 1)
             tests = [list(zip(groups, orders, strict=True)) for orders in sets]
-            tests = tests if len(groups) == 1 else tests[:1]
+            tests = tests if every or len(groups) == 1 else tests[:1]
             control = self._control(network, tests[0], seed)
             limit = control * (1e-6 if self._exact else 1e-3)
             for orders in tests:
@@ -172,7 +228,7 @@ class PermutationCheck:
                     )
             if control > (1e-12 if self._exact else 1e-5):
                 return None
-        return "it has no influence on the output that could be checked"
+        return _NO_INFLUENCE
 
     def _control(self, network: nn.Module, orders: list[tuple[Group, list[int]]], seed: int) -> float:
         """What a mix-up changes: the root layer's channels in another order, no others."""
@@ -188,7 +244,7 @@ class PermutationCheck:
     ) -> float:
         """Largest change of any output, relative to that output's largest value."""
         _, inputs, reference = self._copies[seed]
-        permuted = lightly_copied(network)
+        permuted = lightly_copied(network, [group for group, _ in orders])
         permute(permuted, orders, root_only=root_only)
         changes = [
             (new - old).abs().max() / old.abs().max().clamp_min(1e-30)
@@ -211,6 +267,10 @@ class PermutationCheck:
                 device = next((t.device for t in [*module.parameters(), *inputs]), torch.device("cpu"))
                 self._copies[seed] = _prepared(module, inputs, seed, self._run, device, torch.float32)
         return self._copies[seed]
+
+
+def _as_finite(found: Tensor, reference: Tensor) -> bool:
+    return bool(found.isfinite().all()) or not bool(reference.isfinite().all())
 
 
 def randomise(module: nn.Module, seed: int, *, everything: bool = False) -> None:
@@ -242,9 +302,20 @@ def randomise(module: nn.Module, seed: int, *, everything: bool = False) -> None
                 uniform(parameter, -reach, reach)
 
 
-def lightly_copied(module: nn.Module) -> nn.Module:
-    """A copy that shares its tensors with ``module``: enough where layers get new tensors and none is written to."""
-    return copy.deepcopy(module, memo={id(t): t for t in [*module.parameters(), *module.buffers()]})
+def _plans(groups: Sequence[Group]) -> list[tuple[list[tuple[Group, list[int]]], bool]]:
+    """What to cut: half of the channels, and as few as can be; each with whether it can be compared.
+
+    It can unless something normalises over the channels: then copies of others must go. Those are half, too, if that
+    is as many copies of each one that stays.
+    """
+    few = [(g, _tail(g, g.channels - g.multiple)) for g in groups]
+    half = [(g, _tail(g, realise(g.channels, 0.5, 1, g.multiple))) for g in groups]
+    if not any(g.mixed for g in groups):
+        return [(half, True), (few, True)]
+    copies = [(g, list(_twins(g)) if g.mixed else gone) for g, gone in half]
+    if all(len(gone) == len(other) for (_, gone), (_, other) in zip(half, copies, strict=True)):
+        return [(copies, True), (few, False)]
+    return [(half, False), (few, False), (copies, True)]
 
 
 def _prepared(

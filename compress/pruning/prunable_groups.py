@@ -72,15 +72,16 @@ def select_prunable(
 
 def _together(check: PermutationCheck, passed: list[Group], kept: dict[str, str]) -> list[Group]:
     """As many of the groups that ``passed``, in order, as go together; why others do not is noted in ``kept``."""
-    if len(passed) < 2 or check.why_not(passed) is None:
+    if not passed or check.why_not(passed, fully=True) is None:
         return passed
     together: list[Group] = []
     for group in passed:
-        reason = check.why_not([*together, group])
+        reason = check.why_not([*together, group], fully=True)
         if reason is None:
             together.append(group)
-        else:
-            kept[group.name] = f"not together with the groups before it: {reason}"
+            continue
+        alone = check.why_not([group], fully=True) if together else reason
+        kept[group.name] = alone or f"not together with the groups before it: {reason}"
     return together
 
 
@@ -104,10 +105,9 @@ def _joint_checked(module: nn.Module, check: PermutationCheck, joint: Group, who
     """The result of the check for a joint group, with the numbers that it passes with; ``whole``: what it is of."""
     best: str | None = None
     for knobs in joint_knobs(module, joint, whole):
-        reason = check.why_not([replace(joint, knobs=knobs)])
+        reason = check.why_not_joined(replace(joint, knobs=knobs), whole)
         if reason is None:
-            # It is cut in runs of the embedding: whether each channel of that is in its place is seen in its own order.
-            return CheckedGroup(replace(joint, knobs=knobs), check.order_matters(whole[0]))
+            return CheckedGroup(replace(joint, knobs=knobs), None)
         if best is None or reason.startswith(UNEQUAL):  # it ran: nearer to the truth than what did not
             best = reason
     return CheckedGroup(joint, best)

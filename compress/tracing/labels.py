@@ -255,6 +255,10 @@ class Removal:
         walk(atom)
         return list(found)
 
+    def is_basic(self, atom: int) -> bool:
+        """Whether ``atom`` is no pair of others."""
+        return not self._by_pair.get(atom)
+
     def closure(self, seed: int) -> frozenset[int]:
         """All atoms that go when ``seed`` goes; FIXED among them if it cannot."""
         gone: set[int] = set()

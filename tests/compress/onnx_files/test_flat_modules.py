@@ -6,6 +6,7 @@ from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,33 @@ class Output(OrderedDict):  # type: ignore[type-arg]
     logits = property(lambda self: self["logits"])
 
 
+@dataclass
+class ModelOutput(OrderedDict):  # type: ignore[type-arg]
+    """As libraries have it: a data class that is also a dict, of those of its fields that are not None."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    past: Any = None
+    hidden_states: tuple[Tensor, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if value is not None:
+                super().__setitem__(name, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self:
+            super().__setitem__(name, value)
+        super().__setattr__(name, value)
+
+
+class Cache:
+    """What a network keeps for the next call: no output."""
+
+    def __init__(self, key: Tensor) -> None:
+        self.key = key
+
+
 class Returns(nn.Module):
     """Gives what ``form`` makes of its scores and hidden values."""
 
@@ -57,6 +85,11 @@ FORMS: dict[str, tuple[Callable[[Tensor, Tensor], Any], list[str] | None]] = {
     "named tuple": (Pair, ["scores", "hidden"]),
     "data class": (lambda s, h: Answer(s, None, (h, h + 1)), ["logits", "states.0", "states.1"]),
     "model output": (lambda s, h: Output(logits=s, hidden_states=(h,)), ["logits", "hidden_states.0"]),
+    "a data class that is a dict": (
+        lambda s, h: ModelOutput(logits=s, past=Cache(h), hidden_states=(h, h + 1)),
+        ["logits", "hidden_states.0", "hidden_states.1"],
+    ),
+    "namespace": (lambda s, h: SimpleNamespace(logits=s, aux=None, inner={"h": h}), ["logits", "inner.h"]),
     "nested tuples": (lambda s, h: (s, (h, (h + 1, None))), None),
     "one value twice": (lambda s, _: {"first": s, "second": s}, ["first", "second"]),
     "a number beside": (lambda s, _: {"logits": s, "layers": 2}, ["logits"]),

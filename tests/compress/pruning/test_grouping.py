@@ -178,3 +178,21 @@ def test_outputs_that_are_not_numbers_cannot_pass() -> None:
     groups = find_groups(Broken(), torch.randn(2, 6))
     assert not groups.prunable
     assert "not finite" in dict(groups.kept)["a"]
+
+
+class Placed(nn.Module):
+    """Adds what two layers make of a table of places, which is a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+        self.up, self.down = nn.Linear(4, 12), nn.Linear(12, 16)
+        self.register_buffer("places", torch.randn(5, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head((self.a(x) + self.down(self.up(self.places).relu())).relu().mean(1))
+
+
+def test_the_columns_of_a_constant_are_no_channels() -> None:
+    groups = find_groups(Placed().eval(), torch.randn(2, 5, 6))
+    assert [group.name for group in groups.prunable] == ["a", "up"]
