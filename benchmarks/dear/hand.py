@@ -1,6 +1,6 @@
 """What one does by hand where epochs are dear: one uniform cut, trained for all the time there is.
 
-    python benchmarks/dear/hand.py benchmarks/tasks/mobilenet_cifar.py --data cifar10.zip --weights mobilenet.pt \\
+    python benchmarks/dear/hand.py benchmarks/dear/mobilenet_cifar.py --data cifar10.zip --weights mobilenet.pt \\
         --seconds 360 --out out/hand [--ratio 0.5] [--round 8]
 
 The same budget, weights, training and clock as the peers (benchmarks/peers/yardstick.py), and compared with them.

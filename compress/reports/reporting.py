@@ -55,7 +55,6 @@ def make_report(run: Run) -> dict[str, Any]:
             "gated": state.count("gated"), "failed": state.count("failed"),
         },
         "failures": _failures(run),
-        "learnt": to_json(state.facts.learnt),
         "stages": {
             name: {"count": int(row["count"]), "cached": int(row["cached"]), "seconds": round(row["seconds"], 3)}
             for name, row in state.stages.items()
@@ -69,6 +68,7 @@ def _environment(run: Run) -> dict[str, Any]:
     return {
         **run.request.environment, "warnings": list(facts.warnings), "training": facts.mode,
         "higher_is_better": run.request.higher_is_better, "int8_damage": to_json(facts.int8_damage),
+        "learnt": to_json(facts.learnt),
     }  # fmt: skip
 
 

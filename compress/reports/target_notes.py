@@ -37,7 +37,7 @@ def notes(report: Report, target: str) -> list[str]:
 
 def _learnt(report: Report, target: str) -> list[str]:
     """How well costs and qualities of networks were told before they were trained, on the target that decides."""
-    learnt = report.get("learnt")
+    learnt = report["environment"].get("learnt")
     if not learnt or target != next(iter(report["targets"]), None):
         return []
     found = [

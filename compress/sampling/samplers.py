@@ -15,7 +15,7 @@ from targets.errors import RequestError
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
 
-SAMPLERS = ("auto", "cost-aware", "gp", "tpe", "nsga2", "random", "grid")
+SAMPLERS = ("auto", "gp", "tpe", "nsga2", "random", "grid", "cost-aware")
 _GRID_RATIOS = 9
 
 

@@ -43,15 +43,15 @@ LEARNT = {
 
 
 def test_what_was_foretold_is_said_with_how_far_it_was_off() -> None:
-    costs, qualities, left = target_notes.notes(report(learnt=LEARNT), "ort-cpu")
+    costs, qualities, left = target_notes.notes(report(environment={"learnt": LEARNT}), "ort-cpu")
     assert "24" in costs
     assert "off by 1 %" in costs
     assert "1.08" in qualities
     assert "int8-dynamic" in left
-    assert target_notes.notes(report(learnt=LEARNT), "other") == []
+    assert target_notes.notes(report(environment={"learnt": LEARNT}), "other") == []
 
 
 def test_a_few_readings_say_nothing_about_calibration() -> None:
-    few = report(learnt={**LEARNT, "read": 3, "left_out": []})
+    few = report(environment={"learnt": {**LEARNT, "read": 3, "left_out": []}})
     assert len(target_notes.notes(few, "ort-cpu")) == 1
-    assert target_notes.notes(report(learnt=None), "ort-cpu") == []
+    assert target_notes.notes(report(), "ort-cpu") == []
