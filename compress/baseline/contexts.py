@@ -47,10 +47,6 @@ class Profile:
     """What was found out about the baseline once: where to cut, and what int8 costs each layer."""
 
     groups: Groups
-    robustness: dict[str, float]
-    """Group -> rank in the sensitivity scan, from -0.5 (cutting hurts most) to 0.5."""
-    losses: dict[str, float]
-    """Group -> loss on train examples with half of that group cut alone: what the ranks come from."""
     int8_order: tuple[int | str, ...]
     """Positions of the quantizable layers, and names of other operators that lose much in int8; the one that is kept in
     float first comes first."""
@@ -58,6 +54,16 @@ class Profile:
     """What int8 takes from each layer and operator, the worst first."""
     lossy_operators: tuple[str, ...] = ()
     """Operators, other than products, that lose much in int8."""
+    scan: Callable[[], Mapping[str, float]] = dict
+    """Gives group -> loss on train examples with half of that group cut alone; it runs the network for each group."""
+
+    @cached_property
+    def robustness(self) -> dict[str, float]:
+        """Group -> rank in the sensitivity scan, from -0.5 (cutting hurts most) to 0.5; scanned when first asked for."""
+        losses = self.scan()
+        ranked = sorted(losses, key=lambda name: -losses[name])
+        last = max(1, len(ranked) - 1)
+        return {name: i / last - 0.5 for i, name in enumerate(ranked)}
 
 
 @dataclass(frozen=True)

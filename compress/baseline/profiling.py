@@ -3,7 +3,8 @@ and saves by it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,13 @@ def make_profile(
 
     ``timed_on``: the target, with its description, where layers are timed in int8; None: what they save is left out.
     """
-    groups, losses = Groups((), ()), dict[str, float]()
+    groups = Groups((), ())
+    scan: Callable[[], Mapping[str, float]] = dict
     if training is not None:
         groups = grouping.find_groups(training.module, training.example)
-        losses = _losses(cache, training, groups, _RATIO)
+        scan = partial(_losses, cache, training, groups, _RATIO)
     int8 = profile_int8(cache, path, calibration, capabilities, timed_on)
-    return Profile(groups, _ranks(losses), losses, int8.order, int8.damage, int8.lossy)
+    return Profile(groups, int8.order, int8.damage, int8.lossy, scan)
 
 
 def damages(cache: Cache, training: Training, groups: Groups) -> dict[str, list[tuple[float, float]]]:
@@ -105,10 +107,3 @@ def _loss(training: Training, module: Any) -> float:
 def _finite(stored: Mapping[str, float | None]) -> dict[str, float]:
     """A loss that is not finite was stored as null: the worst."""
     return {name: float("inf") if value is None else value for name, value in stored.items()}
-
-
-def _ranks(losses: Mapping[str, float]) -> dict[str, float]:
-    """Group -> rank from -0.5 to 0.5, that with the largest loss first."""
-    ranked = sorted(losses, key=lambda name: -losses[name])
-    last = max(1, len(ranked) - 1)
-    return {name: i / last - 0.5 for i, name in enumerate(ranked)}

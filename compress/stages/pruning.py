@@ -97,7 +97,8 @@ def realised_widths(
     shares = _shares(cache, training, profile, origin, settings)
     left: dict[str, int] = {}
     for group in origin.groups.prunable:
-        shift = settings.skew * profile.robustness.get(group.name, 0.0) + settings.deltas.get(group.name, 0.0)
+        leaning = settings.skew * profile.robustness.get(group.name, 0.0) if settings.skew else 0.0
+        shift = leaning + settings.deltas.get(group.name, 0.0)
         ratio = min(widths.MOST_RATIO, max(0.0, shares[group.name] + shift))
         width = widths.realise(group.channels, ratio, group.step(step), group.multiple)
         if width < group.channels:

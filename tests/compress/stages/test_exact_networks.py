@@ -45,7 +45,7 @@ def training() -> Training:
 
 @pytest.fixture(scope="module")
 def profile(training: Training) -> Profile:
-    return Profile(find_groups(training.module, training.example), {}, {}, ())
+    return Profile(find_groups(training.module, training.example), ())
 
 
 def test_blocks_and_widths_are_taken_as_asked(training: Training, profile: Profile) -> None:
