@@ -4,8 +4,8 @@
         [keyword-spotting=fsdd.zip]
 
 A task is a recipe's name, with its data behind ``=`` where it needs them, or ``residual-digits``: a small residual
-network on scikit-learn's digits, which is in this file. The first choice is the candidate that is read on test first for
-``fastest``; it holds if its drop there is within the limit.
+network on scikit-learn's digits, which is in this file. The first choice is the candidate that is read on test first
+for ``fastest``; it holds if its drop there is within the limit.
 """
 
 from __future__ import annotations

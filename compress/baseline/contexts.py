@@ -59,7 +59,7 @@ class Profile:
 
     @cached_property
     def robustness(self) -> dict[str, float]:
-        """Group -> rank in the sensitivity scan, from -0.5 (cutting hurts most) to 0.5; scanned when first asked for."""
+        """Group -> rank in the sensitivity scan, from -0.5 (cutting hurts most) to 0.5; scanned when asked for."""
         losses = self.scan()
         ranked = sorted(losses, key=lambda name: -losses[name])
         last = max(1, len(ranked) - 1)
