@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from compress.networks.held_numbers import numbers_held, with_number
 from compress.pruning.groups import Group, Knob, Place, Side, Slot, Unsupported, owner_of
-from compress.pruning.held_numbers import numbers_held, with_number
 from compress.pruning.source_numbers import numbers, put
 
 _RUN = 8

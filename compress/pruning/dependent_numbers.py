@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from compress.networks.held_numbers import numbers_held
 from compress.pruning.cutting import channels_at
 from compress.pruning.groups import Group, Knob, owner_of
-from compress.pruning.held_numbers import numbers_held
 from compress.pruning.narrow_attention import NarrowAttention
 from compress.pruning.source_numbers import numbers
 

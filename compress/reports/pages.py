@@ -38,7 +38,7 @@ _MOST_DAMAGES = 30
 Importances = Mapping[str, Mapping[str, float]]
 View = dict[str, Any]
 
-_ELSEWHERE = ("command", "warnings", "higher_is_better", "hypervolume", "int8_damage", "learnt")
+_ELSEWHERE = ("command", "warnings", "higher_is_better", "hypervolume", "int8_damage", "learnt", "beside")
 """Entries of a description that the page shows in another place, or that mean nothing alone."""
 _MOST_CLASSES = 50
 """With more classes, a table of them would be longer than anybody reads; all are in report.json."""

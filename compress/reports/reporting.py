@@ -68,8 +68,18 @@ def _environment(run: Run) -> dict[str, Any]:
     return {
         **run.request.environment, "warnings": list(facts.warnings), "training": facts.mode,
         "higher_is_better": run.request.higher_is_better, "int8_damage": to_json(facts.int8_damage),
-        "learnt": to_json(facts.learnt),
+        "learnt": to_json(facts.learnt), "beside": _beside(run),
     }  # fmt: skip
+
+
+def _beside(run: Run) -> dict[str, list[float]]:
+    """Target -> the least and the largest of the baseline's own best times, in seconds, beside the candidates there."""
+    times: dict[str, list[float]] = {}
+    for candidate in run.state.candidates.values():
+        for target, measured in candidate.measured.items():
+            if measured.latency is not None and measured.latency.baseline is not None:
+                times.setdefault(target, []).append(measured.latency.baseline)
+    return {target: [min(found), max(found)] for target, found in times.items()}
 
 
 def _failures(run: Run) -> list[dict[str, Any]]:
@@ -91,6 +101,10 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
     data = to_json(candidate)
     data["path"] = candidate.path if run.is_whole(candidate) else None
     data["measured"] = {t: m for t, m in data["measured"].items() if t in names}
+    for measured in data["measured"].values():
+        if measured["latency"]:
+            # By it the machine's state is told (``beside``); the entry's own keys are a contract.
+            measured["latency"].pop("baseline", None)
     # How near a quantized file is to its float source belongs to its precision; the entry's own keys are a contract.
     fidelity = {name: data.pop(name) for name in ("sqnr", "lost_in")}
     if fidelity["sqnr"]:

@@ -37,7 +37,7 @@ def notes(report: Report, target: str) -> list[str]:
 
 def _learnt(report: Report, target: str) -> list[str]:
     """How well costs and qualities of networks were told before they were trained, on the target that decides."""
-    learnt = report["environment"].get("learnt")
+    learnt = report.get("environment", {}).get("learnt")
     if not learnt or target != next(iter(report["targets"]), None):
         return []
     found = [
@@ -149,13 +149,12 @@ def _disturbed(report: Report, target: str) -> list[str]:
 
 def _moved(report: Report, target: str) -> list[str]:
     """By how much the machine's own speed moved from one measurement to another, where that is much."""
-    timed = [(reading.on(one, target) or {}).get("latency") for one in reading.measured_on(report, target)]
-    beside = sorted(latency["baseline"] for latency in timed if latency and latency.get("baseline"))
-    if len(beside) < _FEWEST or beside[-1] <= _MOVED * beside[0]:
+    beside = report.get("environment", {}).get("beside", {}).get(target)
+    if not beside or beside[1] <= _MOVED * beside[0]:
         return []
     return [
         f"The machine moved on {target}: the baseline's own best time was {format_seconds(beside[0])} beside some "
-        f"candidates and {format_seconds(beside[-1])} beside others. Ratios are of neighbouring runs, but small "
+        f"candidates and {format_seconds(beside[1])} beside others. Ratios are of neighbouring runs, but small "
         "networks and large ones do not slow down alike."
     ]
 

@@ -27,7 +27,7 @@ class Device:
         self.failing, self.together, self.error = failing, together, error
         self.asked: list[tuple[Path, ...]] = []
 
-    def __call__(self, _: Any, __: Any, paths: Sequence[Path]) -> list[dict[str, Any]]:
+    def __call__(self, _: Any, __: Any, paths: Sequence[Path], ___: Any = None) -> list[dict[str, Any]]:
         self.asked.append(tuple(paths))
         wrong = [path for path in paths if path in self.failing]
         if wrong or (self.together and len(paths) > 1):

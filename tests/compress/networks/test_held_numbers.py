@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import compress
+from compress.networks.held_numbers import numbers_held, with_number
 from compress.networks.running import forward
-from compress.pruning.held_numbers import numbers_held, with_number
 
 
 @dataclass(frozen=True)
