@@ -129,13 +129,20 @@ class NetworkSearch:
         return self._proposal(training, past, drawn if varied == self.known.settings else varied)
 
     def _on_front(self, past: History) -> list[Trained]:
-        """The trained networks within the limit on val that no other one is at once cheaper and better than."""
-        within = [one for one in past.trained if min(one.drops.values(), default=np.inf) <= self.known.limit]
+        """The trained networks within the limit on val that no other one is at once cheaper and better than.
+
+        Quality beyond the baseline's counts nothing.
+        """
+
+        def drop(one: Trained) -> float:
+            return max(0.0, min(one.drops.values(), default=np.inf))
+
+        within = [one for one in past.trained if drop(one) <= self.known.limit]
         costs = self._least_costs([one.network for one in within])
-        order = sorted(range(len(within)), key=lambda i: (costs[i], min(within[i].drops.values())))
+        order = sorted(range(len(within)), key=lambda i: (costs[i], drop(within[i])))
         front: list[Trained] = []
         for i in order:
-            if not front or min(within[i].drops.values()) < min(front[-1].drops.values()):
+            if not front or drop(within[i]) < drop(front[-1]):
                 front.append(within[i])
         return front
 

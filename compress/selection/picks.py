@@ -5,17 +5,18 @@ All of it follows from what is known, so that a report, a result and the confirm
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 from compress.run_folder.runs import Run
 from compress.selection import rankings, verdicts
+from compress.selection.costs import costs_of, speed_cost
+from compress.selection.feasibility import is_feasible
 from compress.selection.fronts import front
 from compress.selection.questions import Question, question_of, targets_of
 from compress.values.candidates import Candidate, Pick
 
-CERTAIN = 0.7
-"""What is less likely than this to hold on test is taken for ``fastest`` where nothing else is left."""
 MOST_READ = 3
 """Candidates read on test for one pick: each further one is another chance to be right by luck."""
 
@@ -95,28 +96,30 @@ def _ranking(which: str, candidates: Sequence[Candidate], question: Question, ta
     latency), the front says nothing about it: then it is from the feasible candidates that are not beaten in quality,
     speed and size together.
     """
+    if which == "fastest" and question.certainties:
+        return _useful(candidates, question, target)
     objectives = question.objectives
     wanted = {"fastest": ("latency", "instructions"), "smallest": ("size",), "most_accurate": ("quality",)}
     if which in wanted and not set(wanted[which]) & set(objectives):
         objectives = ("quality", "latency", "size")
     members = front(candidates, replace(question, objectives=objectives), target)
-    order = rankings.ranked(which, members, target, higher_is_better=question.higher_is_better)
-    return _by_certainty(order, question.certainties) if which == "fastest" and question.certainties else order
+    return rankings.ranked(which, members, target, higher_is_better=question.higher_is_better)
 
 
-def _by_certainty(order: Sequence[Candidate], certainties: Mapping[str, float]) -> list[Candidate]:
-    """``order``, with what is unlikely to hold on test last, and of one network the training most likely to hold first.
+def _useful(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    """The feasible candidates, the most useful first: gain in speed times the root of the certainty to hold on test.
 
-    Of several readings of one network on val the best one was also lucky.
+    What is only fast because val was kind to it comes later, and has no claim to dominate what is surer: of several
+    readings on val the best one was also lucky. What the search has expected nothing of counts as certain.
     """
 
-    def certainty(one: Candidate) -> float:
-        return certainties.get(one.id, 1.0)
+    def usefulness(one: Candidate) -> float:
+        cost = costs_of(one, question.baseline, target, ("latency",))[0]
+        return max(0.0, 1.0 - cost) * math.sqrt(question.certainties.get(one.id, 1.0))
 
-    def kind(one: Candidate) -> object:
-        return (repr(_shape(one)), one.config["precision"]["scheme"]) if _shape(one) != (None, None) else one.id
-
-    best = {kind(one): sorted((o for o in order if kind(o) == kind(one)), key=lambda o: -certainty(o)) for one in order}
-    turned = [best[kind(one)].pop(0) for one in order]
-    # Sorting keeps the order within each half.
-    return sorted(turned, key=lambda one: certainty(one) < CERTAIN)
+    feasible = [
+        one
+        for one in candidates
+        if target in one.measured and is_feasible(one, question.baseline, target, question.constraints)
+    ]
+    return sorted(feasible, key=lambda one: (-usefulness(one), speed_cost(one, target), one.size, one.id))
