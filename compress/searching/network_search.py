@@ -47,7 +47,7 @@ _MOST_VARIED = 2
 _VARIED = 0.4
 """Probability of a setting to be drawn anew, where a network is trained once more with other settings."""
 _FEWEST_READ = 8
-"""Networks that must have been trained before what is expected of them on test has a say."""
+"""Trainings there must have been before what is expected of networks on test has a say."""
 _TRIES = 4
 """Networks that are measured before one of them is trained, at most."""
 
@@ -199,7 +199,7 @@ class NetworkSearch:
         """
         state, test = self.context.run.state, self.context.test
         past = self._past if not self.is_blind and "costs" in self.known.__dict__ else None
-        if past is None or len(past.trained) < _FEWEST_READ:
+        if past is None or len(past.counts) < _FEWEST_READ:
             return {}
         rows: dict[str, list[tuple[str, Network, float]]] = {}
         for trial in state.trials.values():
