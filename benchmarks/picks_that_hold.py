@@ -40,7 +40,7 @@ class Residual(nn.Module):
         self.head = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, 10))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Class logits, (batch, 10)."""
+        """Takes images of (batch, 1, 8, 8) and gives class logits of (batch, 10)."""
         x = self.stem(x)
         for block in self.blocks:
             x = torch.relu(x + block(x))

@@ -25,7 +25,7 @@ COLUMNS = ("network", "weights", "groups", "CPU seconds", "network", "peak", "MA
 
 
 def measured(name: str) -> dict[str, Any]:
-    """One network, in this process."""
+    """Measure one network in this process, which ends afterwards."""
     import torch
 
     import compress
@@ -57,7 +57,7 @@ def _peak() -> int:
 
 
 def row(found: dict[str, Any]) -> str:
-    """A line of the table."""
+    """A line of the table, in Markdown, of what was measured."""
     cells = (
         found["network"],
         f"{found['weights'] / 1e6:.1f} M",

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Basic(nn.Module):
-    """Two convolutions and a shortcut."""
+    """A residual block of two convolutions and a shortcut."""
 
     wider = 1
 
@@ -24,7 +24,7 @@ class Basic(nn.Module):
         self.shortcut = _shortcut(inputs, width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, inputs, H, W)."""
+        """Takes x of (N, inputs, H, W) and gives the block's output."""
         y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
         return (y + self.shortcut(x)).relu()
 
@@ -42,7 +42,7 @@ class Bottleneck(nn.Module):
         self.shortcut = _shortcut(inputs, 4 * width, stride)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, inputs, H, W)."""
+        """Takes x of (N, inputs, H, W) and gives the block's output."""
         y = self.norm1(self.conv1(x)).relu()
         y = self.norm3(self.conv3(self.norm2(self.conv2(y)).relu()))
         return (y + self.shortcut(x)).relu()
@@ -77,7 +77,7 @@ class Attention(nn.Module):
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, tokens, width)."""
+        """Takes x of (N, tokens, width) and gives the same shape."""
         n, t, c = x.shape
         q, k, v = self.qkv(x).reshape(n, t, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
         weights = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1)
@@ -94,7 +94,7 @@ class Layer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, tokens, width)."""
+        """Takes x of (N, tokens, width) and gives the same shape."""
         x = x + self.attention(self.norm1(x))
         return x + self.mlp(self.norm2(x))
 
@@ -111,7 +111,7 @@ class VisionTransformer(nn.Module):
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (N, 3, 224, 224)."""
+        """Takes images x of (N, 3, 224, 224) and gives class logits."""
         x = self.patch(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.position
         return self.head(self.norm(self.layers(x))[:, 0])

@@ -85,7 +85,7 @@ class TargetSet:
 
     @property
     def first(self) -> Target:
-        """The target that decides."""
+        """The target that decides feasibility and what is shipped."""
         return self.all[0]
 
 
@@ -148,7 +148,7 @@ class Context:
 
     @property
     def metric(self) -> Metric:
-        """How good is measured."""
+        """How the quality of a network is measured."""
         return self.instruments.metric
 
 
@@ -174,7 +174,7 @@ class Training:
 
     @property
     def digest(self) -> str:
-        """Hash of the baseline's weights."""
+        """Hash of the baseline's weights, as it stands in keys."""
         return self.key.baseline
 
     @cached_property

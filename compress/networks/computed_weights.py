@@ -60,7 +60,7 @@ class _Weights(TorchFunctionMode):
         self.seen: list[tuple[Tensor, Tensor | None]] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the function."""
+        """Run a function of torch, and note what it was given."""
         given = kwargs or {}
         if func in _FUNCTIONS:
             weight = args[1] if len(args) > 1 else given["weight"]

@@ -126,7 +126,7 @@ def _has_width(layer: nn.Module) -> bool:
 
 
 class _Builder:
-    """From labels to groups."""
+    """Makes groups of channels out of the labels that one run has left."""
 
     def __init__(self, module: nn.Module, seen: ChannelTrace) -> None:
         self.module, self.seen = module, seen

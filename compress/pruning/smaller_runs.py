@@ -33,7 +33,7 @@ class Part(nn.Module):
         self.train(part.training)
 
     def forward(self, *tensors: Tensor) -> Any:
-        """What the module gives."""
+        """What the part of the network gives for these tensors, put in their places."""
         args, kwargs = self.arrange(tensors)
         return self.part(*args, **kwargs)
 

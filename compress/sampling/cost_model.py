@@ -121,7 +121,7 @@ class CostModel:
 
     @property
     def worst_error(self) -> float:
-        """The largest of ``errors``."""
+        """The largest of ``errors``: what a prediction is off by at most."""
         return float(self.errors.max())
 
     def predict(self, networks: Sequence[Network]) -> np.ndarray:

@@ -20,7 +20,7 @@ _PER_DEVIATION = 3.92
 
 @dataclass(frozen=True)
 class Scale:
-    """How losses are counted."""
+    """How losses are counted: as errors, or as drops of the metric."""
 
     response: Response
     is_proportion: bool

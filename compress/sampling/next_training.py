@@ -88,7 +88,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Aim:
-    """What is looked for."""
+    """What is looked for, and up to where the front counts."""
 
     limit: float
     """The drop that is allowed."""

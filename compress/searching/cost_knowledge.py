@@ -119,7 +119,7 @@ class CostKnowledge:
 
     @property
     def measured(self) -> int:
-        """Networks that were measured."""
+        """How many networks were measured, before any training and since."""
         return len(next(iter(self.models.values())).measured)
 
     @property
@@ -229,7 +229,7 @@ class _Tables:
         self._of = {"size": FeatureTable(patterns, 1, places=False), "memory": FeatureTable(patterns, 1)}
 
     def fitted(self, shares: Mapping[Network, float], quantity: str) -> CostModel:
-        """The model of a quantity."""
+        """The model of a quantity, fitted to the shares of the networks that were measured."""
         table = self._of.get(quantity, self.blocks)
         return cost_model.fit(
             table.patterns, list(shares), list(shares.values()), table.step, places=table.places, table=table

@@ -52,7 +52,7 @@ class Time:
 
     @property
     def budget(self) -> float | None:
-        """Seconds for all trials."""
+        """Seconds that there are for all trials of this call; None without a deadline."""
         return None if self.deadline is None else self.deadline - self.begun
 
 
@@ -104,7 +104,7 @@ class NetworkKnowledge:
 
     @property
     def importance(self) -> str:
-        """How channels are ranked."""
+        """How channels are ranked where they are cut, the space's first choice."""
         return str(corners(self.space.importance)[0])
 
     @cached_property

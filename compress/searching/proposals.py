@@ -33,7 +33,7 @@ def chooses_networks(sampler: object, trials: int | None) -> bool:
 
 
 class Proposer(Protocol):
-    """Proposes trials."""
+    """Proposes trials, one at a time, from what the record says."""
 
     def propose(self, number: int) -> Proposal | None:
         """Trial ``number``; None where nothing is left that is worth one."""

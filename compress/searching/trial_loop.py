@@ -68,7 +68,7 @@ class OutOfTime(BaseException):
 
 
 class Loop:
-    """Trial after trial."""
+    """Makes trial after trial, and writes down what came of each."""
 
     def __init__(
         self, context: Context, budget: Budget, sampler: str | BaseSampler, deterministic: bool, progress: Progress

@@ -112,7 +112,7 @@ class Network:
 
     @cached_property
     def width_of(self) -> dict[str, int]:
-        """Group -> channels left."""
+        """Group -> channels that are left of it."""
         return dict(self.widths)
 
 
