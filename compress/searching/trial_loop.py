@@ -312,6 +312,10 @@ def _proposer(
             return NetworkSearch(known, configs, budget.trials)
         if sampler == "cost-aware":
             progress.note(f"networks cannot be chosen by their costs: {why_not}; the sampler is 'auto'")
+    progress.stage("profile")
+    if context.profile.groups.prunable:
+        # Its configs lean by it: scanned now, so that no trial takes the time.
+        _ = context.profile.robustness
     return ConfigProposals(
         context, problem, "auto" if sampler == "cost-aware" else sampler, progress, deterministic=deterministic
     )
