@@ -1,6 +1,6 @@
 """A MobileNetV2-like network on 10,000 images of CIFAR-10: epochs are dear, a quarter to half a minute of a core each.
 
-paretopress search benchmarks/dear/mobilenet_cifar.py --data cifar10.zip --time 6min -c "quality_drop<=0.02"
+paretopress search benchmarks/dear/mobilenet_cifar.py --data cifar10.zip --time 6min --constraint "quality_drop<=0.02"
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ regression makes the costs of all others of it (``sampling/cost_model.py``). Cos
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,16 @@ from compress.stages.untrained import Untrained, make_untrained, provisional_fil
 from compress.values.candidates import Candidate
 from compress.values.configs import PruneSettings
 from compress.values.networks import Network
-from targets.errors import ModelError, StageError, TransientError
+from targets.errors import ModelError, SpaceError, StageError, TransientError
 
 TOGETHER = 5
 """Networks that are measured in one process, in turns with the baseline."""
 
 
-@dataclass(frozen=True)
-class Costs:
-    """What one network costs in one precision, as shares of the baseline's; what was not measured is absent."""
-
-    by_quantity: Mapping[str, float]
-    """``latency``, ``instructions``, ``size``, ``memory`` -> share."""
-
-
+Costs = Mapping[str, float]
+"""``latency``, ``instructions``, ``size``, ``memory`` -> share of the baseline's; what was not measured is absent."""
 Measured = Mapping[str, Costs]
-"""Precision (``fp32``, ``int8``) -> costs."""
+"""Precision (``fp32``, ``int8``) -> costs of one network in it."""
 
 
 def prune_settings(network: Network, importance: str) -> PruneSettings:
@@ -42,7 +36,7 @@ def prune_settings(network: Network, importance: str) -> PruneSettings:
 
 
 def untrained(context: Context, training: Training, network: Network, importance: str) -> Untrained:
-    """A network, cut and exported; raises StageError (SpaceError, PruneError, ExportError) where it cannot be."""
+    """A network, cut and exported; raises SpaceError, PruneError or ExportError where it cannot be."""
     return make_untrained(context, training, prune_settings(network, importance), lambda _: None)
 
 
@@ -65,7 +59,7 @@ def measure_networks(
         try:
             made = untrained(context, training, network, importance)
             found = provisional_files(context, training, made)
-        except StageError:
+        except (StageError, SpaceError):
             continue
         first = context.targets.first.name
         files[network] = {path.stem: path for path, able in found.items() if first in able and path.stem in precisions}
@@ -102,4 +96,4 @@ def costs_of_file(path: Path, info: Mapping[str, Any], zero: Candidate, target: 
         whole = getattr(baseline, name)
         if info.get(name) and whole:
             found[name] = info[name] / whole
-    return Costs(found)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time as clock
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from compress.sampling.network_arrays import Patterns
 from compress.sampling.pool import spread
 from compress.sampling.problems import Problem
 from compress.scanning.cost_scan import TOGETHER, Measured, measure_networks
+from compress.selection.costs import costs_of
+from compress.selection.feasibility import quantity as quantity_of
 from compress.values.candidates import Candidate
 from compress.values.configs import QAT, STORED
 from compress.values.constraints import Constraint
@@ -53,8 +56,6 @@ class CostKnowledge:
     """The columns of networks that latencies go by."""
     by_size: bool = False
     """Whether sizes are an objective, or limited."""
-    overhead: float = 2.0
-    """Seconds that a trial takes besides its training."""
 
     def of(self, networks: Sequence[Network]) -> dict[str, np.ndarray]:
         """Precision -> cost of each network."""
@@ -114,7 +115,7 @@ class CostKnowledge:
         found = measure_networks(
             self.context, self.training, [network], self.importance, precisions, carefully=carefully
         )
-        costs = {name: one.by_quantity for name, one in found.get(network, {}).items()}
+        costs = found.get(network, {})
         return {name: shares[self.quantity] for name, shares in costs.items() if self.quantity in shares}
 
     @property
@@ -145,9 +146,8 @@ def learn_costs(
     begun = clock.monotonic()
     quantity = _quantity(problem, context)
     networks = _in_turn(spread(patterns, most, seed))
-    base = _bases(context)
     found: dict[Network, Measured] = {}
-    precisions = list(base)
+    precisions = _bases(context)
     for start in range(0, len(networks), TOGETHER):
         late = seconds is not None and clock.monotonic() - begun > seconds
         if late and len(found) >= FEWEST:
@@ -158,13 +158,12 @@ def learn_costs(
     found = {network: costs for network, costs in found.items() if all(name in costs for name in precisions)}
     tables = _Tables(patterns, context.targets.step)
     models = {
-        name: tables.fitted({n: costs[name].by_quantity[quantity] for n, costs in found.items()}, quantity)
-        for name in precisions
+        name: tables.fitted({n: costs[name][quantity] for n, costs in found.items()}, quantity) for name in precisions
     }
     others = {
-        name: tables.fitted({n: costs[precisions[0]].by_quantity[name] for n, costs in found.items()}, name)
+        name: tables.fitted({n: costs[precisions[0]][name] for n, costs in found.items()}, name)
         for name in _quantities(problem) - {quantity, "quality", "quality_drop"}
-        if all(name in costs[precisions[0]].by_quantity for costs in found.values())
+        if all(name in costs[precisions[0]] for costs in found.values())
     }
     factors, made = _factors(context, precisions, quantity, problem)
     return CostKnowledge(
@@ -190,14 +189,14 @@ def _quantity(problem: Problem, context: Context) -> str:
     return costs[0]
 
 
-def _bases(context: Context) -> dict[str, None]:
+def _bases(context: Context) -> list[str]:
     """Precisions that untrained networks are written in."""
     schemes = [variant.scheme for variant in context.targets.variants]
     found = [name for name in schemes if name in ("fp32", *STORED)]
     if any(name in ("fp32", "int8-dynamic") for name in schemes) and "fp32" not in found:
         found.insert(0, "fp32")
     int8 = [variant.name for variant in context.targets.variants if variant.scheme == "int8"]
-    return dict.fromkeys([*found, *int8[:1]] or ["fp32"])
+    return [*found, *int8[:1]] or ["fp32"]
 
 
 def _worth(found: Mapping[Network, Measured], precisions: Sequence[str], quantity: str, problem: Problem) -> list[str]:
@@ -208,9 +207,9 @@ def _worth(found: Mapping[Network, Measured], precisions: Sequence[str], quantit
     kept = [first]
     for name in rest:
         ratios = [
-            costs[name].by_quantity[quantity] / costs[first].by_quantity[quantity]
+            costs[name][quantity] / costs[first][quantity]
             for costs in found.values()
-            if name in costs and first in costs and costs[first].by_quantity.get(quantity)
+            if name in costs and first in costs and costs[first].get(quantity)
         ]
         if ratios and min(ratios) <= _GAIN:
             kept.append(name)
@@ -244,8 +243,8 @@ def _factors(
     known: dict[str, float] = {"fp32": 1.0}
     for candidate in context.run.state.candidates.values():
         if candidate.trial is not None and not candidate.config.get("widths") and target in candidate.measured:
-            share = _cost(candidate, context.baseline.candidate, target, quantity)
-            if share is not None and "dropped" not in candidate.config:
+            [share] = costs_of(candidate, context.baseline.candidate, target, (quantity,))
+            if math.isfinite(share) and "dropped" not in candidate.config:
                 known.setdefault(candidate.config["precision"]["scheme"], share)
     factors: dict[str, tuple[str, float]] = {}
     names: list[str] = []
@@ -263,24 +262,9 @@ def _factors(
     return factors, tuple(names)
 
 
-def _cost(candidate: Candidate, zero: Candidate, target: str, quantity: str) -> float | None:
-    measured = candidate.measured[target]
-    if quantity == "size":
-        return candidate.size / zero.size
-    if quantity == "latency":
-        return measured.latency.ratio if measured.latency else None
-    value, whole_value = getattr(measured, quantity), getattr(zero.measured[target], quantity)
-    return value / whole_value if value and whole_value else None
-
-
 def _share_of(limit: Constraint, zero: Candidate, target: str) -> float | None:
     """A limit as a share of the baseline's cost."""
     if limit.relative:
         return limit.limit
-    measured = zero.measured[target]
-    values = {
-        "latency": measured.latency.p50 if measured.latency else None,
-        "size": zero.size, "memory": measured.memory, "instructions": measured.instructions,
-    }  # fmt: skip
-    value = values.get(limit.quantity)
+    value = quantity_of(zero, zero.measured[target], limit.quantity)
     return limit.limit / value if value else None

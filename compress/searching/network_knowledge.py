@@ -25,10 +25,11 @@ from compress.scanning.cost_scan import untrained
 from compress.scanning.step_times import seconds_of, step_seconds
 from compress.searching.cost_knowledge import NETWORKS, CostKnowledge, learn_costs
 from compress.searching.progress import Progress
+from compress.values.constraints import allowed_drops
 from compress.values.domains import Float, Int, corners
 from compress.values.networks import Network, network_of, params_of
 from compress.values.search_spaces import AUTO, SearchSpace
-from targets.errors import StageError
+from targets.errors import SpaceError, StageError, TransientError
 
 _UNTIMED = 8
 """Networks that are measured before the first one is trained, where no time is given."""
@@ -96,8 +97,11 @@ class NetworkKnowledge:
 
     def measure(self, network: Network) -> bool:
         """Measure a network that is about to be trained, and write down that it was; False where it was before."""
-        if not self.costs.measure(network):
-            return False
+        try:
+            if not self.costs.measure(network):
+                return False
+        except TransientError:
+            return False  # the trial meets it as well, and is tried again
         facts = self.context.run.state.facts
         self.context.run.record.note("measured_networks", [*facts.measured_networks, params_of(network)])
         return True
@@ -120,7 +124,7 @@ class NetworkKnowledge:
             try:
                 module = untrained(self.context, self.training, network, self.importance).pruned.module
                 found[network] = step_seconds(self.training, copy.deepcopy(module), self._batch_size)
-            except (StageError, RuntimeError):
+            except (StageError, SpaceError, RuntimeError):
                 continue
         return found or {whole(self.patterns[()]): 1.0}
 
@@ -192,8 +196,5 @@ class NetworkKnowledge:
 def _limit(problem: Problem) -> float:
     """The drop on val that the constraints allow; a tenth of the range where they say nothing of quality."""
     zero = problem.baseline.measured[problem.targets[0]].quality.val.value
-    sign = 1.0 if problem.higher_is_better else -1.0
-    least = ">=" if problem.higher_is_better else "<="
-    drops = [c.limit for c in problem.constraints if c.quantity == "quality_drop" and c.operator == "<="]
-    drops += [sign * (zero - c.limit) for c in problem.constraints if c.quantity == "quality" and c.operator == least]
+    drops = allowed_drops(problem.constraints, zero, higher_is_better=problem.higher_is_better)
     return max(0.0, min(drops)) if drops else 0.1 * max(1.0 if 0 <= zero <= 1 else abs(zero), 1e-9)

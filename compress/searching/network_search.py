@@ -281,11 +281,18 @@ class NetworkSearch:
         }  # fmt: skip
         return Proposal(params, chain[-1] if chain else None, self.known.costs.worth_making(found.network), why)
 
+    @property
+    def _overhead(self) -> float:
+        """Seconds that a trial takes besides its training, by those that there were."""
+        trials = self.context.run.state.trials.values()
+        took = [one.seconds - one.train_seconds for one in trials if one.state == "finished"]
+        return float(np.median(took)) if took else 0.0
+
     def _fitting(self, found: NextTraining, past: History) -> float:
         """The training's epochs, or as many as are likely to end in time."""
         if self.known.time.budget is None or self.known.lengths:
             return found.epochs
         seconds = float(self.known.epoch_seconds([found.network], past)[0])
-        left = _MARGIN * (self.known.time.budget - self.known.time.spent) - self.known.costs.overhead
+        left = _MARGIN * (self.known.time.budget - self.known.time.spent) - self._overhead
         most = max(0.25, left / seconds)
         return min(found.epochs, most if most < 4 else float(int(most)))

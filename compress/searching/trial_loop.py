@@ -127,7 +127,7 @@ class Loop:
         chosen = self.proposer.propose(number)
         if chosen is None:
             return None
-        more = {name: value for name in ("after", "precisions", "why") if (value := getattr(chosen, name))}
+        more = {name: v for name in ("after", "precisions", "why") if (v := getattr(chosen, name)) not in (None, {})}
         self.run_.record.append(
             "asked", trial=number, params=chosen.params, system_attrs=chosen.system_attrs, **more
         )  # fmt: skip

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from compress.values.configs import FinetuneSettings
-from compress.values.constraints import Constraint
+from compress.values.constraints import Constraint, allowed_drops
 
 BEST_CASE = 3.0
 """The rest of the epochs is never expected to leave less than a third of what a short training has lost."""
@@ -33,7 +33,5 @@ def is_hopeless(
     """
     sign = 1.0 if higher_is_better else -1.0
     lost = sign * (baseline - quality)
-    allowed = [c.limit for c in constraints if c.quantity == "quality_drop" and c.operator == "<="]
-    least = ">=" if higher_is_better else "<="
-    allowed += [sign * (baseline - c.limit) for c in constraints if c.quantity == "quality" and c.operator == least]
+    allowed = allowed_drops(constraints, baseline, higher_is_better=higher_is_better)
     return any(lost > BEST_CASE * max(limit, _LEAST * abs(baseline)) for limit in allowed)

@@ -113,14 +113,14 @@ def _network(
         training.teacher.prepare()
     made = _trained(context, training, network, config, constraints, say, further)
     say("export")
-    cache, shape, pruned, trained = context.cache, network.shape, made.pruned, made.trained
+    cache, shape, pruned = context.cache, network.shape, made.pruned
     path = bind_weights(
-        cache, training, trained.module, trained.weights, network.template, shape, context.val.first(8)
+        cache, training, made.module, made.weights, network.template, shape, context.val.first(8)
     )  # fmt: skip
     removed = {name: list(indices) for name, indices in pruned.removed.items()}
     rungs = (*further.rungs, config.finetune.epochs * config.finetune.part) if further else ()
     source = Source(
-        path, trained.weights, pruned.macs, pruned.parameters, removed, dict(shape.widths), trained.module,
+        path, made.weights, pruned.macs, pruned.parameters, removed, dict(shape.widths), made.module,
         dropped=list(network.origin.dropped), rungs=rungs,
     )  # fmt: skip
     return _Network(source, made.config)
@@ -131,14 +131,9 @@ class _Fitted:
     """A cut network with the weights it ends with, and the config as it came about."""
 
     pruned: Pruned
-    trained: _Weights
-    config: Config
-
-
-@dataclass(frozen=True)
-class _Weights:
     module: nn.Module
     weights: Path | None
+    config: Config
 
 
 def _trained(
@@ -160,10 +155,10 @@ def _trained(
     if further is not None:
         begun = Trained(loaded(network.pruned.module, further.weights), further.weights)
         done = train(origin, network.pruned, config.finetune.epochs, begun)
-        return _Fitted(network.pruned, _Weights(done.module, done.weights), config)
+        return _Fitted(network.pruned, done.module, done.weights, config)
     start, pruned, epochs = pruning.cut_in_steps(cache, training, origin, left, settings, config.finetune.epochs, train)
     if not (left or origin.dropped or config.finetune.epochs):
-        return _Fitted(pruned, _Weights(pruned.module, origin.weights), config)
+        return _Fitted(pruned, pruned.module, origin.weights, config)
     last = replace(config.finetune, epochs=epochs)
     trained, saved = as_earned(context, training, last, constraints, say, partial(train, start, pruned))
-    return _Fitted(pruned, _Weights(trained.module, trained.weights), shortened(config, saved) if saved else config)
+    return _Fitted(pruned, trained.module, trained.weights, shortened(config, saved) if saved else config)

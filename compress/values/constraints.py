@@ -7,6 +7,7 @@ metric's own unit; a limit with the unit ``x`` is relative to the baseline on th
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from targets.errors import ConstraintError
@@ -94,6 +95,17 @@ def parse_constraint(text: str) -> Constraint:
         hint = f"use one of {', '.join(known)}" if known else "it takes no unit"
         raise ConstraintError(f"constraint {text!r}: {unit or 'no'} unit does not fit {quantity}; {hint}")
     return Constraint(quantity, operator, limit * units[unit], text=text.replace(" ", ""))
+
+
+def allowed_drops(constraints: Sequence[Constraint], baseline: float, *, higher_is_better: bool = True) -> list[float]:
+    """How much quality each of ``constraints`` on it lets be lost against the baseline's, in the metric's unit.
+
+    >>> allowed_drops([parse_constraint("quality_drop<=0.01"), parse_constraint("quality>=0.75")], 1.0)
+    [0.01, 0.25]
+    """
+    sign, least = (1.0, ">=") if higher_is_better else (-1.0, "<=")
+    drops = [c.limit for c in constraints if c.quantity == "quality_drop" and c.operator == "<="]
+    return drops + [sign * (baseline - c.limit) for c in constraints if c.quantity == "quality" and c.operator == least]
 
 
 def parse_objectives(names: list[str] | tuple[str, ...]) -> tuple[str, ...]:
