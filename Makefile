@@ -48,5 +48,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/.made
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(VENV)/.made
 	$(INSTALL) setuptools
-	$(INSTALL) --no-build-isolation -e '.[test,openvino,ncnn]'
+	$(INSTALL) --no-build-isolation -e '.[test,openvino,ncnn,ray]'
 	touch $@

@@ -53,7 +53,7 @@ def get(target: str | Target) -> Target:
     if isinstance(target, Target):
         return target
     name, settings = parse(target)
-    cls = _load(name)
+    cls = class_of(name)
     missing = _missing(cls)
     if missing:
         raise TargetUnavailable(f"target {name!r} needs {missing}, which is not installed; run: {_install(name, cls)}")
@@ -66,7 +66,7 @@ def available() -> list[dict[str, Any]]:
     rows = []
     for name in sorted(_known()):
         try:
-            cls = _load(name)
+            cls = class_of(name)
         except TargetError as error:
             rows.append({"name": name, "available": False, "description": str(error), "install": _install(name, None)})
             continue
@@ -83,7 +83,7 @@ def install(name: str, say: Callable[[str], None]) -> str:
     Raises TargetUnavailable saying what is missing, TargetError for a target that comes with pip.
     """
     name, _ = parse(name)
-    cls = _load(name)
+    cls = class_of(name)
     bring = getattr(cls, "bring", None)
     if bring is not None:
         return str(bring(say))
@@ -97,7 +97,8 @@ def _known() -> dict[str, str]:
     return {**BUILT_IN, **{point.name: point.value for point in metadata.entry_points(group=GROUP)}}
 
 
-def _load(name: str) -> Any:
+def class_of(name: str) -> Any:
+    """The class of the target of this name; raises TargetError for an unknown one, or one that cannot be loaded."""
     known = _known()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=1)

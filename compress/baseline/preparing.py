@@ -36,11 +36,11 @@ _CALIBRATION = 256
 
 def prepare(
     task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, device: str, say: Say,
-    moved: Collection[str] = (), protocol: Protocol = SEARCHING,
+    moved: Collection[str] = (), protocol: Protocol = SEARCHING, threads: int | None = None,
 ) -> Context:  # fmt: skip
     """Everything a search needs before its first trial.
 
-    ``protocol``: how candidates are timed.
+    ``protocol``: how candidates are timed. ``threads``: of a training, at most; None: as many as there are cores.
     ``moved``: targets that are other devices than those the run has measured on; the baseline is measured again there.
     """
     metric = metrics.get(task.metric)
@@ -66,7 +66,7 @@ def prepare(
     baseline = Baseline(baseline_candidate(preparation, names, module, scorer), path, graph, tuple(names))
     training = None
     if module is not None and template is not None:
-        training = training_setup.make_training(_setup(preparation), module, template, device, say)
+        training = training_setup.make_training(_setup(preparation, threads), module, template, device, say)
     say("profile")
     calibration = _calibration(preparation, names)
     first, able = places[0], abilities[places[0].name]
@@ -145,10 +145,10 @@ def _variants(preparation: Preparation, abilities: schemes.Abilities, *, trained
     return tuple(variant for variant in found if trained or variant.scheme != QAT)
 
 
-def _setup(preparation: Preparation) -> training_setup.Setup:
+def _setup(preparation: Preparation, threads: int | None) -> training_setup.Setup:
     deterministic = all(target.deterministic for target in preparation.places)
     train, example = preparation.splits.train, preparation.example
     return training_setup.Setup(
         preparation.task, preparation.run, preparation.cache, preparation.metric, train, example, deterministic,
-        lambda text: warn(preparation.run, text),
+        lambda text: warn(preparation.run, text), threads,
     )  # fmt: skip

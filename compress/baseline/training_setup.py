@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,8 @@ class Setup:
     deterministic: bool
     """Costs are repeatable, and so is the search as a whole: nothing is decided by timing."""
     warn: Callable[[str], None]
+    threads: int | None = None
+    """Of a training, at most; None: as many as there are cores."""
 
 
 def make_training(setup: Setup, module: torch.nn.Module, template: onnx.ModelProto, device: str, say: Say) -> Training:
@@ -101,12 +103,14 @@ def _found_mode(
 ) -> TrainingMode:
     """How to train fastest here: tried on a network and a batch as they will be trained."""
     known = setup.run.state.facts.mode
+    most = setup.threads
     if known is not None and known["mode"]["device"] == device:
-        return TrainingMode(**known["mode"])
+        mode = TrainingMode(**known["mode"])
+        return mode if most is None or mode.threads <= most else replace(mode, threads=most)
     with setup.cache.timed("training mode"):
         network = _typical(setup, module)
         inputs, labels = datasets.sample(train, int(middle(setup.run.request.space.batch_size)), 0)
-        mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), device)
+        mode, seconds = find_mode(network, inputs, lambda outputs: objective.value(outputs, labels, 0.0), device, most)
     setup.run.record.note("mode", {"mode": mode, "seconds": seconds})
     return mode
 

@@ -29,6 +29,19 @@ _STARTED = time.monotonic()
 """When the program began, as nearly as it can be known here: ``--time`` is the time of the whole call."""
 
 
+class _Workers(click.ParamType[int | str]):
+    """A number, or ``auto``; what is neither is refused where all options are checked."""
+
+    name = "integer or auto"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:  # noqa: ARG002  click's signature
+        """The number that a text says, else the text itself."""
+        return int(value) if str(value).lstrip("-").isdigit() else value
+
+
+WORKERS = _Workers()
+
+
 @click.command(name="search")
 @click.argument("task")
 @click.option("--data", help="Where the task's data are; handed to task(data=...).")
@@ -56,7 +69,15 @@ _STARTED = time.monotonic()
 @click.option("--seed", type=int, help="The seed of everything random.  [default: 0]")
 @click.option("--sampler", help="What proposes configs: auto, gp, tpe, nsga2, random or grid.  [default: auto]")
 @click.option("--device", default="auto", show_default=True, help="Where to fine-tune: auto, cpu or cuda.")
-@click.option("--workers", type=int, default=1, show_default=True, help="Trainings at once; can only be 1 so far.")
+@click.option(
+    "--workers",
+    type=WORKERS,
+    help="Networks trained at once, each on its own cores; auto: one for each core, or for each GPU.  "
+    "[default: 1, or as many as a cluster has room for]",
+)
+@click.option("--cluster", help="Train on a Ray cluster: ray://HOST:10001, or auto for one that runs here.")
+@click.option("--worker-cpus", type=int, default=1, show_default=True, help="CPUs of a training on a cluster.")
+@click.option("--worker-gpus", type=float, default=0.0, show_default=True, help="GPUs of a training on a cluster.")
 @click.option("--pick", help="What best/ holds: fastest, knee, smallest or most_accurate.  [default: fastest]")
 @click.option(
     "--keep", default="all", show_default=True, help="Whose files stay: those of all candidates, or of the front."
@@ -96,18 +117,21 @@ def search_command(task: str, data: str | None, as_json: bool, dry_run: bool, **
 
 def _asked(task: str, data: str | None, options: dict[str, Any]) -> Asked:
     """The options as a search asks them; what is wrong in them is said before the task is loaded."""
+    from compress.executing.worker_counts import Cluster
     from compress.searching.requests import Asked, check_options
     from compress.tasks.loading import load_task
 
     names = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
     given = {name: options[name] for name in names}
     check_options(**given)
+    address = options["cluster"]
+    cluster = None if address is None else Cluster(address, options["worker_cpus"], options["worker_gpus"])
     here = Path.cwd()
     loaded = load_task(task, data)
     return Asked(
         loaded.task, list(options["targets"]) or None, options["objectives"] or None, options["constraints"] or None,
         out=options["out"], space=loaded.space, brought=loaded, command="paretopress " + shlex.join(sys.argv[1:]),
-        here=here, **given,
+        here=here, cluster=cluster, **given,
     )  # fmt: skip
 
 

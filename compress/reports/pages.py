@@ -25,6 +25,7 @@ from compress.reports.formatting import (
     format_size,
 )
 from compress.reports.reading import Candidate, PickRow, Report
+from compress.reports.worker_rows import worker_rows
 from compress.values.durations import format_duration
 from compress.values.printable import printable
 
@@ -38,7 +39,7 @@ _MOST_DAMAGES = 30
 Importances = Mapping[str, Mapping[str, float]]
 View = dict[str, Any]
 
-_ELSEWHERE = ("command", "warnings", "higher_is_better", "hypervolume", "int8_damage", "learnt", "beside")
+_ELSEWHERE = ("command", "warnings", "higher_is_better", "hypervolume", "int8_damage", "learnt", "beside", "workers")
 """Entries of a description that the page shows in another place, or that mean nothing alone."""
 _MOST_CLASSES = 50
 """With more classes, a table of them would be longer than anybody reads; all are in report.json."""
@@ -99,6 +100,7 @@ def view(report: Report, *, importances: Importances | None = None, notes: Seque
         "importances": [_importance(objective, shares) for objective, shares in (importances or {}).items() if shares],
         "int8_damage": _int8_damage(report),
         "stages": _stages(report),
+        "workers": worker_rows(report),
         "wall": format_duration(report["wall_s"]),
         "trials": report["trials"],
         "failures": report["failures"],

@@ -68,8 +68,18 @@ def _environment(run: Run) -> dict[str, Any]:
     return {
         **run.request.environment, "warnings": list(facts.warnings), "training": facts.mode,
         "higher_is_better": run.request.higher_is_better, "int8_damage": to_json(facts.int8_damage),
-        "learnt": to_json(facts.learnt), "beside": _beside(run),
+        "learnt": to_json(facts.learnt), "beside": _beside(run), "workers": _workers(run),
     }  # fmt: skip
+
+
+def _workers(run: Run) -> list[dict[str, Any]]:
+    """Who carried out which trial and when, in seconds since the call began; empty where there was one worker."""
+    spans = [
+        {"trial": trial.number, "state": trial.state, **to_json(span)}
+        for trial in run.state.trials.values()
+        for span in trial.spans
+    ]
+    return spans if any(span["worker"] for span in spans) else []
 
 
 def _beside(run: Run) -> dict[str, list[float]]:

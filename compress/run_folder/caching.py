@@ -24,6 +24,8 @@ _FILES = "files, by SHA-256"
 """In ``result.json``, beside what the stage said: its files as they were written."""
 _CHECKSUM = "result.sha256"
 """The file beside ``result.json`` that says what its bytes must hash to."""
+_TRIES = 3
+"""To put a result in the place of one that cannot be read."""
 OnStage = Callable[[str, bool, float], None]
 """Told of every stage: name, whether it was cached, seconds."""
 
@@ -63,9 +65,7 @@ class Cache:
         try:
             info = compute(temporary)
             _write(temporary, {**info, _FILES: _hashes(temporary)})
-            if folder.exists():  # an unreadable leftover
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)
+            _put_in_place(temporary, folder)
         finally:
             # First, since it makes room where the disk is full.
             shutil.rmtree(temporary, ignore_errors=True)
@@ -86,8 +86,13 @@ class Cache:
     def put(self, name: str, version: int, inputs: Mapping[str, Any], info: Mapping[str, Any]) -> None:
         """Keep a result that was computed together with others."""
         folder = self.root / name / _key(name, version, inputs)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder, info)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".making-", dir=folder.parent))
+        try:
+            _write(temporary, info)
+            _put_in_place(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
     @contextlib.contextmanager
     def timed(self, name: str) -> Iterator[None]:
@@ -102,6 +107,24 @@ class Cache:
         """Remove what a killed process was making."""
         for leftover in self.root.glob("*/.making-*"):
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _put_in_place(made: Path, folder: Path) -> None:
+    """Rename a result to where it belongs; where another process has put the same there meanwhile, that one stays.
+
+    Several workers share a cache, and may be reading what lies there: only what cannot be read is removed.
+    """
+    for _ in range(_TRIES):
+        try:
+            os.replace(made, folder)
+            return
+        except OSError:
+            if not folder.exists():
+                raise
+            if _read(folder) is not None:
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+    os.replace(made, folder)
 
 
 def _key(name: str, version: int, inputs: Mapping[str, Any]) -> str:

@@ -26,6 +26,20 @@ except ImportError:  # Windows has no flock; there two searches in one folder ar
 
 
 @dataclass
+class Span:
+    """A time in which a worker carried out a trial."""
+
+    worker: int
+    """From 0."""
+    call: int
+    """Which call of the search it was, from 1."""
+    begun: float
+    """Seconds since that call began; so is ``ended``."""
+    ended: float | None = None
+    """None: it was not ended."""
+
+
+@dataclass
 class Trial:
     """What the record knows of one trial."""
 
@@ -50,6 +64,8 @@ class Trial:
     """Of the metric on train examples, by its network against the baseline, where that was read."""
     train_seconds: float = 0.0
     """What its training took; 0 where it was there already."""
+    spans: list[Span] = field(default_factory=list)
+    """Who has carried it out and when; several where a worker was lost, or a call ended before it."""
 
 
 @dataclass
@@ -85,6 +101,9 @@ class State:
             self._elapsed = 0.0
         elif kind == "asked":
             self._ask(event)
+        elif kind == "begun":
+            span = Span(event["worker"], self.calls, float(event.get("t", 0.0)))
+            self.trials[event["trial"]].spans.append(span)
         elif kind in ("gated", "failed", "finished"):
             self._end(kind, event)
         elif kind == "retry":
@@ -123,6 +142,8 @@ class State:
         trial = self.trials[event["trial"]]
         trial.state = kind
         trial.seconds = event.get("seconds", 0.0)
+        if trial.spans and trial.spans[-1].call == self.calls:
+            trial.spans[-1].ended = float(event.get("t", 0.0))
         if kind == "finished":
             for data in event["candidates"]:
                 candidate = _candidate(data)

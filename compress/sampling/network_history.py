@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from compress.metrics.metrics import Metric
 from compress.run_folder.records import State, Trial
-from compress.sampling.next_training import Trained
+from compress.sampling.next_training import Trained, UnderWay
 from compress.sampling.quality_model import Reading, Response, proportion_noise
 from compress.values.candidates import Candidate
 from compress.values.networks import Network, network_of
@@ -99,6 +99,16 @@ def history(state: State, scale: Scale, rungs: int, train_examples: int) -> Hist
             per_epoch = trial.train_seconds / own_epochs(trial)
             seconds[network] = (*seconds.get(network, ()), per_epoch)
     return History(tuple(done.values()), tuple(readings), chains, seconds, frozenset(barred), tuple(counts))
+
+
+def under_way(state: State) -> tuple[UnderWay, ...]:
+    """The networks that are being trained at this moment, by trials that were asked for and have not ended."""
+    found = []
+    for trial in state.trials.values():
+        network = network_of(trial.params)
+        if trial.state == "asked" and network is not None and own_epochs(trial) > 0:
+            found.append(UnderWay(network, sum(rungs_before(trial, state.trials)) + own_epochs(trial)))
+    return tuple(found)
 
 
 def own_epochs(trial: Trial) -> float:

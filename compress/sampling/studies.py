@@ -13,6 +13,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from compress.run_folder.records import Trial
@@ -45,7 +46,7 @@ def propose(
     sampler: str | BaseSampler,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(params, system attributes) for trial ``number``."""
-    study = build_study(problem, trials, candidates, make_sampler(sampler, seed, number))
+    study = build_study(problem, trials, candidates, make_sampler(sampler, seed, number), under_way=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trial = study.ask(fixed_distributions=distributions(problem.dimensions))
@@ -58,8 +59,14 @@ def build_study(
     trials: Mapping[int, Trial],
     candidates: Mapping[str, Candidate],
     sampler: BaseSampler | None = None,
+    *,
+    under_way: bool = False,
 ) -> optuna.Study:
-    """An in-memory study of all that has happened. ``user_attrs``: ``trial``, ``candidate`` or ``gated``."""
+    """An in-memory study of all that has happened. ``user_attrs``: ``trial``, ``candidate`` or ``gated``.
+
+    ``under_way``: trials that were asked for and have not ended are told as well, as if they brought what trials
+    usually do (the constant liar of Ginsbourger et al. 2010), so that the same is not asked for again.
+    """
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -67,9 +74,13 @@ def build_study(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # experimental, and only a label
         study.set_metric_names(metric_names(problem))
-    for trial in sorted(trials.values(), key=lambda t: t.number):
-        for frozen in _frozen(problem, trial, candidates):
-            study.add_trial(frozen)
+    told = [
+        frozen
+        for trial in sorted(trials.values(), key=lambda t: t.number)
+        for frozen in _frozen(problem, trial, candidates)
+    ]
+    waiting = [trial for trial in trials.values() if under_way and trial.state == "asked"]
+    study.add_trials([*told, *(_expected(problem, trial, told) for trial in waiting if told)])
     return study
 
 
@@ -171,6 +182,16 @@ def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
     }
     return _create(
         problem, dict(trial.params), values, constraints, {"trial": trial.number, "gated": True}, trial.system_attrs
+    )
+
+
+def _expected(problem: Problem, trial: Trial, told: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
+    """A trial that is under way, as if it brought the median of what was told, in every value and constraint."""
+    values = [median(one.values[i] for one in told) for i in range(len(told[0].values))]
+    names = told[0].constraints or {}
+    constraints = {name: median((one.constraints or {}).get(name, 0.0) for one in told) for name in names}
+    return _create(
+        problem, dict(trial.params), values, constraints, {"trial": trial.number, "under_way": True}, trial.system_attrs
     )
 
 

@@ -24,10 +24,10 @@ class ConfigProposals:
 
     def __init__(
         self, context: Context, problem: Problem, sampler: str | BaseSampler, progress: Progress, *,
-        deterministic: bool,
+        deterministic: bool, workers: int = 1,
     ) -> None:  # fmt: skip
         self.context, self.problem, self.sampler = context, problem, sampler
-        self.progress, self.deterministic = progress, deterministic
+        self.progress, self.deterministic, self.workers = progress, deterministic, workers
         self.state = context.run.state
         blocks = 0 if context.training is None else len(context.training.blocks.removable)
         groups = len(context.profile.groups.prunable)
@@ -110,4 +110,5 @@ class ConfigProposals:
         recent = self.ask_seconds[-3:]
         if not took or len(recent) < 3:
             return "gp"
-        return "tpe" if sorted(recent)[1] > GP_SHARE * took[len(took) // 2] else "gp"
+        # Every worker waits for one driver.
+        return "tpe" if sorted(recent)[1] > GP_SHARE * took[len(took) // 2] / self.workers else "gp"

@@ -21,9 +21,9 @@ from compress.run_folder.facts import Learnt
 from compress.sampling import quality_model
 from compress.sampling.encoding import randomly
 from compress.sampling.network_arrays import whole
-from compress.sampling.network_history import ENDING, History, history, own_epochs, rungs_before
+from compress.sampling.network_history import ENDING, History, history, own_epochs, rungs_before, under_way
 from compress.sampling.network_spaces import projected
-from compress.sampling.next_training import REFERENCE, Aim, Known, Options, Trained, next_training
+from compress.sampling.next_training import REFERENCE, Aim, Known, Options, Trained, UnderWay, next_training
 from compress.sampling.next_training import Training as NextTraining
 from compress.sampling.pool import neighbours, random_networks
 from compress.sampling.quality_model import Reading
@@ -55,12 +55,14 @@ _TRIES = 4
 class NetworkSearch:
     """Proposes which network is trained next, and for how long."""
 
-    def __init__(self, known: NetworkKnowledge, configs: ConfigProposals, trials: int | None = None) -> None:
+    def __init__(
+        self, known: NetworkKnowledge, configs: ConfigProposals, trials: int | None = None, workers: int = 1
+    ) -> None:
         """``configs``: proposes the untouched baseline first, and all else where no costs can be learnt.
 
-        ``trials``: how many are asked for, where that is known.
+        ``trials``: how many are asked for, where that is known. ``workers``: how many trainings go on at once.
         """
-        self.known, self.configs, self.trials = known, configs, trials
+        self.known, self.configs, self.trials, self.workers = known, configs, trials, workers
         self.context, self.seed = known.context, known.seed
         self.is_blind = False
         self._model: quality_model.QualityModel | None = None
@@ -92,7 +94,7 @@ class NetworkSearch:
             if found is None:
                 return self._varied(past) or self._unknown(past, options)
             # What is about to be trained is measured first; then it may not be the best any more.
-            is_new = not any(found.network == each.network for each in past.trained)
+            is_new = all(found.network != each.network for each in past.trained)
             if not is_new or attempt == _TRIES - 1 or not self.known.measure(found.network):
                 return self._proposal(found, past)
         return None
@@ -110,7 +112,8 @@ class NetworkSearch:
         }
         trials = self.context.run.state.trials.values()
         had = Counter(network_of(one.params) for one in trials if one.why.get("reason") == "varied")
-        left = [one for one in self._on_front(past) if had[one.network] < _MOST_VARIED]
+        busy = {each.network for each in self._under_way}
+        left = [one for one in self._on_front(past) if had[one.network] < _MOST_VARIED and one.network not in busy]
         if not dimensions or not left:
             return None
         networks, lengths = [each.network for each in left], np.array([each.epochs for each in left])
@@ -151,7 +154,7 @@ class NetworkSearch:
 
     def _unknown(self, past: History, options: Options) -> Proposal | None:
         """Where a number of trials is asked for and nothing promises anything: what is known least."""
-        known = {each.network for each in past.trained} | past.barred
+        known = {one.network for one in past.trained} | {one.network for one in self._under_way} | past.barred
         left = [network for network in options.networks if network not in known]
         if self.trials is None or self.known.time.budget is not None or not left:
             return None
@@ -171,7 +174,7 @@ class NetworkSearch:
             plan = replace(plan, end=plan.budget)
         known = Known(
             plan, self.known.time.spent, self._aim(noise), options, past.trained, self._fit(past),
-            endings=self.endings,
+            self._under_way, self.endings // self.workers,
         )  # fmt: skip
         return next_training(known), past, options
 
@@ -225,6 +228,11 @@ class NetworkSearch:
         return Aim(self.known.limit, noise, (REFERENCE[0], min(REFERENCE[1], 2 * self.known.limit) or REFERENCE[1]))
 
     @property
+    def _under_way(self) -> tuple[UnderWay, ...]:
+        """Networks that are being trained elsewhere: they count as what is expected of them."""
+        return under_way(self.context.run.state)
+
+    @property
     def _past(self) -> History:
         read = min(MOST, len(self.known.training.train))
         return history(self.context.run.state, self.known.scale, len(self.known.plan.rungs), read)
@@ -235,6 +243,7 @@ class NetworkSearch:
         found = dict.fromkeys(self._random)
         found |= dict.fromkeys(neighbours(self.known.patterns, last, _NEIGHBOURS, self.seed + len(past.readings)))
         trained = dict.fromkeys(each.network for each in past.trained)
+        trained |= dict.fromkeys(each.network for each in self._under_way)
         fitting = self.known.costs.meets(list(found))
         kept = [one for one, fits in zip(found, fitting, strict=True) if fits and one not in past.barred]
         baseline = whole(self.known.patterns[()])

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import targets as targets_package
+from compress.executing.worker_counts import Cluster, check_workers
 from compress.metrics import metrics
 from compress.precision.schemes import offered, wanted
 from compress.run_folder.records import Record
@@ -48,7 +49,7 @@ def check_options(
     seed: int | None = None,
     sampler: str | BaseSampler | None = None,
     device: str = "auto",
-    workers: int = 1,
+    workers: int | str | None = None,
     pick: str | None = None,
     keep: str = "all",
 ) -> None:
@@ -60,8 +61,7 @@ def check_options(
     if seed is not None and not (_is_whole(seed) and 0 <= seed <= _MOST_SEED):
         raise RequestError(f"seed={seed!r}: a whole number from 0 to {_MOST_SEED} is needed")
     check_sampler(sampler)
-    if workers != 1:
-        raise RequestError(f"workers={workers!r}: this version trains one network at a time; leave it at 1")
+    check_workers(workers)
     if pick is not None and pick not in PICKS:
         raise RequestError(f"unknown pick {pick!r}; use one of {', '.join(PICKS)}")
     if keep not in KEEPS:
@@ -105,10 +105,12 @@ class Asked:
     space: SearchSpace | None = None
     pick: str | None = None
     keep: str = "all"
-    workers: int = 1
+    workers: int | str | None = None
     command: str | None = None
     brought: LoadedTask | None = None
     """What the task's file brings for a new run; its space is also taken by one that is continued."""
+    cluster: Cluster | None = None
+    """Where trials are carried out, where that is not this machine."""
     here: Path = field(default_factory=Path.cwd)
     """The working directory of the call. Paths are relative to it even where the task's code goes elsewhere."""
 

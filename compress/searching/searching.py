@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.baseline import preparing
+from compress.baseline.baselines import warn
 from compress.baseline.contexts import Context
+from compress.executing.crews import crew_of
+from compress.executing.worker_counts import Cluster
 from compress.measurement.latencies import FINAL, QUICK, SEARCHING
 from compress.onnx_files.isolation import kept_worker
 from compress.precision.fidelity import close_checker
@@ -26,6 +29,7 @@ from compress.run_folder.records import Record
 from compress.run_folder.restoring import restore_files
 from compress.run_folder.runs import Request, Run
 from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure, naming_storage_failures
+from compress.sampling.problems import problem_of
 from compress.searching.progress import Progress, Silent
 from compress.searching.proposals import chooses_networks
 from compress.searching.requests import Asked, Resolved, resolved
@@ -66,7 +70,10 @@ def search(
     space: SearchSpace | None = None,
     pick: str | None = None,
     keep: str = "all",
-    workers: int = 1,
+    workers: int | str | None = None,
+    cluster: str | None = None,
+    worker_cpus: int = 1,
+    worker_gpus: float = 0.0,
     progress: Progress | None = None,
     command: str | None = None,
 ) -> Result:
@@ -77,7 +84,10 @@ def search(
     whole run, ``time`` of this call, whichever ends first; neither: until the gain has flattened. ``seed``: default
     0. ``sampler``: a name or an Optuna ``BaseSampler``. ``device``: where to fine-tune. ``out``: the run's folder
     (default ``runs/TASK-NAME``); a run that is there is continued, and what is not given stays as it was.
-    ``pick``: what ``best/`` holds. ``keep``: ``all`` artifacts, or those of the ``front``.
+    ``pick``: what ``best/`` holds. ``keep``: ``all`` artifacts, or those of the ``front``. ``workers``: how many
+    networks are trained at once, each in a process of its own from two on (default: one); ``auto``: one for each core,
+    or for each GPU where ``device`` is one. ``cluster``: the address of a Ray cluster to train on, or ``auto``, by
+    default with as many workers as it has room for; each takes ``worker_cpus`` and ``worker_gpus`` of it.
 
     Raises RequestError (and nothing in ``out`` is touched) for what cannot be asked. Failed trials do not raise, unless
     one cause fails them again and again: then, or where the picks cannot be confirmed or the report not be written,
@@ -85,7 +95,7 @@ def search(
     """
     asked = Asked(
         task, target, objectives, constraints, trials, time, seed, sampler, device, out, space, pick, keep, workers,
-        command,
+        command, cluster=None if cluster is None else Cluster(cluster, worker_cpus, worker_gpus),
     )  # fmt: skip
     return run_search(asked, progress or Silent())
 
@@ -165,9 +175,11 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     # Of a target that moved, once everything is measured again on it.
     _note_targets(run, {name: said for name, said in described.items() if name not in moved})
     deterministic = all(place.deterministic for place in places)
+    protocol = QUICK if chooses_networks(wanted.sampler, asked.trials) else SEARCHING
+    crew = crew_of(asked.task, run.folder, places, asked.device, protocol, asked.workers, asked.trials, asked.cluster)
     context = preparing.prepare(
         asked.task, run, cache, places, splits, asked.device, progress.stage, moved,
-        QUICK if chooses_networks(wanted.sampler, asked.trials) else SEARCHING,
+        protocol, threads=crew.threads,
     )  # fmt: skip
     run.record.note("groups", [group.name for group in context.profile.groups.prunable])
     run.record.note("int8_damage", to_json(context.profile.int8_damage))
@@ -183,9 +195,12 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
         progress.note(f"warning: {text}")
     _note_targets(run, described)
     budget = _budget(asked, start, len(places))
-    loop = Loop(context, budget, wanted.sampler, deterministic, progress)
+    executor = crew.executor(context, problem_of(run).constraints, lambda event: _taken(run, event))
+    loop = Loop(context, budget, wanted.sampler, deterministic, progress, executor)
     try:
-        loop.run()
+        with contextlib.closing(executor):
+            loop.run()
+        # From here on nothing else runs: finalists are measured on a machine that is as quiet as it can be.
         loop.note_learnt()
         progress.trial(-1, 0, None, None)
         _confirm(context, _final_protocol(budget, len(context.targets.all)), progress)
@@ -203,6 +218,15 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     if loop.repeated is not None:
         raise StageError(f"{loop.repeated}. {_kept(run)}")
     return result
+
+
+def _taken(run: Run, event: dict[str, Any]) -> None:
+    """Write down what a worker has noted: the times of its stages, and warnings."""
+    if event["event"] == "stage":
+        run.record.append("stage", stage=event["stage"], cached=event["cached"], seconds=event["seconds"])
+    elif event["event"] == "fact" and event["name"] == "warnings":
+        for text in event["value"]:
+            warn(run, text)
 
 
 def _note_targets(run: Run, described: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ Everything that happens is in the run's record before it counts; the loop holds 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shutil
 import time as clock
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compress.baseline.contexts import Context
+from compress.executing.jobs import Done, Executor, Job
+from compress.executing.jobs import Failure as LostTrial
 from compress.reports import reporting
 from compress.run_folder.facts import Skipped
 from compress.run_folder.records import Trial
 from compress.run_folder.runs import Run, link
-from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure
 from compress.sampling.network_history import rungs_before
 from compress.sampling.network_spaces import why_not_networks
 from compress.sampling.problems import Problem, problem_of
@@ -31,11 +33,9 @@ from compress.selection import fronts, rankings
 from compress.selection.questions import question_of
 from compress.stages import trials as stages_trials
 from compress.stages.latency_gate import Gated
-from compress.tasks.user_code import describe
 from compress.values.candidates import Candidate, Failure
 from compress.values.durations import format_duration
 from compress.values.networks import network_of
-from targets.errors import CompressError, MeasurementError, ModelError
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
@@ -45,6 +45,8 @@ _FEWEST, _FLAT, _MOST = 20, 12, 200
 _GAIN = 0.005
 _EARLY = 5.0
 """Seconds that a search must end before its time for that to be said."""
+_REPORTS = 20.0
+"""Times as long as the report took to write it is not written again."""
 _FRUITLESS = 100
 """Gated or failed configs in a row after which the search gives up."""
 _REPEATED, _REPEATED_LATE = 5, 20
@@ -63,49 +65,119 @@ class Budget:
     reserve: float
 
 
-class OutOfTime(BaseException):
-    """The time for trials is over. No failure (so no Exception): the next call finishes the trial under way."""
-
-
 class Loop:
-    """Makes trial after trial, and writes down what came of each."""
+    """Asks for trials while there is room for them, and writes down what comes of each."""
 
     def __init__(
-        self, context: Context, budget: Budget, sampler: str | BaseSampler, deterministic: bool, progress: Progress
-    ) -> None:
+        self, context: Context, budget: Budget, sampler: str | BaseSampler, deterministic: bool, progress: Progress,
+        executor: Executor,
+    ) -> None:  # fmt: skip
         self.context, self.budget, self.progress = context, budget, progress
         self.run_ = context.run
         self.state = context.run.state
         self.problem = problem_of(self.run_)
-        self.constraints = self.problem.constraints
-        self.proposer = _proposer(context, self.problem, sampler, budget, progress, deterministic=deterministic)
+        self.executor = executor
+        self.proposer = _proposer(
+            context, self.problem, sampler, budget, progress, deterministic=deterministic, workers=executor.workers
+        )
+        self.under_way: set[int] = set()
+        """Numbers of the trials that are being carried out."""
+        self.retried: set[int] = set()
+        """Trials that were handed over once more in this call, since their worker was lost or its memory too small."""
+        self._stages: dict[int, str] = {}
+        """What each worker does."""
         self.fruitless = 0
         self.failures: list[Failure] = []
         """The trials of this call that failed in a row for one reason."""
         self.repeated: str | None = None
         """The reason for which trials failed again and again, in words, where that ended the search."""
+        self._reported = (-math.inf, 0.0)
+        """When the report was written last, and how long that took."""
 
     def run(self) -> None:
         """Make trials until the budget is spent, the grid is exhausted, or nothing more is gained."""
         if not self._done():
             self._retry_failed()
-        while not self._done():
-            try:
-                trial = self._next()
-                if trial is None:
-                    if isinstance(self.proposer, NetworkSearch) and self.budget.deadline is not None:
-                        left = self.budget.deadline - clock.monotonic()
-                        if left > _EARLY:
-                            self.progress.note(
-                                f"no training that is left is expected to improve on what is there: ended "
-                                f"{format_duration(left)} early"
-                            )
-                    return
-                self._try(trial)
-            except OutOfTime:
+        is_over = False
+        while True:
+            is_exhausted = not is_over and self._fill()
+            if not self.under_way:
+                if is_exhausted:
+                    self._say_ended_early()
                 return
-            with contextlib.suppress(OSError):  # the record has it; at the end it is said where it cannot be written
-                reporting.write_report(self.run_)
+            for done in self.executor.wait(self._heard, self._left):
+                is_over |= not self._take(done)
+            self._report()
+
+    def _fill(self) -> bool:
+        """Hand over trials while there is room; whether nothing was left to hand over."""
+        while self.executor.has_room and not self._done():
+            with self.executor.beside():
+                trial = self._next()
+            if trial is None:
+                return True
+            self._submit(trial, smaller=False)
+        return False
+
+    def _submit(self, trial: Trial, *, smaller: bool) -> None:
+        job = Job(trial.number, trial.params, self._plan(trial), self._left, smaller)
+        self.under_way.add(trial.number)
+        worker = self.executor.submit(job)
+        self.run_.record.append("begun", trial=trial.number, worker=worker)
+        self.progress.trial(trial.number, self.state.count("finished"), self.budget.trials, self._left)
+
+    @property
+    def _left(self) -> float | None:
+        """Seconds that are left for trials; None: no limit."""
+        return None if self.budget.deadline is None else self.budget.deadline - clock.monotonic()
+
+    def _heard(self, worker: int, stage: str) -> None:
+        """A worker says what it is doing."""
+        if self.executor.workers == 1:
+            self.progress.stage(stage)
+            return
+        self._stages[worker] = stage
+        self.progress.stage(" | ".join(f"{number + 1}: {said}" for number, said in sorted(self._stages.items())))
+
+    def _take(self, done: Done) -> bool:
+        """Write down what came of a trial; False where the time was over before it ended."""
+        self.under_way.discard(done.number)
+        trial, outcome = self.state.trials[done.number], done.outcome
+        if outcome is None:
+            return False
+        if isinstance(outcome, LostTrial):
+            may_fit = outcome.lost or (outcome.out_of_memory and self.executor.workers > 1)
+            if may_fit and trial.number not in self.retried:
+                self._try_again(trial, outcome)
+            else:
+                self._failed(trial, outcome, done.seconds)
+        else:
+            self._ended(trial, outcome, done)
+        return True
+
+    def _try_again(self, trial: Trial, lost: LostTrial) -> None:
+        """Hand a trial over once more; in smaller batches where memory was the cause."""
+        self.retried.add(trial.number)
+        how = ", in batches of half the size" if lost.out_of_memory else ""
+        self.progress.outcome(f"trial {trial.number}: {lost.cause}; tried once more{how}")
+        self._submit(trial, smaller=lost.out_of_memory)
+
+    def _report(self) -> None:
+        """Write the report, unless that would take more than a twentieth of the time."""
+        at, took = self._reported
+        start = clock.monotonic()
+        if start - at < _REPORTS * took:
+            return
+        with contextlib.suppress(OSError):  # the record has it; at the end it is said where it cannot be written
+            reporting.write_report(self.run_)
+        self._reported = (clock.monotonic(), clock.monotonic() - start)
+
+    def _say_ended_early(self) -> None:
+        left = self._left
+        if isinstance(self.proposer, NetworkSearch) and left is not None and left > _EARLY:
+            self.progress.note(
+                f"no training that is left is expected to improve on what is there: ended {format_duration(left)} early"
+            )
 
     def note_learnt(self) -> None:
         """Write down what was learnt about networks, and how likely each candidate is to hold on test."""
@@ -118,9 +190,9 @@ class Loop:
             self.run_.record.note("certainties", certainties)
 
     def _next(self) -> Trial | None:
-        """An asked trial that was never finished, else the next config."""
+        """An asked trial that was never finished and is not under way, else the next config."""
         for trial in self.state.trials.values():
-            if trial.state == "asked":
+            if trial.state == "asked" and trial.number not in self.under_way:
                 return trial
         number = len(self.state.trials)
         self.progress.stage("ask")
@@ -132,35 +204,6 @@ class Loop:
             "asked", trial=number, params=chosen.params, system_attrs=chosen.system_attrs, **more
         )  # fmt: skip
         return self.state.trials[number]
-
-    def _try(self, trial: Trial) -> None:
-        done = self.state.count("finished")
-        left = None if self.budget.deadline is None else self.budget.deadline - clock.monotonic()
-        self.progress.trial(trial.number, done, self.budget.trials, left)
-        start, trained = clock.monotonic(), self._train_seconds
-        stage = "prune"
-
-        def say(name: str) -> None:
-            nonlocal stage
-            stage = name.split(",")[0]
-            self.progress.stage(name)
-            if self.budget.deadline is not None and clock.monotonic() > self.budget.deadline:
-                raise OutOfTime
-
-        try:
-            config = self.context.space.config(trial.params)
-            outcome = stages_trials.evaluate(
-                self.context, trial.number, config, self.constraints, say, self._plan(trial)
-            )
-        except (Exception, SystemExit) as error:
-            self._failed(trial, stage, error, clock.monotonic() - start)
-            return
-        self._ended(trial, outcome, clock.monotonic() - start, self._train_seconds - trained)
-
-    @property
-    def _train_seconds(self) -> float:
-        """Seconds of all trainings of the run so far."""
-        return self.state.stages.get("finetune", {}).get("seconds", 0.0)
 
     def _plan(self, trial: Trial) -> stages_trials.TrialPlan:
         """What the trial does beyond its config; where the weights it goes on from are gone, it begins anew."""
@@ -174,10 +217,8 @@ class Loop:
                 further = stages_trials.Furthering(kept[0], rungs_before(trial, self.state.trials))
         return stages_trials.TrialPlan(further, trial.precisions, reads_train)
 
-    def _ended(
-        self, trial: Trial, outcome: Gated | stages_trials.Finished, seconds: float, train_seconds: float
-    ) -> None:
-        record = self.run_.record
+    def _ended(self, trial: Trial, outcome: Gated | stages_trials.Finished, done: Done) -> None:
+        record, seconds, train_seconds = self.run_.record, done.seconds, done.train_seconds
         if isinstance(outcome, Gated):
             self.fruitless += 1
             record.append("gated", trial=trial.number, known=outcome.known, seconds=round(seconds, 3))
@@ -223,19 +264,15 @@ class Loop:
                 if path.name != "candidate.json":
                     link(path, self.run_.candidate_folder(known.id) / path.name)
 
-    def _failed(self, trial: Trial, stage: str, error: BaseException, seconds: float) -> None:
-        cause = str(error) if isinstance(error, CompressError) else describe(error)
-        # What a runtime, a device or a disk did once it need not do again; the stages before it are kept.
-        transient = isinstance(error, (MeasurementError, ModelError, MemoryError)) or "out of memory" in cause.lower()
-        if is_storage_failure(error):
-            transient, cause = True, name_storage_failure(error)
+    def _failed(self, trial: Trial, lost: LostTrial, seconds: float) -> None:
         self.fruitless += 1
         self.run_.record.append(
-            "failed", trial=trial.number, stage=stage, cause=cause, transient=transient, seconds=round(seconds, 3)
-        )
-        failure = Failure(trial.number, stage, cause)
+            "failed", trial=trial.number, stage=lost.stage, cause=lost.cause, transient=lost.transient,
+            seconds=round(seconds, 3),
+        )  # fmt: skip
+        failure = Failure(trial.number, lost.stage, lost.cause)
         self.failures = [one for one in self.failures if _same_cause(one, failure)] + [failure]
-        self.progress.outcome(f"trial {trial.number}: failed in {stage}: {cause}")
+        self.progress.outcome(f"trial {trial.number}: failed in {lost.stage}: {lost.cause}")
 
     def _retry_failed(self) -> None:
         """A failure of an earlier call gets another chance where it was transient, or one reason failed many."""
@@ -247,7 +284,8 @@ class Loop:
 
     def _done(self) -> bool:
         finished = self.state.count("finished")
-        if self.budget.trials is not None and finished >= self.budget.trials:
+        coming = sum(self.state.trials[number].after is None for number in self.under_way)
+        if self.budget.trials is not None and finished + coming >= self.budget.trials:
             return True
         alike = len({failure.cause for failure in self.failures}) == 1
         if len(self.failures) >= (_REPEATED if alike or not finished else _REPEATED_LATE):
@@ -297,7 +335,7 @@ class Loop:
 
 def _proposer(
     context: Context, problem: Problem, sampler: str | BaseSampler, budget: Budget, progress: Progress, *,
-    deterministic: bool,
+    deterministic: bool, workers: int,
 ) -> Proposer:  # fmt: skip
     """Networks are chosen by their costs where that is asked for or nothing is, and the space leaves them open."""
     if chooses_networks(sampler, budget.trials) and context.training is not None:
@@ -308,8 +346,8 @@ def _proposer(
             known = NetworkKnowledge(
                 context, context.training, problem, Time(clock.monotonic(), budget.deadline), progress
             )
-            configs = ConfigProposals(context, problem, "auto", progress, deterministic=deterministic)
-            return NetworkSearch(known, configs, budget.trials)
+            configs = ConfigProposals(context, problem, "auto", progress, deterministic=deterministic, workers=workers)
+            return NetworkSearch(known, configs, budget.trials, workers)
         if sampler == "cost-aware":
             progress.note(f"networks cannot be chosen by their costs: {why_not}; the sampler is 'auto'")
     progress.stage("profile")
@@ -317,8 +355,9 @@ def _proposer(
         # Its configs lean by it: scanned now, so that no trial takes the time.
         _ = context.profile.robustness
     return ConfigProposals(
-        context, problem, "auto" if sampler == "cost-aware" else sampler, progress, deterministic=deterministic
-    )
+        context, problem, "auto" if sampler == "cost-aware" else sampler, progress, deterministic=deterministic,
+        workers=workers,
+    )  # fmt: skip
 
 
 def _same_cause(one: Failure, other: Failure) -> bool:

@@ -67,6 +67,11 @@ def resolve_device(device: str) -> str:
     return device
 
 
+def gpus(device: str) -> int:
+    """How many GPUs there are to train on, where ``device`` is one; else 0."""
+    return torch.cuda.device_count() if resolve_device(device) == "cuda" else 0
+
+
 _NARROW = 8
 """Input channels below which torch 2.13 corrupts memory in the backward pass of such a layer, see ``suited``."""
 
@@ -90,15 +95,17 @@ def default_mode(device: str) -> TrainingMode:
 
 
 def find_mode(
-    module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], device: str
-) -> tuple[TrainingMode, dict[str, float]]:
+    module: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[object], Tensor], device: str,
+    most_threads: int | None = None,
+) -> tuple[TrainingMode, dict[str, float]]:  # fmt: skip
     """The fastest way to train ``module`` that does no harm, and the seconds a step took in each way tried.
 
-    ``loss`` maps the network's outputs for ``inputs`` to a scalar.
+    ``loss`` maps the network's outputs for ``inputs`` to a scalar. ``most_threads``: None for as many as there are
+    cores.
     """
     if not device.startswith("cpu"):
         return TrainingMode(device, channels_last=_has_images(module, inputs), bf16=torch.cuda.is_bf16_supported()), {}
-    modes = dict.fromkeys(suited(mode, module) for mode in _modes(_has_images(module, inputs)))
+    modes = dict.fromkeys(suited(mode, module) for mode in _modes(_has_images(module, inputs), most_threads))
     tried = _timed(module, inputs, loss, tuple(modes))
     best, least = TrainingMode(), float("inf")
     reference = next(iter(tried.values()))[1]
@@ -111,10 +118,9 @@ def find_mode(
     return best, {mode.described(): took for mode, (took, _) in tried.items()}
 
 
-def _modes(images: bool) -> list[TrainingMode]:
-    counts = sorted(
-        {1, max(1, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)}
-    )
+def _modes(images: bool, most_threads: int | None) -> list[TrainingMode]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    counts = sorted({1, max(1, min(cores, most_threads or cores))})
     modes = [TrainingMode(threads=n) for n in counts]
     if images:
         modes += [TrainingMode(threads=n, channels_last=True) for n in counts]

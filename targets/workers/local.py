@@ -23,6 +23,7 @@ from targets.settings import Setting, canonical_name, checked_settings
 from targets.target import Estimate, Layer, Measurement, Protocol, Samples, Target, Watch
 from targets.workers import measuring
 from targets.workers.inputs import checked_shapes, join, sample_count
+from targets.workers.leases import leased
 from targets.workers.process import Heard, Launch, WorkerProcess, local_launch
 
 PIECE = 32_000_000
@@ -104,8 +105,13 @@ class LocalTarget(Target):
                 "protocol": asdict(protocol),
                 "seed": number,
             }
-            with self.start_worker() as worker:
-                heard = self.listener(watch, number + 1, max(protocol.processes, number + 1))
+            heard = self.listener(watch, number + 1, max(protocol.processes, number + 1))
+
+            def waiting(heard: Heard = heard) -> None:
+                heard({"stage": "waiting for another measurement on this machine"})
+
+            # For each process anew, so that two long measurements take turns.
+            with leased(waiting=waiting), self.start_worker() as worker:
                 answers.append(self.ask_worker(worker, request, arrays, heard).header["models"])
         return [
             _measurement(path, self.name, [answer[index] for answer in answers], protocol)

@@ -99,7 +99,7 @@ WRONG_OPTIONS: dict[str, tuple[tuple[object, ...], str]] = {
     "keep": (("--keep", "nothing"), "keep 'nothing': use 'all' or 'front'"),
     "time": (("--time", "soon"), "time 'soon' is not a duration; write 90s, 10min or 1h"),
     "trials": (("--trials", 0), "trials=0: a whole number, at least 1"),
-    "workers": (("--workers", 2), "workers=2: this version trains one network at a time"),
+    "workers": (("--workers", 0), "workers=0: a whole number, at least 1, is needed, or 'auto'"),
     "device": (("--device", "tpu"), "device 'tpu' cannot be used"),
     "seed": (("--seed", 1), "the run was begun with seed 0; continue it with that, or choose another --out"),
     "data": (("--data", "x.zip"), "--data 'x.zip': task() of"),

@@ -140,3 +140,34 @@ def test_a_result_that_was_changed_afterwards_is_computed_again(tmp_path: Path) 
     assert cache.stage("s", 1, {"a": 1}, lambda _: {"value": 3}).info == {"value": 3}
     (made.folder / "result.sha256").unlink()  # as older versions left it
     assert cache.get("s", 1, {"a": 1}) is not None
+
+
+def test_two_that_make_the_same_at_once_keep_the_first(tmp_path: Path) -> None:
+    """While one is making a result another one puts the same there; who reads that goes on reading."""
+    first, second = Cache(tmp_path, lambda *_: None), Cache(tmp_path, lambda *_: None)
+
+    def slowly(folder: Path) -> dict[str, Any]:
+        def quickly(made: Path) -> dict[str, Any]:
+            (made / "file").write_text("second")
+            return {"by": "second"}
+
+        there = second.stage("stage", 1, {"of": 1}, quickly)
+        held.append((there.folder / "file").open())
+        (folder / "file").write_text("first")
+        return {"by": "first"}
+
+    held: list[Any] = []
+    found = first.stage("stage", 1, {"of": 1}, slowly)
+    assert found.info == {"by": "second"}
+    assert (found.folder / "file").read_text() == held[0].read() == "second"
+    assert [path.name for path in found.folder.parent.iterdir()] == [found.folder.name]
+    held[0].close()
+
+
+def test_what_is_put_twice_stays_readable(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, lambda *_: None)
+    for value in (1, 2):
+        cache.put("measure", 1, {"of": 1}, {"value": value})
+    found = cache.get("measure", 1, {"of": 1})
+    assert found is not None
+    assert found.info == {"value": 1}

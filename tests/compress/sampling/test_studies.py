@@ -228,3 +228,25 @@ def test_only_known_samplers_are_taken() -> None:
     for wrong in ("bayes", 7, object()):
         with pytest.raises(RequestError, match=r"unknown sampler .*; use one of auto, gp, tpe"):
             samplers.check_sampler(wrong)
+
+
+def test_what_is_under_way_is_told_as_the_median_of_what_there_was(problem: Problem, candidate: Make) -> None:
+    trials, candidates = history(problem, candidate)
+    told = studies.build_study(problem, trials, candidates).trials
+    study = studies.build_study(problem, trials, candidates, under_way=True)
+    [expected] = [one for one in study.trials if one.user_attrs.get("under_way")]
+    assert len(study.trials) == len(told) + 1
+    assert expected.user_attrs["trial"] == 8
+    for i in range(2):
+        assert expected.values[i] == pytest.approx(sorted(one.values[i] for one in told)[len(told) // 2], abs=0.06)
+    assert set(expected.constraints) == set(told[0].constraints)
+    assert all("under_way" not in one.user_attrs for one in told)
+
+
+@pytest.mark.parametrize("sampler", ["gp", "tpe"])
+def test_many_that_are_asked_at_once_differ(problem: Problem, candidate: Make, sampler: str) -> None:
+    trials, candidates = history(problem, candidate)
+    for number in range(9, 15):
+        trials[number] = Trial(number, studies.propose(problem, trials, candidates, number, 0, sampler)[0])
+    asked = [tuple(sorted((k, str(v)) for k, v in trials[number].params.items())) for number in range(9, 15)]
+    assert len(set(asked)) == len(asked)

@@ -24,6 +24,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import compress
+from compress.executing import evaluating
 from compress.results import Result
 from compress.run_folder.records import Record
 from compress.searching import trial_loop
@@ -142,17 +143,18 @@ def test_a_run_whose_time_was_up_is_finished_by_the_next_call(
             return getattr(time, name)
 
         def monotonic(self) -> float:
-            return time.monotonic() + (1e6 if state["late"] else 0.0)
+            state["ahead"] += 1e6 if state["late"] else 0.0
+            return time.monotonic() + state["ahead"]
 
-    state = {"late": False}
+    state = {"late": False, "ahead": 0.0}
 
-    def propose(self: Any, trial: Any) -> Any:
+    def submit(self: Any, trial: Any, **more: Any) -> Any:
         state["late"] = trial.number == 2
-        return real(self, trial)
+        return real(self, trial, **more)
 
-    real = trial_loop.Loop._try
-    monkeypatch.setattr(trial_loop, "clock", Clock())
-    monkeypatch.setattr(trial_loop.Loop, "_try", propose)
+    real = trial_loop.Loop._submit
+    monkeypatch.setattr(evaluating, "clock", Clock())
+    monkeypatch.setattr(trial_loop.Loop, "_submit", submit)
     result = search(trials=6, time="1h")
     assert result.report["trials"] == {"asked": 3, "finished": 2, "gated": 0, "failed": 0}
     monkeypatch.undo()
@@ -312,7 +314,7 @@ def test_a_request_that_is_wrong_leaves_a_run_as_it_was(search: Search, copied: 
         {"target": FakeTarget(capabilities=Capabilities(precisions=("int4",)))},
         {"device": "tpu"},
         {"sampler": "magic"},
-        {"workers": 3},
+        {"workers": 0},
         {"trials": -1},
     ]
     for changes in wrong:

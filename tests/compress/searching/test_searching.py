@@ -202,7 +202,7 @@ def test_slices_of_test_are_reported_for_the_picks(search: Search, task: compres
         ({"sampler": "magic"}, "unknown sampler 'magic'; use one of auto, gp"),
         ({"pick": "best"}, "unknown pick 'best'; use one of fastest"),
         ({"keep": "none"}, "keep 'none': use 'all' or 'front'"),
-        ({"workers": 2}, "workers=2: this version trains one network at a time"),
+        ({"workers": 0}, "workers=0: a whole number, at least 1, is needed, or 'auto'"),
         ({"device": "tpu"}, "device 'tpu' cannot be used"),
         ({"objectives": ["quality"]}, "two or more"),
         ({"objectives": ["quality", "beauty"]}, "unknown objective 'beauty'"),

@@ -1,0 +1,120 @@
+"""A target whose device is somewhere else than the worker that asks: files go there, numbers come back.
+
+Ratios of two machines may not be mixed in one front, so what is trained on many nodes of a cluster is measured and
+scored on one device. Whoever holds the device answers one request at a time, so it is leased to one measurement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from targets.target import Capabilities, Layer, Measurement, Protocol, Target, Watch
+
+Files = tuple[tuple[str, bytes], ...]
+"""Files that are sent: (name, content)."""
+
+
+@dataclass(frozen=True)
+class DeviceRequest:
+    """One thing that is asked of a device: ``measure``, ``run`` or ``audit``."""
+
+    target: str
+    operation: str
+    files: Files
+    arrays: Mapping[str, np.ndarray]
+    more: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What a target says of itself, so that it need not be asked again."""
+
+    name: str
+    counted: bool
+    deterministic: bool
+    capabilities: Capabilities
+    described: dict[str, Any]
+
+
+Ask = Callable[[DeviceRequest], Any]
+"""Sends a request to the device and waits for the answer; raises what the target raises there."""
+
+
+def facts_of(target: Target) -> TargetFacts:
+    """What ``target`` says of itself."""
+    return TargetFacts(
+        target.name, target.counted, target.deterministic, target.capabilities(), target.describe()
+    )  # fmt: skip
+
+
+class ForwardedTarget(Target):
+    """Stands for a target that somebody else holds."""
+
+    # It was probed where it is.
+    probed = False
+
+    def __init__(self, facts: TargetFacts, ask: Ask) -> None:
+        self.facts, self.ask = facts, ask
+        self.name, self.counted, self.deterministic = facts.name, facts.counted, facts.deterministic
+
+    def capabilities(self) -> Capabilities:
+        """What the target can do, as it said."""
+        return self.facts.capabilities
+
+    def describe(self) -> dict[str, Any]:
+        """The target and its device, as it said: what is measured is kept under the device's key, not the worker's."""
+        return self.facts.described
+
+    def measure(
+        self,
+        models: Sequence[Path],
+        *,
+        inputs: Mapping[str, np.ndarray] | None = None,
+        shapes: Mapping[str, tuple[int, ...]] | None = None,
+        protocol: Protocol | None = None,
+        watch: Watch | None = None,  # noqa: ARG002  what it is doing there is not told here
+    ) -> list[Measurement]:
+        """Measured there, in order against ``models[0]`` (see ``Target``)."""
+        more = {"shapes": dict(shapes or {}), "protocol": asdict(protocol or Protocol())}
+        request = DeviceRequest(self.name, "measure", _read(models), dict(inputs or {}), more)
+        found: list[Measurement] = self.ask(request)
+        return [replace(one, path=Path(model)) for one, model in zip(found, models, strict=True)]
+
+    def run(self, model: Path, inputs: Mapping[str, np.ndarray], *, batch: int = 64) -> list[np.ndarray]:
+        """Outputs for all samples, computed there (see ``Target``)."""
+        found: list[np.ndarray] = self.ask(
+            DeviceRequest(self.name, "run", _read([model]), dict(inputs), {"batch": batch})
+        )
+        return found
+
+    def audit(self, model: Path) -> tuple[Layer, ...] | None:
+        """The products of the graph that is executed there; None where the runtime does not show it."""
+        found: tuple[Layer, ...] | None = self.ask(DeviceRequest(self.name, "audit", _read([model]), {}, {}))
+        return found
+
+
+def answer(target: Target, request: DeviceRequest) -> Any:
+    """What the device says to a request; raises what the target raises."""
+    with TemporaryDirectory(prefix="paretopress-device-") as folder:
+        paths = []
+        for number, (name, content) in enumerate(request.files):
+            path = Path(folder) / str(number) / name
+            path.parent.mkdir()
+            path.write_bytes(content)
+            paths.append(path)
+        if request.operation == "measure":
+            protocol = Protocol(**request.more["protocol"])
+            return target.measure(paths, inputs=request.arrays, shapes=request.more["shapes"], protocol=protocol)
+        if request.operation == "run":
+            return target.run(paths[0], request.arrays, batch=request.more["batch"])
+        return target.audit(paths[0])
+
+
+def _read(models: Sequence[Path]) -> Files:
+    return tuple((Path(model).name, Path(model).read_bytes()) for model in models)
