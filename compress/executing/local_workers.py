@@ -69,6 +69,8 @@ class _Worker:
     longest: float = 0.0
     """Its longest silence so far, in seconds."""
     is_ready: bool = False
+    was_killed: bool = False
+    """Once already before it was ready."""
 
 
 class LocalWorkers:
@@ -183,7 +185,10 @@ class LocalWorkers:
         status = worker.process.wait() if worker.process is not None else 0
         how = f"was ended by signal {-status}" if status < 0 else f"ended with status {status}"
         if not worker.is_ready:
-            raise StageError(f"worker {worker.number + 1} {how} before it was ready{_last_words(worker)}")
+            # Killed by whomever, it may live next time; what ends by itself would do so again.
+            if status >= 0 or worker.was_killed:
+                raise StageError(f"worker {worker.number + 1} {how} before it was ready{_last_words(worker)}")
+            worker.was_killed = True
         if worker.job is None:
             self._stop(worker)
             return None

@@ -13,7 +13,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from statistics import median
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from compress.run_folder.records import Trial
@@ -34,6 +34,8 @@ GP_SHARE = 0.2
 """``auto`` leaves the GP for TPE when asking takes more than this share of a trial's time."""
 GP_MOST = 150
 """... and on deterministic targets, where time may not decide, beyond this many told candidates."""
+MOST_TOLD = 300
+"""Trials that a sampler is told of, at most."""
 _WORST = 10.0
 
 
@@ -46,7 +48,9 @@ def propose(
     sampler: str | BaseSampler,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """(params, system attributes) for trial ``number``."""
-    study = build_study(problem, trials, candidates, make_sampler(sampler, seed, number), under_way=True)
+    own = not isinstance(sampler, str)
+    known = trials if own else worth_telling(problem, trials, candidates, 0 if sampler == "random" else MOST_TOLD)
+    study = build_study(problem, known, candidates, make_sampler(sampler, seed, number), under_way=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trial = study.ask(fixed_distributions=distributions(problem.dimensions))
@@ -64,8 +68,8 @@ def build_study(
 ) -> optuna.Study:
     """An in-memory study of all that has happened. ``user_attrs``: ``trial``, ``candidate`` or ``gated``.
 
-    ``under_way``: trials that were asked for and have not ended are told as well, as if they brought what trials
-    usually do (the constant liar of Ginsbourger et al. 2010), so that the same is not asked for again.
+    ``under_way``: trials that were asked for and have not ended are told as running; GPSampler and TPESampler take
+    that into account (the constant liar of Ginsbourger et al. 2010, and its like), so that the same is not asked again.
     """
     import optuna
 
@@ -80,8 +84,48 @@ def build_study(
         for frozen in _frozen(problem, trial, candidates)
     ]
     waiting = [trial for trial in trials.values() if under_way and trial.state == "asked"]
-    study.add_trials([*told, *(_expected(problem, trial, told) for trial in waiting if told)])
+    study.add_trials([*told, *(_running(problem, trial) for trial in waiting)])
     return study
+
+
+def worth_telling(
+    problem: Problem, trials: Mapping[int, Trial], candidates: Mapping[str, Candidate], most: int
+) -> dict[int, Trial]:
+    """At most so many finished trials, since asking takes longer with each of them; all that are under way.
+
+    A third of them are those with the least cost on the first target among those that meet the constraints on val, a
+    third the newest, and a third evenly over all others.
+    """
+    ended = [trial for trial in trials.values() if trial.state in ("finished", "gated")]
+    under_way = {trial.number: trial for trial in trials.values() if trial.state == "asked"}
+    if len(ended) <= most:
+        return {**{trial.number: trial for trial in ended}, **under_way}
+    each = most // 3
+    best = sorted((trial for trial in ended if trial.state == "finished"), key=partial(_merit, problem, candidates))
+    chosen = {trial.number: trial for trial in (*best[:each], *ended[len(ended) - each :])}
+    others = [trial for trial in ended if trial.number not in chosen]
+    left = most - len(chosen)
+    chosen |= {others[i * len(others) // left].number: others[i * len(others) // left] for i in range(left)}
+    return {**chosen, **under_way}
+
+
+def _merit(problem: Problem, candidates: Mapping[str, Candidate], trial: Trial) -> tuple[float, float]:
+    """How far a trial's best candidate is beyond the constraints, then its cost; less is better."""
+    target, found = problem.targets[0], []
+    for candidate in (candidates[name] for name in trial.candidates if name in candidates):
+        measured = candidate.measured.get(target)
+        if measured is None:
+            continue
+        beyond = max([0.0, *_excesses(problem, candidate, target)])
+        cost = measured.latency.ratio if measured.latency else float(measured.instructions or candidate.size)
+        found.append((beyond, cost))
+    return min(found, default=(math.inf, math.inf))
+
+
+def _excesses(problem: Problem, candidate: Candidate, target: str) -> list[float]:
+    """How far a candidate is beyond each of the constraints on ``target``, scaled to its limit."""
+    found = feasibility.excesses(candidate, problem.baseline, target, problem.constraints, scaled=True)
+    return list(found.values())
 
 
 def directions(problem: Problem) -> list[Literal["minimize", "maximize"]]:
@@ -185,14 +229,17 @@ def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
     )
 
 
-def _expected(problem: Problem, trial: Trial, told: Sequence[optuna.trial.FrozenTrial]) -> optuna.trial.FrozenTrial:
-    """A trial that is under way, as if it brought the median of what was told, in every value and constraint."""
-    values = [median(one.values[i] for one in told) for i in range(len(told[0].values))]
-    names = told[0].constraints or {}
-    constraints = {name: median((one.constraints or {}).get(name, 0.0) for one in told) for name in names}
-    return _create(
-        problem, dict(trial.params), values, constraints, {"trial": trial.number, "under_way": True}, trial.system_attrs
-    )
+def _running(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
+    """A trial that is under way, as Optuna has those that other processes are at."""
+    import optuna
+
+    known = {name: nearest(domain, trial.params[name]) for name, domain in problem.dimensions.items()
+             if name in trial.params}  # fmt: skip
+    return optuna.trial.create_trial(
+        state=optuna.trial.TrialState.RUNNING, params=known,
+        distributions={name: one for name, one in distributions(problem.dimensions).items() if name in known},
+        user_attrs={"trial": trial.number},
+    )  # fmt: skip
 
 
 def _create(

@@ -163,11 +163,12 @@ class Loop:
         self._submit(trial, smaller=lost.out_of_memory)
 
     def _report(self) -> None:
-        """Write the report, unless that would take more than a twentieth of the time."""
+        """Say what is best so far and write the report, unless that would take more than a twentieth of the time."""
         at, took = self._reported
         start = clock.monotonic()
         if start - at < _REPORTS * took:
             return
+        self.progress.best(_best(self.run_))
         with contextlib.suppress(OSError):  # the record has it; at the end it is said where it cannot be written
             reporting.write_report(self.run_)
         self._reported = (clock.monotonic(), clock.monotonic() - start)
@@ -240,7 +241,6 @@ class Loop:
         )  # fmt: skip
         for text in _summaries(trial.number, outcome.candidates, self.problem.targets[0], seconds):
             self.progress.outcome(text)
-        self.progress.best(_best(self.run_))
 
     def _told_apart(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
         """(candidates that are new, ids of earlier ones that are the very same file): none is listed or read twice."""

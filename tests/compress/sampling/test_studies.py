@@ -230,17 +230,30 @@ def test_only_known_samplers_are_taken() -> None:
             samplers.check_sampler(wrong)
 
 
-def test_what_is_under_way_is_told_as_the_median_of_what_there_was(problem: Problem, candidate: Make) -> None:
+def test_what_is_under_way_is_told_as_running(problem: Problem, candidate: Make) -> None:
     trials, candidates = history(problem, candidate)
     told = studies.build_study(problem, trials, candidates).trials
     study = studies.build_study(problem, trials, candidates, under_way=True)
-    [expected] = [one for one in study.trials if one.user_attrs.get("under_way")]
+    [running] = [one for one in study.trials if one.state == optuna.trial.TrialState.RUNNING]
     assert len(study.trials) == len(told) + 1
-    assert expected.user_attrs["trial"] == 8
-    for i in range(2):
-        assert expected.values[i] == pytest.approx(sorted(one.values[i] for one in told)[len(told) // 2], abs=0.06)
-    assert set(expected.constraints) == set(told[0].constraints)
-    assert all("under_way" not in one.user_attrs for one in told)
+    assert running.user_attrs["trial"] == 8
+    assert running.params == {k: v for k, v in trials[8].params.items() if k in problem.dimensions}
+
+
+def test_of_many_trials_the_best_and_the_newest_are_told(problem: Problem, candidate: Make) -> None:
+    trials, candidates = {}, {}
+    for number in range(90):
+        name = f"{number:04d}-fp32"
+        candidates[name] = candidate(name, 0.02 if number % 2 else 0.0, 0.4 if number == 4 else 0.9 - number / 1000)
+        trials[number] = Trial(number, {}, state="finished", candidates=[name])
+    trials[90] = Trial(90, {})
+    told = studies.worth_telling(problem, trials, candidates, 30)
+    assert len(told) == 31
+    assert 90 in told, "what is under way is told in any case"
+    assert 4 in told, "the only one that meets every limit"
+    assert set(range(80, 90)) <= set(told)
+    assert studies.worth_telling(problem, trials, candidates, 90) == trials
+    assert set(studies.worth_telling(problem, trials, candidates, 0)) == {90}
 
 
 @pytest.mark.parametrize("sampler", ["gp", "tpe"])
