@@ -30,6 +30,7 @@ from targets.documents import file_hash
 from targets.emulated_arm import debian
 from targets.errors import TargetUnavailable
 from targets.machine import environment
+from targets.machine.folders import installation_folder
 
 COMMAND = "paretopress targets --install arm-emulated"
 VARIABLE = "PARETOPRESS_ARM_ROOT"
@@ -97,11 +98,7 @@ targets.emulated_arm.counting.CountingRuntime({})
 
 def place() -> Path:
     """The folder of the installation, whether there is one yet or not."""
-    named = os.environ.get(VARIABLE)
-    if named:
-        return Path(named).expanduser().absolute()
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "paretopress" / "arm-emulated"
+    return installation_folder("arm-emulated", VARIABLE)
 
 
 def manifest(folder: Path) -> dict[str, Any] | None:

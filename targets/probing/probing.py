@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import json
 import math
-import os
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from typing import Any
 
 from targets.documents import parse_json, read_text, write_text
 from targets.errors import CompressError
+from targets.machine.folders import cache_folder
 from targets.probing.probe_models import write_probe_model
 from targets.target import Capabilities, Measurement, Protocol, Target, Watch
 from targets.workers import measuring
@@ -289,16 +289,6 @@ def _path(described: Mapping[str, Any]) -> Path:
     """Where the probe of a target so described is kept."""
     said = json.dumps({"version": VERSION, "target": described}, sort_keys=True)
     return cache_folder() / "probes" / f"{hashlib.sha256(said.encode()).hexdigest()[:32]}.json"
-
-
-def cache_folder() -> Path:
-    """Where what belongs to a machine is kept: PARETOPRESS_CACHE, else ``paretopress`` in the user's cache folder."""
-    own = os.environ.get("PARETOPRESS_CACHE")
-    if own:
-        return Path(own).expanduser()
-    # The specification says that a relative path there is to be ignored.
-    shared = Path(os.environ.get("XDG_CACHE_HOME") or "")
-    return (shared if shared.is_absolute() else Path.home() / ".cache") / "paretopress"
 
 
 def _load(path: Path) -> Probe | None:

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from targets.errors import MeasurementError, ModelError
+from targets.machine.folders import cache_folder
 from targets.probing import probing
-from targets.probing.probing import FEW_WIDTHS, WIDTHS, cache_folder, find_step, probe, probed
+from targets.probing.probing import FEW_WIDTHS, WIDTHS, find_step, probe, probed
 from targets.runtimes.fake import costs
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.runtimes.ort.ort_cpu import OrtCpu

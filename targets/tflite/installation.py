@@ -1,0 +1,199 @@
+"""What ``paretopress targets --install litert`` makes: a Python environment that converts and runs ``.tflite`` files.
+
+    FOLDER/manifest.json    the versions of what is in it
+    FOLDER/bin/python       a virtual environment of the Python that made it
+
+The converter asks for versions of numpy, onnx and onnxruntime that nobody else has, and for a newer Python than it
+needs: in an environment of its own every package has the version that was tested, and the user's stays as it is.
+It is made beside its place and renamed, so that half an installation is none. FOLDER is ``paretopress/litert`` in the
+user's data folder (``$XDG_DATA_HOME``, else ``~/.local/share``), or what ``$PARETOPRESS_LITERT_ROOT`` names. To
+remove it, delete it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from targets.errors import TargetUnavailable
+from targets.machine.folders import cache_folder, installation_folder
+from targets.workers.process import Launch, local_launch
+
+COMMAND = "paretopress targets --install litert"
+VARIABLE = "PARETOPRESS_LITERT_ROOT"
+FORMAT = 1
+"""Of the folder: raised when an older one no longer serves."""
+PACKAGES: Mapping[str, str] = {
+    "absl-py": "2.5.1",
+    "ai-edge-litert": "2.3.0",
+    "ai-edge-quantizer": "0.10.0",
+    "backports.strenum": "1.2.8",
+    "flatbuffers": "25.12.19",
+    "immutabledict": "4.3.1",
+    "ml-dtypes": "0.6.0",
+    "numpy": "2.4.6",
+    "onnx": "1.23.2",
+    "onnx2tf": "2.6.9",
+    "onnxruntime": "1.31.1",
+    "protobuf": "7.36.2",
+    "psutil": "7.2.2",
+    "pyyaml": "6.0.3",
+    "scipy": "1.17.1",
+    "sng4onnx": "2.0.1",
+    "tqdm": "4.70.1",
+    "typing-extensions": "4.16.0",
+}
+"""Everything that is imported, and nothing that is only asked for: no TensorFlow, OpenCV, HDF5 or pytest."""
+TFLM: Mapping[str, str] = {"tflite-micro": "0.dev20261023182759"}
+"""One of its daily builds. There are wheels for 64-bit x86 with Linux alone; the rest works without."""
+_SECONDS = 1800
+"""For any one program that is run here."""
+_CHECK = """
+import ai_edge_litert.interpreter, ai_edge_quantizer.quantizer, onnx2tf.onnx2tf
+"""
+
+Say = Callable[[str], None]
+
+
+def place() -> Path:
+    """The folder of the installation, whether there is one yet or not."""
+    return installation_folder("litert", VARIABLE)
+
+
+def manifest() -> dict[str, Any] | None:
+    """What the installation is made of; None where there is none that serves."""
+    try:
+        found = json.loads((place() / "manifest.json").read_text())
+    except (OSError, ValueError):
+        return None
+    serves = isinstance(found, dict) and found.get("format") == FORMAT and found.get("asked") == _asked()
+    return found if serves and _python(place()).exists() else None
+
+
+def missing() -> str | None:
+    """What has to be installed before anything can be converted, in words; None where nothing is missing."""
+    return None if manifest() else f"an environment of this version in {place()}"
+
+
+def missing_tflm() -> str | None:
+    """The same for the interpreter of microcontrollers."""
+    found = manifest()
+    if found is None:
+        return missing()
+    return None if "tflite-micro" in found["packages"] else "tflite-micro, which has no wheel for this machine,"
+
+
+def installed() -> dict[str, Any]:
+    """The manifest; raises TargetUnavailable, with the command, where nothing is installed."""
+    found = manifest()
+    if found is None:
+        raise TargetUnavailable(f"files for LiteRT need {missing()}, which is not installed; run: {COMMAND}")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Version of every package of the environment; raises TargetUnavailable where there is none."""
+    return dict(installed()["packages"])
+
+
+def launch(threads: int) -> Launch:
+    """How a worker is started with the environment's Python; raises TargetUnavailable where there is none."""
+    installed()
+    usual = local_launch(threads)
+    environment = {**usual.environment, "PYTHONPATH": str(_alone()), "PYTHONDONTWRITEBYTECODE": "1"}
+    # Set for another interpreter, it would make this one find its library there.
+    environment.pop("PYTHONHOME", None)
+    return Launch((str(_python(place())), *usual.command[1:]), environment)
+
+
+def install_environment(say: Say = lambda _: None) -> Path:
+    """Make the installation unless it is there; returns its folder. A minute or two, 90 MB to fetch, 450 MB on disk.
+
+    Raises TargetUnavailable saying what is missing, and what brings it.
+    """
+    folder = place()
+    if manifest():
+        say(f"already there; to make it anew, delete {folder} first")
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
+            _make(Path(made) / "new", say)
+            if folder.exists():
+                os.replace(folder, Path(made) / "old")
+            os.replace(Path(made) / "new", folder)
+    except OSError as error:
+        raise TargetUnavailable(
+            f"{folder} cannot be written ({error.strerror or error}); make room, or set {VARIABLE} to another folder"
+        ) from None
+    return folder
+
+
+def _make(folder: Path, say: Say) -> None:
+    say(f"a Python environment in {place()}")
+    _run([sys.executable, "-m", "venv", str(folder)], "a virtual environment (on Debian: apt-get install python3-venv)")
+    named = ", ".join(f"{name} {PACKAGES[name]}" for name in ("onnx2tf", "ai-edge-quantizer", "ai-edge-litert"))
+    say(f"{len(PACKAGES)} packages, among them {named}")
+    _pip(folder, PACKAGES)
+    found = dict(PACKAGES)
+    say(f"tflite-micro {TFLM['tflite-micro']}")
+    try:
+        _pip(folder, TFLM)
+        found |= TFLM
+    except TargetUnavailable as error:
+        say(f"without the target tflm: {error}")
+    say("checking")
+    _run([str(_python(folder)), "-I", "-c", _CHECK], "the converter")
+    document = {"format": FORMAT, "asked": _asked(), "python": sys.version.split()[0], "packages": found}
+    (folder / "manifest.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _pip(folder: Path, packages: Mapping[str, str]) -> None:
+    words = [str(_python(folder)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    # onnx2tf says that it needs Python 3.12; its converter runs with 3.11, as the tests show.
+    words += ["--ignore-requires-python", "--only-binary=:all:"]
+    _run([*words, *(f"{name}=={version}" for name, version in packages.items())], "the packages (from PyPI, with pip)")
+
+
+def _asked() -> str:
+    """A hash of the versions that are asked for."""
+    return hashlib.sha256(json.dumps([PACKAGES, TFLM], sort_keys=True, default=dict).encode()).hexdigest()[:16]
+
+
+def _python(folder: Path) -> Path:
+    return folder / "bin" / "python"
+
+
+def _alone() -> Path:
+    """A folder with nothing but this package in it.
+
+    Installed, it lies among the user's packages, which must not be found before those of the environment.
+    """
+    package = Path(__file__).resolve().parents[1]
+    folder = cache_folder() / "alone" / hashlib.sha256(str(package).encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        (folder / package.name).symlink_to(package)
+    return folder
+
+
+def _run(words: Sequence[str], what: str) -> None:
+    """Run a program; raises TargetUnavailable with its last words where it fails."""
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_SECONDS
+        )
+    except subprocess.TimeoutExpired:
+        raise TargetUnavailable(f"{what}: {Path(words[0]).name} took more than {_SECONDS} s") from None
+    if done.returncode:
+        lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if "[notice]" not in line]
+        said = " ".join(lines[-1].split())[:300] if lines else f"status {done.returncode}"
+        raise TargetUnavailable(f"{what} cannot be had: {said}")
