@@ -23,6 +23,8 @@ BUILT_IN = {
     "ort-cpu": "targets.runtimes.ort.ort_cpu:OrtCpu",
     "openvino-cpu": "targets.runtimes.openvino.openvino_cpu:OpenvinoCpu",
     "ncnn-cpu": "targets.runtimes.ncnn.ncnn_cpu:NcnnCpu",
+    "litert-cpu": "targets.runtimes.litert.litert_cpu:LitertCpu",
+    "tflm": "targets.runtimes.tflm.tflm:Tflm",
     "ssh": "targets.boards.ssh:Ssh",
     "arm-emulated": "targets.emulated_arm.arm_emulated:ArmEmulated",
     "fake": "targets.runtimes.fake.fake_target:FakeTarget",
@@ -83,6 +85,8 @@ def install(name: str, say: Callable[[str], None]) -> str:
     Raises TargetUnavailable saying what is missing, TargetError for a target that comes with pip.
     """
     name, _ = parse(name)
+    if name not in _known() and f"{name}-cpu" in _known():
+        name = f"{name}-cpu"  # as extras are called: after the runtime
     cls = class_of(name)
     bring = getattr(cls, "bring", None)
     if bring is not None:

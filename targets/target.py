@@ -29,7 +29,8 @@ class Capabilities:
     refuses: tuple[str, ...] = ()
     """Schemes whose files do not run there at all."""
     int8_format: str = "u8s8"
-    """Activation and weight types whose integer kernels run here: ``u8s8`` or ``s8s8``."""
+    """Activation and weight types whose integer kernels run here: ``u8s8`` or ``s8s8``; ``tflite``, or
+    ``tflite-float-io`` with floats in and out, where the target converts float files itself (``Target.convert``)."""
     reduce_range: bool = False
     """7-bit weights: needed where u8s8 saturates (x86 without VNNI)."""
     channel_step: int = 1
@@ -159,7 +160,7 @@ class Target(abc.ABC):
     name: str
     """As it stands in reports: ``NAME[:KEY=VALUE,...]``, keys sorted, defaults left out."""
     counted: bool = False
-    """Cost is counted (``instructions``), not timed."""
+    """Cost is counted, not timed."""
     deterministic: bool = False
     """Same file, same cost, bit for bit: searches on it are reproducible."""
     remote: bool = False
@@ -168,6 +169,11 @@ class Target(abc.ABC):
     """Loading a file takes long (it is converted, or emulated): probes make do with few."""
     probed: bool = True
     """Whether its steps and int8 format are found out by measuring (``probing.py``); else they are as declared."""
+
+    @property
+    def cost_quantity(self) -> str:
+        """The quantity that stands for speed here: ``latency``, ``instructions`` or ``memory``."""
+        return "instructions" if self.counted else "latency"
 
     @abc.abstractmethod
     def capabilities(self) -> Capabilities:
@@ -211,6 +217,20 @@ class Target(abc.ABC):
         """The products of the graph that is really executed; None where the runtime does not show it.
 
         Raises as ``measure`` does.
+        """
+        return None
+
+    def convert(
+        self,
+        model: Path,  # noqa: ARG002  for those who do
+        precision: str,  # noqa: ARG002
+        samples: Mapping[str, np.ndarray],  # noqa: ARG002
+        made: Path,  # noqa: ARG002
+    ) -> Path | None:
+        """Write what this runtime takes in place of a float ``.onnx`` file, in a precision; None where it takes that.
+
+        ``samples``: arrays by input name, samples first, to calibrate with. Only targets whose ``int8_format`` begins
+        with ``tflite`` are asked. Raises ModelError naming the operator that cannot be converted.
         """
         return None
 

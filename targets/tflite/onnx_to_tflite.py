@@ -193,6 +193,10 @@ def explain(text: str) -> str:
 def _laid_out(path: Path, source: _Source) -> tuple[TfliteFile, float]:
     """The file with the layout of arrays with which it computes what ONNX Runtime does, and how far it is off."""
     file = read_tflite(path)
+    unknown = next((one for one in file.operators if one.startswith("CUSTOM:")), None)
+    if unknown is not None:
+        name = unknown.partition(":")[2]
+        raise ModelError(f"operator {_onnx_name(name, source.model)} has no kernel in LiteRT")
     interpreter = _interpreter(path)
     best = float("inf")
     for inputs in itertools.islice(_layouts(file.inputs, source), _MOST_LAYOUTS):
@@ -208,6 +212,12 @@ def _laid_out(path: Path, source: _Source) -> tuple[TfliteFile, float]:
         f"what onnx2tf made of it computes something else: an output is off by {best:.2g} of its range, more than "
         f"{TOLERANCE:g}; LiteRT cannot be used for it"
     )
+
+
+def _onnx_name(custom: str, model: Any) -> str:
+    """The ONNX operator that a custom one stands for: ``ONNX_UNIQUE`` is ``Unique``."""
+    plain = custom.removeprefix("ONNX_").replace("_", "").lower()
+    return next((str(node.op_type) for node in model.graph.node if node.op_type.lower() == plain), custom)
 
 
 def _layouts(ports: Sequence[Port], source: _Source) -> Iterator[tuple[Port, ...]]:

@@ -75,7 +75,7 @@ class LocalTarget(Target):
         """What only the loaded runtime can say; asked of a worker once."""
         with self.lock:
             if self._facts is None:
-                self._facts = dict(self._ask_scorer({"operation": "facts"}).header["facts"])
+                self._facts = dict(self.ask_scorer({"operation": "facts"}).header["facts"])
             return dict(self._facts)
 
     def measure(
@@ -122,7 +122,7 @@ class LocalTarget(Target):
         """The products of the graph that is really executed; None where the runtime does not show it."""
         header = {"operation": "audit", "model": str(Path(model).absolute())}
         with self.lock:
-            found = self._ask_scorer(header).header["layers"]
+            found = self.ask_scorer(header).header["layers"]
         return None if found is None else tuple(Layer(**one) for one in found)
 
     def run(self, model: Path, inputs: Mapping[str, np.ndarray], *, batch: int = 64) -> list[np.ndarray]:
@@ -135,7 +135,7 @@ class LocalTarget(Target):
         counts: list[int] = []
         with self.lock:
             for piece in pieces(arrays, batch):
-                reply = self._ask_scorer(header, piece)
+                reply = self.ask_scorer(header, piece)
                 parts.append([reply.arrays[str(number)] for number in range(reply.header["outputs"])])
                 counts.append(len(next(iter(piece.values()))))
         return join(parts, counts)
@@ -170,12 +170,13 @@ class LocalTarget(Target):
         }  # fmt: skip
         return WorkerProcess(setup, self.launch(), patience=self.patience, memory_limit=self.memory_limit)
 
-    def _ask_scorer(
+    def ask_scorer(
         self,
         header: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray] | None = None,
         heard: Heard = lambda _: None,
     ) -> Any:
+        """The reply of the process that is kept, started where there is none; errors as in ``ask_worker``."""
         if self.scorer is None or not self.scorer.alive:
             self.close()
             self.scorer = self.start_worker()

@@ -1,0 +1,1 @@
+"""LiteRT, which runs ``.tflite`` files on phones and boards: the target ``litert-cpu``."""
