@@ -34,6 +34,8 @@ from targets.errors import ExportError, RunError
 from targets.target import Target
 
 _NEW_OUT = "choose another --out"
+CONVERTED = "model.tflite"
+"""The baseline's file for targets that convert; measured is what they make of ``model.onnx``, which is the same."""
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def baseline_candidate(
     for target in preparation.places:
         if target.name not in measured:
             measured[target.name] = _baseline_on(preparation, names, target, scorer)
+    _convert(preparation)
     candidate = Candidate(
         id="baseline",
         path="baseline/model.onnx",
@@ -206,10 +209,19 @@ def baseline_candidate(
         parity=parity,
         measured=measured,
         sha256=file_hash(path),
+        files={made.name: file_hash(made) for made in [path.with_name(CONVERTED)] if made.exists()},
     )
     if not moved:
         run.record.append("candidate", candidate=candidate)
     return candidate
+
+
+def _convert(preparation: Preparation) -> None:
+    """Put the file of targets that convert beside the baseline's own."""
+    made = preparation.path.with_name(CONVERTED)
+    for target in preparation.places:
+        if not made.exists() and target.convert(preparation.path, "fp32", {}, made) is not None:
+            return
 
 
 def fitted_metric(preparation: Preparation, scorer: scoring.Scorer) -> metrics.Metric:

@@ -140,8 +140,8 @@ def _variants(preparation: Preparation, abilities: schemes.Abilities, *, trained
         found = tuple(variant for variant in found if variant.scheme != "mixed")
     if not count:
         found = tuple(variant for variant in found if variant.scheme in ("fp32", "fp16"))
-    if not has_matmul(preparation.path):
-        found = tuple(variant for variant in found if variant.scheme not in ("int8-dynamic", "int4-weights"))
+    if not has_matmul(preparation.path):  # LiteRT's convolutions take activations that are quantized meanwhile, too
+        found = tuple(v for v in found if v.converted or v.scheme not in ("int8-dynamic", "int4-weights"))
     return tuple(variant for variant in found if trained or variant.scheme != QAT)
 
 

@@ -168,6 +168,7 @@ def _print_result(report: dict[str, Any], asked: Asked) -> None:
     from compress.reports.tables import print_picks
 
     print_picks(report, make_console())
-    if (asked.folder / "best" / "model.onnx").exists():
-        say(f"best model: {asked.shown / 'best' / 'model.onnx'}")
+    made = [name for name in ("model.tflite", "model.onnx") if (asked.folder / "best" / name).exists()]
+    if made:
+        say(f"best model: {asked.shown / 'best' / made[0]}")
     say(f"report: {asked.shown / 'report.html'}")

@@ -13,6 +13,7 @@ from compress.onnx_files.contents import all_tensors, inputs_of
 from compress.onnx_files.isolation import blaming, isolated
 from compress.values.error_lines import one_line
 from targets.errors import ModelError
+from targets.tflite.tflite_files import SUFFIX, read_tflite
 
 MOST_BYTES = 2 * 10**9
 """Weights beyond this do not fit into one file."""
@@ -158,6 +159,8 @@ def structure_hash(path: Path) -> str:
     The first 16 hex digits of a SHA-256 over operators, attributes, shapes, types and small constants; names of values
     and nodes do not count. Raises ModelError where the file cannot be read.
     """
+    if path.suffix == SUFFIX:
+        return _tflite_hash(path)
     model = read_unchecked(path)
     digest = hashlib.sha256(repr([(o.domain, o.version) for o in model.opset_import]).encode())
     numbers: dict[str, int] = {}
@@ -179,6 +182,13 @@ def structure_hash(path: Path) -> str:
             )
             digest.update(f"{attribute.name}{text}".encode())
     return digest.hexdigest()[:16]
+
+
+def _tflite_hash(path: Path) -> str:
+    """The same of a ``.tflite`` file."""
+    file = read_tflite(path)
+    tensors = [(one.dtype, one.shape, one.channels, one.constant) for one in file.tensors]
+    return hashlib.sha256(repr((tensors, file.operations)).encode()).hexdigest()[:16]
 
 
 def _shape_and_constants(tensor: onnx.TensorProto, path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from compress.onnx_files.sessions import open_session
 from compress.values.candidates import Parity
 from compress.values.error_lines import one_line, root_cause
 from targets.errors import ExportError, ModelError, ParityError
+from targets.target import Target
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest output (at least of 1)."""
@@ -64,6 +66,17 @@ def check_parity(path: Path, module: nn.Module, inputs: tuple[Tensor, ...], *, e
             f"{path.name} differs from the network by {worst:.3g} where {TOLERANCE * scale:.3g} is allowed"
         )
     return Parity(worst, same / count if count else 1.0)
+
+
+def compare_with_target(
+    path: Path, target: Target, names: Sequence[str], module: nn.Module, inputs: tuple[Tensor, ...]
+) -> Parity:
+    """The same for a file that only ``target`` runs; its difference is a property. ``names``: of the inputs."""
+    with evaluating(module), torch.no_grad():
+        expected = [x.cpu().numpy() for x in outputs_of(module(*copies(inputs)))]
+    found = target.run(path, {name: x.cpu().numpy() for name, x in zip(names, inputs, strict=True)})
+    worst = max(_difference(a, b) for a, b in zip(expected, found, strict=True))
+    return Parity(worst, float((_decision(expected[0]) == _decision(found[0])).mean()))
 
 
 def _difference(a: np.ndarray, b: np.ndarray) -> float:

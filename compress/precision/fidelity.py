@@ -106,6 +106,25 @@ def compare_quantized(source: Path, made: Path, samples: Mapping[str, np.ndarray
     return Fidelity(sqnr, cause)
 
 
+def compare_outputs(
+    source: Path, made: Path, names: Sequence[str], samples: Mapping[str, np.ndarray], target: Target
+) -> Fidelity:
+    """How near ``made``, of another kind and run by ``target``, is to ``source`` on a few samples.
+
+    ``names``: of the outputs. Raises QuantizeError as ``compare_quantized`` does; where it loses is not looked for.
+    """
+    size = max((len(x) for x in samples.values() if x.ndim), default=1)
+    try:
+        expected = checker().run(source, samples, batch=size)
+        found = target.run(made, samples, batch=size)
+    except CompressError as error:
+        raise QuantizeError(f"the converted file of {source.name} does not run: {one_line(error)}") from None
+    broken = _broken(names, expected, found)
+    if broken:
+        raise QuantizeError(f"the converted file of {source.name} is broken: {broken}")
+    return Fidelity(_ratios(names, expected, found))
+
+
 def made_up_samples(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     """A few seeded samples for the inputs of ``model``: normal numbers, and small integers; open axes are short."""
     random = np.random.default_rng(0)

@@ -37,11 +37,28 @@ class Variant:
     """Where it is measured."""
 
     @property
+    def converted(self) -> bool:
+        """Whether its file is a ``.tflite`` one, which the targets convert the float file to."""
+        return converts(self.capabilities)
+
+    @property
+    def suffix(self) -> str:
+        """How the name of its file ends."""
+        return ".tflite" if self.converted else ".onnx"
+
+    @property
     def format(self) -> str:
-        """Types of activations and weights: ``u8s8`` or ``s8s8``; empty for float."""
+        """Types of activations and weights: ``u8s8`` or ``s8s8``; empty for float; ``tflite`` of a converted file."""
+        if self.converted:
+            return self.capabilities.int8_format
         if self.scheme in STORED:
             return ""
         return {"fp32": "", "int8-dynamic": "u8s8"}.get(self.scheme, self.capabilities.int8_format)
+
+
+def converts(one: Capabilities) -> bool:
+    """Whether a target takes ``.tflite`` files, and converts float ones to them."""
+    return one.int8_format.startswith("tflite")
 
 
 def wanted(space: SearchSpace, gained: Iterable[Sequence[str]]) -> tuple[str, ...]:
@@ -106,19 +123,36 @@ def variants(schemes: Sequence[str], abilities: Abilities) -> tuple[Variant, ...
     """The files to make of every network, the first target's format first; raises TargetError where none are left."""
     found: list[Variant] = []
     for scheme in offered(schemes, abilities):
-        able = tuple(name for name, one in abilities.items() if scheme not in refused(one.refuses, one.lacks))
+        able = [name for name, one in abilities.items() if scheme not in refused(one.refuses, one.lacks)]
         formats: dict[tuple[object, ...], Capabilities] = {}
         for one in abilities.values():
             if offers(scheme, one):
                 formats.setdefault(_format(scheme, one), one)
         for number, capabilities in enumerate(formats.values()):
-            suffix = f"-{capabilities.int8_format}{'-7bit' * capabilities.reduce_range}" if number else ""
-            found.append(Variant(scheme + suffix, scheme, capabilities, able))
+            suffix = f"-{_named(scheme, capabilities)}" if number else ""
+            mine = tuple(name for name in able if _takes(abilities[name], capabilities))
+            found.append(Variant(scheme + suffix, scheme, capabilities, mine))
     return tuple(found)
+
+
+def _named(scheme: str, one: Capabilities) -> str:
+    """What tells a file from the first one of its scheme."""
+    if not converts(one) and scheme in ("fp32", *STORED):
+        return "onnx"
+    return f"{one.int8_format}{'-7bit' * one.reduce_range}"
+
+
+def _takes(here: Capabilities, made_for: Capabilities) -> bool:
+    """Whether a target runs files that were made for what another one can do."""
+    if converts(here) or converts(made_for):
+        return here.int8_format == made_for.int8_format
+    return True
 
 
 def _format(scheme: str, one: Capabilities) -> tuple[object, ...]:
     """What tells two files of one scheme apart."""
+    if converts(one):
+        return (one.int8_format,)
     if scheme in STORED:
         return ()
     return {"fp32": (), "int8-dynamic": (one.reduce_range,)}.get(scheme, (one.int8_format, one.reduce_range))

@@ -100,9 +100,9 @@ def trial(candidate: Candidate) -> int | None:
 
 
 def main_cost(report: Report, target: str) -> str:
-    """What stands for speed on ``target``: ``latency``, or ``instructions`` where these are counted, or ``size``."""
+    """What stands for speed on ``target``: ``latency``, else ``instructions``, ``memory`` or ``size``."""
     zero = on(baseline(report), target) or {}
-    return next((name for name in ("latency", "instructions") if zero.get(name)), "size")
+    return next((name for name in ("latency", "instructions", "memory") if zero.get(name)), "size")
 
 
 def cost_ratio(report: Report, candidate: Candidate, target: str, cost: str) -> CostRatio | None:

@@ -116,6 +116,9 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
             # By it the machine's state is told (``beside``); the entry's own keys are a contract.
             measured["latency"].pop("baseline", None)
     # How near a quantized file is to its float source belongs to its precision; the entry's own keys are a contract.
+    files = data.pop("files")
+    if files:
+        data["config"] = {**data["config"], "files": files}
     fidelity = {name: data.pop(name) for name in ("sqnr", "lost_in")}
     if fidelity["sqnr"]:
         data["config"] = {**data["config"], "fidelity": fidelity}
@@ -168,19 +171,29 @@ def write_pick(run: Run, identifier: str, target: str, folder: Path, pick: dict[
             "which restores it where it can, or choose another candidate"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "model.onnx"
-    # A copy of its own: what its owner does to it must not reach into the run.
-    temporary = folder / f".model.onnx.{os.getpid()}"
+    path = folder / source.name
+    # Copies of its own: what its owner does to them must not reach into the run.
+    for name, sha256 in {**candidate.files, source.name: candidate.sha256}.items():
+        _copy(source.with_name(name), folder / name, sha256, identifier)
+    for name in {"model.onnx", "model.tflite"} - {*candidate.files, source.name}:
+        (folder / name).unlink(missing_ok=True)  # of the pick that lay here before
+    write_json(folder / "manifest.json", _manifest(run, candidate, target, file_hash(path), pick))
+    return path
+
+
+def _copy(source: Path, path: Path, sha256: str, identifier: str) -> None:
+    """Copy a file of a candidate, whole or not at all; raises RequestError where it is not what was measured."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         shutil.copyfile(source, temporary)
-        if candidate.sha256 not in ("", file_hash(temporary)):
-            raise RequestError(f"the file of {identifier} changed while it was copied; nothing was put into {folder}")
+        if sha256 not in ("", file_hash(temporary)):
+            raise RequestError(
+                f"the file {source.name} of {identifier} changed while it was copied; it was not put into {path.parent}"
+            )
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    write_json(folder / "manifest.json", _manifest(run, candidate, target, file_hash(path), pick))
-    return path
 
 
 def _manifest(run: Run, candidate: Candidate, target: str, sha256: str, pick: dict[str, Any] | None) -> dict[str, Any]:
@@ -188,6 +201,7 @@ def _manifest(run: Run, candidate: Candidate, target: str, sha256: str, pick: di
     environment = {key: value for key, value in request.environment.items() if key != "command"}
     return {
         "sha256": sha256,
+        **({"files": {**candidate.files, Path(candidate.path or "").name: sha256}} if candidate.files else {}),
         "id": candidate.id,
         "task": request.task.name if request.task else "",
         "target": target,

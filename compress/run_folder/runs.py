@@ -30,8 +30,8 @@ from targets.errors import RunError, SpaceError
 SCHEMA = 1
 _WRITTEN = tuple(
     f".{name}"
-    for name in ("run.json", "report.json", "report.html", "candidate.json", "manifest.json", "model.onnx", "weights.",
-                 "module.pt")
+    for name in ("run.json", "report.json", "report.html", "candidate.json", "manifest.json", "model.onnx",
+                 "model.tflite", "weights.", "module.pt")
 )  # fmt: skip
 """How the names begin of files that are being written, to be renamed when they are whole."""
 
@@ -72,8 +72,9 @@ class Run:
         return self.folder / "candidates" / identifier
 
     def path(self, identifier: str) -> Path:
-        """The path of a candidate's ONNX file."""
-        return self.candidate_folder(identifier) / "model.onnx"
+        """The path of a candidate's file: ``.tflite`` where it was made for targets that take such, else ``.onnx``."""
+        known = self.state.candidates.get(identifier)
+        return self.folder / ((known and known.path) or f"candidates/{identifier}/model.onnx")
 
     def is_whole(self, candidate: Candidate) -> bool:
         """Whether a candidate's ONNX file is there, with the very bytes that were measured."""

@@ -185,7 +185,7 @@ def _in_turn(networks: Sequence[Network]) -> list[Network]:
 def _quantity(problem: Problem, context: Context) -> str:
     costs = [name for name in problem.objectives if name != "quality"]
     if set(costs) & {"latency", "instructions"}:
-        return "instructions" if context.targets.first.counted else "latency"
+        return context.targets.first.cost_quantity
     return costs[0]
 
 

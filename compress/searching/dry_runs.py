@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from compress.baseline import modules, onnx_baselines
 from compress.metrics import metrics
 from compress.networks import counting
-from compress.onnx_files import exporting
+from compress.onnx_files import exporting, sessions
 from compress.onnx_files.isolation import kept_worker
 from compress.onnx_import.importer import NotImportable
+from compress.precision import schemes
 from compress.precision.schemes import left_out, offered, offers, wanted
 from compress.pruning import blocks as pruning_blocks
 from compress.pruning import grouping, pruning
@@ -50,24 +51,54 @@ def plan(asked: Asked) -> dict[str, Any]:
     task, folder = asked.task, asked.folder
     with kept_worker(), naming_exits(), resolved(asked) as wanted:
         splits, space = wanted.splits, wanted.request.space
-        found = {
+        found: dict[str, Any] = {
             "schema": 1, "task": task.name, "constraints": list(wanted.request.constraints),
             "warnings": list(splits.warnings), "targets": _targets(wanted.targets, space),
         }  # fmt: skip
         if task.onnx_path is not None:
-            return found | _of_file(task, splits, space, task.onnx_path)
-        return found | _of_module(task, splits, space, folder)
+            found |= _of_file(task, splits, space, task.onnx_path)
+        else:
+            found |= _of_module(task, splits, space, folder)
+        found["warnings"] += _not_converted(asked, splits, wanted.targets)
+        return found
+
+
+def _not_converted(asked: Asked, splits: Splits, places: Sequence[Target]) -> list[str]:
+    """Why a network cannot be converted for a target that takes other files; the operator is named."""
+    converting = [place for place in places if schemes.converts(place.capabilities())]
+    if not converting:
+        return []
+    import onnx
+
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name) / f"{asked.task.name}.onnx"
+        if asked.task.onnx_path is not None:
+            onnx.save(onnx_baselines.file_source(asked.task.onnx_path, splits).model, path)
+        else:
+            module, example = _module(asked.task, asked.folder), splits.val.first(4)
+            exporting.export(modules.callable_by_place(module, example, splits.val.names), example, path)
+        found = []
+        for place in converting:
+            try:
+                place.run(path, {k: x[:1] for k, x in splits.val.arrays(_input_names(path)).items()}, batch=1)
+            except CompressError as error:
+                found.append(f"{place.name} cannot run this network: {str(error).replace(f'{path}: ', '')}")
+        return found
+
+
+def _input_names(path: Path) -> list[str]:
+    return [node.name for node in sessions.open_session(path).get_inputs()]
 
 
 def _targets(places: Sequence[Target], space: SearchSpace) -> dict[str, Any]:
     """Target -> the precisions made for it, those left out and why, its int8 format, its widths' steps, its limits."""
 
     abilities = {place.name: probed(place) for place in places}
-    schemes = offered(wanted(space, [one.precisions for one in abilities.values()]), abilities)
+    made = offered(wanted(space, [one.precisions for one in abilities.values()]), abilities)
     out = left_out(space, abilities)
     return {
         name: {
-            "precisions": [scheme for scheme in schemes if offers(scheme, one)],
+            "precisions": [scheme for scheme in made if offers(scheme, one)],
             "left_out": [list(pair) for pair in out[name]],
             "int8_format": one.int8_format,
             "channel_step": one.channel_step,

@@ -231,8 +231,7 @@ def _request(asked: Asked, before: Request | None, targets: Sequence[Target]) ->
 
 def _new_request(asked: Asked, targets: Sequence[Target]) -> Request:
     """What a run begins with where nothing is given: what the task's file brings, and the defaults."""
-    counted = bool(targets) and targets[0].counted
-    objectives: tuple[str, ...] = ("quality", "instructions" if counted else "latency")
+    objectives: tuple[str, ...] = ("quality", targets[0].cost_quantity if targets else "latency")
     constraints: tuple[str, ...] = ("quality_drop<=0.01",)
     if asked.brought is not None:
         objectives = asked.brought.objectives or objectives

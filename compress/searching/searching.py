@@ -348,7 +348,7 @@ def _keep_front(run: Run, report: dict[str, Any]) -> None:
                 kept |= {pick["id"], *pick["refuted"]}
     for identifier in run.state.candidates:
         if identifier not in kept:
-            for name in ("model.onnx", "weights.pt", "weights.onnx"):
+            for name in ("model.onnx", "model.tflite", "weights.pt", "weights.onnx"):
                 (run.candidate_folder(identifier) / name).unlink(missing_ok=True)
-    for stage in ("finetune", "qat", "quantize", "export", "gate", "score"):
+    for stage in ("finetune", "qat", "quantize", "convert", "export", "gate", "score"):
         shutil.rmtree(run.folder / "cache" / stage, ignore_errors=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from compress.baseline.contexts import Context, Say
-from compress.precision.schemes import refused
+from compress.precision.schemes import converts, refused
 from compress.stages.measuring import measure_on, scored_on_val
 from compress.values.candidates import Candidate, Measured
 from targets.errors import StageError
@@ -40,4 +40,9 @@ def measure_anew(context: Context, target: Target, candidate: Candidate) -> Meas
 def _refused(context: Context, target: Target, candidate: Candidate) -> bool:
     """Whether the target does not run candidates of that precision."""
     can = context.targets.abilities[target.name]
+    precision = candidate.config["precision"]
+    if (candidate.path or "").endswith(".tflite"):
+        return bool(precision.get("format") != can.int8_format)
+    if converts(can) and precision["scheme"] != "fp32":
+        return True
     return candidate.config["precision"]["scheme"] in refused(can.refuses, can.lacks)

@@ -14,12 +14,16 @@ from compress.onnx_files import parity
 from compress.precision.schemes import Variant
 from compress.run_folder.runs import link
 from compress.stages import int8_training
+from compress.stages.converting import converter_of
 from compress.stages.measuring import measure_files
 from compress.stages.quantizing import check_fidelity
 from compress.values.candidates import Candidate, Parity
 from compress.values.configs import QAT, Config
 from compress.values.serialization import to_json, write_json
 from targets.documents import file_hash
+
+SOURCE = "model.onnx"
+"""Name of the float file that a converted one was made of, beside it."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ def make_candidates(
         near = check_fidelity(context, source.path, variant, path)
         candidate = Candidate(
             id=identifier,
-            path=f"candidates/{identifier}/model.onnx",
+            path=f"candidates/{identifier}/model{variant.suffix}",
             config={
                 **to_json(settings),
                 "widths": source.widths,
@@ -73,10 +77,13 @@ def make_candidates(
             measured=measured[variant],
             trial=number,
             sha256=file_hash(path),
+            files={SOURCE: file_hash(source.path)} if variant.converted else {},
             sqnr=dict(near.sqnr),
             lost_in=near.said(),
         )
         _store(context, candidate, path, mine)
+        if variant.converted:
+            link(source.path, context.run.candidate_folder(identifier) / SOURCE)
         candidates.append(candidate)
     return candidates, failed
 
@@ -89,6 +96,9 @@ def _trained_in_int8(context: Context, source: Source, path: Path) -> Source:
 
 def _parity(context: Context, variant: Variant, path: Path, source: Source) -> Parity:
     """The file against the network it came from; where that is an ONNX file, against that on val."""
+    if source.module is not None and variant.converted:
+        target = converter_of(context.targets, variant)
+        return parity.compare_with_target(path, target, context.baseline.names, source.module, context.val.first(8))
     if source.module is not None:
         return parity.check_parity(path, source.module, context.val.first(8), enforce=False)
     target = next(t for t in context.targets.all if t.name in variant.targets)
@@ -104,7 +114,7 @@ def _parity(context: Context, variant: Variant, path: Path, source: Source) -> P
 def _store(context: Context, candidate: Candidate, path: Path, source: Source) -> None:
     folder = context.run.candidate_folder(candidate.id)
     folder.mkdir(parents=True, exist_ok=True)
-    link(path, folder / "model.onnx")
+    link(path, folder / Path(candidate.path or "").name)
     if source.weights is not None:
         link(source.weights, folder / f"weights{source.weights.suffix}")
     own = {"removed": source.removed, "dropped": source.dropped}

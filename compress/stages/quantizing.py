@@ -18,6 +18,7 @@ from compress.precision.fidelity import Fidelity, compare_quantized
 from compress.precision.schemes import Variant
 from compress.run_folder.storage_failures import is_storage_failure
 from compress.stages import int8_training
+from compress.stages.converting import compare_converted, converted_file
 from compress.values.configs import OPERATORS, QAT, REFINEMENTS, STORED, Config, PrecisionSettings, is_refined
 from compress.values.serialization import from_json, to_json
 from targets.documents import file_hash
@@ -57,17 +58,22 @@ def check_fidelity(context: Context, path: Path, variant: Variant, made: Path) -
     ``path``: the network's float file. What is trained in int8 is held against its own float weights.
     """
     if variant.scheme == "fp32":
-        return Fidelity()
+        return Fidelity()  # where it was converted, the converter has checked it
     source = made.with_name(int8_training.FLOATS) if variant.scheme == QAT else path
+    samples = context.calibration.samples
 
     def compute(_: Path) -> dict[str, Any]:
-        return dict(to_json(compare_quantized(source, made, context.calibration.samples)))
+        if variant.converted:
+            return dict(to_json(compare_converted(context.targets, source, variant, made, samples)))
+        return dict(to_json(compare_quantized(source, made, samples)))
 
     inputs = {"source": file_hash(source), "made": file_hash(made), "samples": context.calibration.digest}
     return from_json(Fidelity, context.cache.stage("check", fidelity.VERSION, inputs, compute).info)
 
 
 def _file(context: Context, path: Path, variant: Variant, config: Config, say: Say) -> Path:
+    if variant.converted:
+        return converted_file(context, path, variant)
     if variant.scheme == "fp32":
         return path
     if variant.scheme in STORED:

@@ -16,8 +16,9 @@ import onnx
 from compress.baseline.contexts import Context, Say, Training
 from compress.onnx_files import exporting, limits
 from compress.precision import calibration_samples, quantizer, ranges, stored_weights
+from compress.precision.schemes import converts
 from compress.pruning.pruning import Pruned
-from compress.stages import pruning
+from compress.stages import converting, pruning
 from compress.stages.exporting import Shape, make_template
 from compress.values.configs import OPERATORS, QAT, STORED, PruneSettings
 from compress.values.serialization import to_json
@@ -59,16 +60,18 @@ def provisional_files(
 
     They are called after their precision: ``fp32.onnx``, ``int8.onnx``.
     """
-    plain = [variant for variant in context.targets.variants if variant.scheme == "int8"]
+    made_here = [variant for variant in context.targets.variants if not variant.converted]
+    converted = [v for v in context.targets.variants if v.converted and v.scheme in ("fp32", "int8", *STORED)]
+    plain = [variant for variant in made_here if variant.scheme == "int8"]
     # Trained in int8, a network costs what it costs quantized.
-    int8 = plain or [variant for variant in context.targets.variants if variant.scheme == QAT]
-    stored = [variant for variant in context.targets.variants if variant.scheme in STORED]
+    int8 = plain or [variant for variant in made_here if variant.scheme == QAT]
+    stored = [variant for variant in made_here if variant.scheme in STORED]
 
     def compute(folder: Path) -> dict[str, Any]:
         path, found = folder / "fp32.onnx", folder / "ranges.json"
         onnx.save(exporting.bind(network.template, network.pruned.module.state_dict(), context.targets.limits), path)
+        few = {name: x[: calibration_samples.BATCH] for name, x in context.calibration.samples.items()}
         if int8 and quantizer.quantizable_layers(path):
-            few = {name: x[: calibration_samples.BATCH] for name, x in context.calibration.samples.items()}
             ranges.collect_ranges(path, few, "minmax", found)
             for variant in int8:
                 made = folder / f"{variant.name}.onnx"
@@ -77,10 +80,15 @@ def provisional_files(
         for variant in stored:
             with contextlib.suppress(QuantizeError):  # a cut network may have nothing left that is worth it
                 stored_weights.write_stored(path, variant.scheme, folder / f"{variant.name}.onnx")
+        for variant in converted:
+            with contextlib.suppress(QuantizeError):  # what is not converted saves nothing
+                target = converting.converter_of(context.targets, variant)
+                converting.write_converted(target, path, variant.scheme, few, folder / f"{variant.name}.tflite")
         return {}
 
-    formats = {variant.name: [variant.format, variant.capabilities.reduce_range] for variant in int8}
+    formats: dict[str, Any] = {variant.name: [variant.format, variant.capabilities.reduce_range] for variant in int8}
     formats |= {variant.name: [str(stored_weights.VERSION)] for variant in stored}
+    formats |= {variant.name: [variant.format, converting.VERSION] for variant in converted}
     inputs = {
         "baseline": training.digest,
         "widths": dict(network.shape.widths),
@@ -90,8 +98,9 @@ def provisional_files(
         "limits": to_json(context.targets.limits),
     }
     folder = context.cache.stage("gate", VERSION, inputs, compute).folder
-    files = {folder / f"{variant.name}.onnx": variant.targets for variant in (*int8, *stored)}
+    files = {folder / f"{one.name}{one.suffix}": one.targets for one in (*int8, *stored, *converted)}
     # Where no float file is asked for, nothing but an int8 one may save the config.
-    if not files or any(variant.scheme in ("fp32", "int8-dynamic") for variant in context.targets.variants):
-        files[folder / "fp32.onnx"] = tuple(target.name for target in context.targets.all)
+    if not files or any(variant.scheme in ("fp32", "int8-dynamic") for variant in made_here):
+        abilities = context.targets.abilities
+        files[folder / "fp32.onnx"] = tuple(name for name, one in abilities.items() if not converts(one))
     return {path: able for path, able in files.items() if path.exists()}

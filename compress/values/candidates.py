@@ -157,6 +157,8 @@ class Candidate:
     """The trial it came from; None for the baseline."""
     sha256: str = ""
     """Of the file: two configs may come to the very same network."""
+    files: dict[str, str] = field(default_factory=dict)
+    """Files that belong to it, besides that of ``path``: name in its folder -> SHA-256."""
     sqnr: dict[str, float] = field(default_factory=dict)
     """Of a quantized file: output -> decibels of signal to noise against the float file it was made of."""
     lost_in: str = ""

@@ -125,7 +125,8 @@ def test_float_files_are_converted_once(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("nodes", "shape", "said"),
     [
-        ([helper.make_node("QuantizeLinear", ["x", "s"], ["q"]), helper.make_node("DequantizeLinear", ["q", "s"], ["y"])],
+        ([helper.make_node("QuantizeLinear", ["x", "s"], ["q"]),
+          helper.make_node("DequantizeLinear", ["q", "s"], ["y"])],
          [1, 4], r"quantized in ONNX's own form \(DequantizeLinear\).*give the float file"),
         ([helper.make_node("Relu", ["x"], ["y"])], ["n", 3, "h", 4], r"axis 2 of input 'x' has no fixed size \(h\)"),
         ([helper.make_node("Unique", ["x"], ["y"])], [6], "operator Unique has no kernel in LiteRT"),
