@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from compress.values.candidates import Measured
+
 DASH = "\N{EN DASH}"
 MISSING = DASH
 """What stands where nothing was measured."""
@@ -199,3 +201,10 @@ class QualityFormat:
         if signed and value is not None and value > 0 and any(digit in text for digit in "123456789"):
             text = f"+{text}"
         return f"{text} points" if self.percent and is_known(value) else text
+
+
+def cost_in_words(measured: Measured) -> str:
+    """What a target that does not time counts of a candidate: its instructions, else its memory."""
+    if measured.instructions is not None or measured.memory is None:
+        return f"{measured.instructions} instructions"
+    return f"{format_size(measured.memory)} of memory"

@@ -62,8 +62,8 @@ def _gain(report: Report, row: PickRow, target: str) -> str:
     told = f"{ratio.text} of the baseline's"
     if cost == "size":
         return f"has {told} size"
-    if cost == "instructions":
-        return f"takes {told} instructions"
+    if cost in ("instructions", "memory"):
+        return f"takes {told} {cost}"
     spread = f" ({ratio.interval})" if ratio.interval else ""
     tie = ": a tie" if abs(ratio.value - 1) <= SAME_LATENCY else ""
     return f"runs in {told} time{spread}{tie}"
@@ -160,7 +160,9 @@ def standing(row: PickRow) -> str:
 
 def ties(report: Report, target: str) -> list[str]:
     """A line for each pick that others cannot be told apart from, in what it was picked for."""
-    speed = {"instructions": "instructions", "latency": "speed"}.get(reading.main_cost(report, target), "size")
+    speed = {"instructions": "instructions", "latency": "speed", "memory": "memory"}.get(
+        reading.main_cost(report, target), "size"
+    )
     metric = reading.quality_format(report, target).metric
     judged_by = {"smallest": "size", "most_accurate": metric, "knee": f"{speed} and {metric}"}
     return [

@@ -94,10 +94,12 @@ def _ratio(report: Report, target: str, candidate: Candidate, cost: str) -> str:
 
 
 def _amount(target: str, candidate: Candidate, cost: str) -> str:
-    """The absolute figure behind the ratio: p50, or instructions."""
+    """The absolute figure behind the ratio: p50, instructions or bytes of memory."""
     here = reading.on(candidate, target) or {}
     if cost == "instructions":
         return format_count(here.get("instructions"))
+    if cost == "memory":
+        return format_size(here.get("memory"))
     return format_seconds(here["latency"]["p50"]) if here.get("latency") else MISSING
 
 
@@ -106,6 +108,7 @@ def _cost_columns(cost: str) -> list[tuple[str, str]]:
     return {
         "latency": [("latency\nx", ">"), ("p50", ">")],
         "instructions": [("instructions\nx", ">"), ("count", ">")],
+        "memory": [("memory\nx", ">"), ("arena", ">")],
         "size": [("size\nx", ">")],
     }[cost]
 

@@ -59,7 +59,7 @@ def _learnt(report: Report, target: str) -> list[str]:
 def _slower(report: Report, target: str) -> list[str]:
     """Precisions that take longer than float at the same widths, in so many words."""
     cost = reading.main_cost(report, target)
-    if cost == "size":
+    if cost in ("size", "memory"):
         return []
     quotients: dict[str, list[float]] = defaultdict(list)
     floats = {_network(one): one for one in reading.measured_on(report, target) if _scheme(one) == "fp32"}
@@ -69,7 +69,7 @@ def _slower(report: Report, target: str) -> list[str]:
         zero = reading.cost_ratio(report, partner, target, cost) if partner else None
         if _scheme(one) != "fp32" and ratio and zero and zero.value:
             quotients[_scheme(one)].append(ratio.value / zero.value)
-    word = "instructions" if cost == "instructions" else "time"
+    word = "time" if cost == "latency" else cost
     return [
         f"{scheme} is slower than float on {target}: {format_ratio(median(found))} of its {word} at the same "
         f"widths (median of {len(found)} networks)."

@@ -21,6 +21,7 @@ from compress.onnx_files.isolation import kept_worker
 from compress.precision.fidelity import close_checker
 from compress.precision.schemes import steps_in_words
 from compress.reports import reporting
+from compress.reports.formatting import cost_in_words
 from compress.results import Result
 from compress.run_folder import runs
 from compress.run_folder.caching import Cache
@@ -285,7 +286,7 @@ def _opening(context: Context) -> str:
     for name, measured in context.baseline.candidate.measured.items():
         if name not in context.targets.describe:
             continue
-        speed = f"{measured.instructions} instructions"
+        speed = cost_in_words(measured)
         if measured.latency is not None:
             speed = f"{measured.latency.p50 * 1e6:.4g} us"
         quality = measured.quality.val

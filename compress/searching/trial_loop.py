@@ -18,6 +18,7 @@ from compress.baseline.contexts import Context
 from compress.executing.jobs import Done, Executor, Job
 from compress.executing.jobs import Failure as LostTrial
 from compress.reports import reporting
+from compress.reports.formatting import cost_in_words
 from compress.run_folder.facts import Skipped
 from compress.run_folder.records import Trial
 from compress.run_folder.runs import Run, link
@@ -370,7 +371,7 @@ def _summaries(number: int, candidates: Sequence[Candidate], target: str, second
     for candidate in candidates:
         # The first target's figures; where that does not run it, another's.
         measured = candidate.measured.get(target) or next(iter(candidate.measured.values()))
-        speed = f"{measured.latency.ratio:.2f}x" if measured.latency else f"{measured.instructions} instructions"
+        speed = f"{measured.latency.ratio:.2f}x" if measured.latency else cost_in_words(measured)
         # The metric is named once: the line is long enough.
         metric = "" if parts else f"{measured.quality.val.metric} "
         parts.append(f"{candidate.config['precision']['scheme']} {metric}{measured.quality.val.value:.4g} at {speed}")
@@ -386,10 +387,6 @@ def _best(run: Run) -> str:
         return ""
     first = rankings.ranked("fastest", members, target, higher_is_better=question.higher_is_better)[0]
     measured = first.measured[target]
-    speed = (
-        f"{measured.latency.ratio:.3f}x of the baseline's time"
-        if measured.latency
-        else f"{measured.instructions} instructions"
-    )
+    speed = f"{measured.latency.ratio:.3f}x of the baseline's time" if measured.latency else cost_in_words(measured)
     quality = measured.quality.val
     return f"{first.id}: {speed}, {quality.metric} {quality.value:.4g} (meets {', '.join(run.request.constraints)})"

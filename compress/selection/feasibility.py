@@ -12,7 +12,7 @@ from typing import Any
 from compress.values.candidates import Candidate, Measured
 from compress.values.constraints import Constraint
 
-KNOWN = ("latency", "size", "instructions")
+KNOWN = ("latency", "size", "instructions", "memory")
 """Quantities that are known before training."""
 
 ROUNDING = 1e-9
@@ -23,8 +23,9 @@ def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidat
     """How far an untrained network is beyond a constraint, as a share of the limit; 0 or less is met.
 
     ``row`` is what the latency gate knows of it on one target: ``latency`` in seconds, ``size`` in bytes,
-    ``instructions``, and relative to the baseline ``ratio`` (of latencies) and ``instructions_ratio``. A quantity that
-    is known only after training gives 0, one that the target does not measure gives infinity.
+    ``instructions``, and relative to the baseline ``ratio`` (of latencies) and ``instructions_ratio``; ``memory`` and
+    ``memory_ratio`` where memory is counted exactly. A quantity that is known only after training gives 0, one that the
+    target does not measure gives infinity.
 
     >>> from compress.values.candidates import Parity
     >>> from compress.values.constraints import parse_constraint
@@ -32,13 +33,13 @@ def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidat
     >>> [violation({"size": 750}, parse_constraint(text), baseline) for text in ("size<=500B", "size<=0.5x")]
     [0.5, 0.5]
     """
-    if constraint.quantity not in KNOWN:
+    if constraint.quantity not in KNOWN or (constraint.quantity == "memory" and "memory" not in row):
         return 0.0
     value = row.get(constraint.quantity)
     if constraint.relative and constraint.quantity == "size":
         value = None if value is None else value / baseline.size
     elif constraint.relative:
-        value = row.get("ratio" if constraint.quantity == "latency" else "instructions_ratio")
+        value = row.get("ratio" if constraint.quantity == "latency" else f"{constraint.quantity}_ratio")
     # The value is relative already where the constraint is.
     return float("inf") if value is None else constraint.violation(value, 1.0)
 

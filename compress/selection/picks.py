@@ -99,7 +99,7 @@ def _ranking(which: str, candidates: Sequence[Candidate], question: Question, ta
     if which == "fastest" and question.certainties:
         return _useful(candidates, question, target)
     objectives = question.objectives
-    wanted = {"fastest": ("latency", "instructions"), "smallest": ("size",), "most_accurate": ("quality",)}
+    wanted = {"fastest": ("latency", "instructions", "memory"), "smallest": ("size",), "most_accurate": ("quality",)}
     if which in wanted and not set(wanted[which]) & set(objectives):
         objectives = ("quality", "latency", "size")
     members = front(candidates, replace(question, objectives=objectives), target)

@@ -117,6 +117,8 @@ def _same_speed(a: Candidate, b: Candidate, target: str) -> bool:
         return _overlap(one.latency, other.latency) or _near(one.latency.ratio, other.latency.ratio, SAME_LATENCY)
     if one.latency is None and other.latency is None and one.instructions and other.instructions:
         return _near(one.instructions, other.instructions, SAME_COUNT)
+    if one.latency is None and other.latency is None and one.instructions is None and other.instructions is None:
+        return one.memory == other.memory
     return False
 
 

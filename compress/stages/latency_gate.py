@@ -19,6 +19,7 @@ from compress.stages.untrained import Untrained, provisional_files
 from compress.values.candidates import Candidate
 from compress.values.configs import OPERATORS
 from compress.values.constraints import Constraint
+from targets.target import Target
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def gate(
     for target in context.targets.all:
         paths = [path for path, able in files.items() if target.name in able]
         found, _ = measuring.measure_each(context.instruments, target, paths)  # what does not run saves nothing
-        rows = [_known(path, info, context.baseline.candidate, target.name) for path, info in found.items()]
+        rows = [_known(path, info, context.baseline.candidate, target) for path, info in found.items()]
         excess = [max(violation(row, constraint, context.baseline.candidate) for constraint in hard) for row in rows]
         if min(excess) <= 0:
             return None
@@ -56,8 +57,8 @@ def gate(
     return Gated(known)
 
 
-def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: str) -> dict[str, Any]:
-    zero = baseline.measured[target].instructions
+def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: Target) -> dict[str, Any]:
+    zero = baseline.measured[target.name].instructions
     latency, instructions = latencies.latency_result(info), info.get("instructions")
     return {
         "size": path.stat().st_size,
@@ -65,4 +66,10 @@ def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: str
         "latency": latency.p50 if latency else None,
         "instructions": instructions,
         "instructions_ratio": instructions / zero if instructions and zero else None,
+        # Of a process, memory is known too roughly to decide before a training.
+        **(_known_memory(info.get("memory"), baseline.measured[target.name].memory) if target.counted else {}),
     }
+
+
+def _known_memory(found: int | None, zero: int | None) -> dict[str, Any]:
+    return {} if found is None else {"memory": found, "memory_ratio": found / zero if zero else None}

@@ -174,7 +174,10 @@ def fastest(one: Measurement) -> list[float] | None:
 def _ratio(one: Measurement, reference: Measurement) -> Ratio:
     if one.latency:
         return Ratio(one.latency.ratio, one.latency.low, one.latency.high)
-    if one.instructions is None or not reference.instructions:
-        raise ModelError(f"{one.path}: target {one.target} gave neither a latency nor a count of instructions")
-    counted = one.instructions / reference.instructions
+    if one.instructions is not None and reference.instructions:
+        counted = one.instructions / reference.instructions
+    elif one.memory is not None and reference.memory:
+        counted = one.memory / reference.memory
+    else:
+        raise ModelError(f"{one.path}: target {one.target} gave neither a latency nor a count")
     return Ratio(counted, counted, counted)
