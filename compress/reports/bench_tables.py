@@ -186,7 +186,8 @@ def _fastest(group: Sequence[Entry], names: Mapping[int, str], target: str) -> s
     also = f"; {', '.join(near)} cannot be told from it" if near else ""
     if best.get("p50") is None:
         share = format_percent(best["ratio"])
-        return f"{where}{names[id(best)]} takes {share} of the instructions of {names[id(first)]}{also}."
+        counted = "instructions" if best.get("instructions") is not None else "memory"
+        return f"{where}{names[id(best)]} takes {share} of the {counted} of {names[id(first)]}{also}."
     return f"{where}{names[id(best)]} is {_times(value)} times as fast as {names[id(first)]}{interval}{also}."
 
 

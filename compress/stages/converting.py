@@ -39,7 +39,7 @@ def converted_file(context: Context, path: Path, variant: Variant) -> Path:
     description = context.targets.describe[target.name]
     inputs = {
         "source": file_hash(path), "scheme": variant.scheme, "format": variant.format,
-        "samples": context.calibration.digest, "converter": description.get("packages"),
+        "samples": context.calibration.digest, "converter": description.get("installation"),
         "version": description.get("conversion"),
     }  # fmt: skip
     return context.cache.stage("convert", VERSION, inputs, compute).folder / MADE

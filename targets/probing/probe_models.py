@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+SIDE = 16
+"""Height and width of what the models take."""
+
 
 def write_probe_model(folder: Path, kind: str, width: int) -> Path:
     """Two 3x3 convolutions of ``width`` channels on 16x16, in fp32 or, between quantizers, in an int8 format."""
@@ -17,7 +20,7 @@ def write_probe_model(folder: Path, kind: str, width: int) -> Path:
         nodes, constants = _float_pair(width)
     else:
         nodes, constants = _quantized_pair(width, np.uint8 if kind == "u8s8" else np.int8)
-    shape = [1, width, 16, 16]
+    shape = [1, width, SIDE, SIDE]
     graph = helper.make_graph(
         nodes,
         "probe",

@@ -22,10 +22,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+
 from targets.documents import parse_json, read_text, write_text
 from targets.errors import CompressError
 from targets.machine.folders import cache_folder
-from targets.probing.probe_models import write_probe_model
+from targets.probing.probe_models import SIDE, write_probe_model
 from targets.target import Capabilities, Measurement, Protocol, Target, Watch
 from targets.workers import measuring
 
@@ -36,6 +38,8 @@ WIDTHS = (8, 12, 15, 16, 17, 20, 24, 28, 31, 32, 33, 34, 36, 40, 44, 47, 48, 49,
 FEW_WIDTHS = (16, 20, 24, 28, 32, 33, 34, 36, 40, 48, 64)
 """Where every file takes seconds."""
 FORMATS = ("u8s8", "s8s8")
+CONVERTED = ("tflite", "tflite-float-io")
+"""Formats of files that a target converts itself; no other one would run there."""
 FORMAT_WIDTHS = (24, 32, 40, 48, 64)
 """Channels at which the formats are compared."""
 FEW_FORMAT_WIDTHS = (32, 64)
@@ -177,10 +181,11 @@ def _measure(target: Target, watch: Watch | None) -> Probe:
     widths, few = (FEW_WIDTHS, FEW_FORMAT_WIDTHS) if target.slow_to_load else (WIDTHS, FORMAT_WIDTHS)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as name:
         bench = _Bench(target, Path(name), watch)
-        wanted = {**dict.fromkeys(FORMATS, few), can.int8_format: widths} if "int8" in can.precisions else {}
+        others = FORMATS if can.int8_format in FORMATS else ()
+        wanted = {**dict.fromkeys(others, few), can.int8_format: widths} if "int8" in can.precisions else {}
         tables = _measure_all(bench, widths, wanted)
         formats = {
-            one: median(tables[one][width] / tables["fp32"][width] for width in few) for one in FORMATS if one in tables
+            one: median(tables[one][width] / tables["fp32"][width] for width in few) for one in wanted if one in tables
         }
         tie = _COUNT_TIE if target.counted else _TIE
         chosen = _choose(formats, can.int8_format, tie)
@@ -242,7 +247,7 @@ class _Bench:
     def costs(self, wanted: Mapping[str, Sequence[int]]) -> dict[str, dict[int, float]]:
         """Costs relative to the first file, measured in one call; ``wanted``: widths by precision or format."""
         kinds = [(kind, width) for kind, widths in wanted.items() for width in widths]
-        files = [write_probe_model(self.folder, kind, width) for kind, width in kinds]
+        files = [self._file(kind, width) for kind, width in kinds]
         measured = self.target.measure(files, protocol=PROTOCOL, watch=self.watch)
         counts = [float(one.instructions) for one in measured if one.instructions]
         ratios = [count / counts[0] for count in counts] if len(counts) == len(files) else _best_ratios(measured)
@@ -250,6 +255,14 @@ class _Bench:
         for (kind, width), ratio in zip(kinds, ratios, strict=True):
             found[kind][width] = ratio
         return found
+
+    def _file(self, kind: str, width: int) -> Path:
+        """A generated file; one that the target converts is calibrated with made-up values."""
+        if kind in ("fp32", *FORMATS):
+            return write_probe_model(self.folder, kind, width)
+        path, made = write_probe_model(self.folder, "fp32", width), self.folder / f"{kind}-{width}.tflite"
+        samples = {"x": np.random.default_rng(0).normal(size=(8, width, SIDE, SIDE)).astype(np.float32)}
+        return self.target.convert(path, "int8", samples, made) or path
 
 
 def _choose(formats: Mapping[str, float], declared: str, tie: float) -> str:
@@ -306,7 +319,7 @@ def _load(path: Path) -> Probe | None:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
-    sane = found.int8_format in FORMATS and min(found.channel_step, found.int8_step) >= 1
+    sane = found.int8_format in (*FORMATS, *CONVERTED) and min(found.channel_step, found.int8_step) >= 1
     return found if sane else None
 
 

@@ -104,6 +104,13 @@ def versions() -> dict[str, str]:
     return dict(installed()["packages"])
 
 
+def identity() -> str:
+    """A hash of all versions, by which measurements are kept apart; raises TargetUnavailable where there are none."""
+    found = installed()
+    parts = {key: found[key] for key in ("python", "packages")}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def launch(threads: int) -> Launch:
     """How a worker is started with the environment's Python; raises TargetUnavailable where there is none."""
     installed()

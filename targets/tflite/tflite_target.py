@@ -33,6 +33,7 @@ class TfliteTarget(LocalTarget):
 
     install: ClassVar[str | None] = installation.COMMAND
     slow_to_load = True
+    takes = (".onnx", SUFFIX)
 
     @staticmethod
     def missing() -> str | None:
@@ -46,10 +47,12 @@ class TfliteTarget(LocalTarget):
 
     def describe(self) -> dict[str, Any]:
         """Settings, the machine, and the versions of runtime and converter, which a measurement depends on."""
+        found = installation.versions()
         return {
             "target": self.name,
             "settings": dict(self.values),
-            "packages": installation.versions(),
+            "packages": {name: found[name] for name in self.packages},
+            "installation": installation.identity(),
             "conversion": conversion.VERSION,
             "machine": environment.machine(),
         }

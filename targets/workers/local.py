@@ -30,6 +30,13 @@ PIECE = 32_000_000
 """Bytes of input sent to a worker at once when scoring."""
 
 
+_KINDS = {
+    ".onnx": "convert it first",
+    ".tflite": "litert-cpu and tflm run this one, and the float .onnx file that it was made of runs here",
+}
+"""Files that are for some runtimes only, and what to do about it."""
+
+
 class LocalTarget(Target):
     """A runtime on this machine.
 
@@ -48,6 +55,8 @@ class LocalTarget(Target):
     """The one command that brings the runtime."""
     patience: float = 120.0
     """Seconds of silence after which a worker is taken to hang."""
+    takes: ClassVar[tuple[str, ...]] = (".onnx",)
+    """How files end that are for this runtime, among those that are known to be for some."""
     memory_limit: int | None = None
     """Resident bytes a worker may use; None: 90 % of what is free when it starts."""
 
@@ -89,7 +98,7 @@ class LocalTarget(Target):
     ) -> list[Measurement]:
         """Measure ``models`` against ``models[0]`` in fresh processes, as ``protocol`` asks (see ``Target``)."""
         protocol = protocol or Protocol()
-        paths = [Path(model) for model in models]
+        paths = [self.for_us(model) for model in models]
         check_request(paths, protocol)
         sizes = checked_shapes(shapes or {})
         arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
@@ -120,7 +129,7 @@ class LocalTarget(Target):
 
     def audit(self, model: Path) -> tuple[Layer, ...] | None:
         """The products of the graph that is really executed; None where the runtime does not show it."""
-        header = {"operation": "audit", "model": str(Path(model).absolute())}
+        header = {"operation": "audit", "model": str(self.for_us(model).absolute())}
         with self.lock:
             found = self.ask_scorer(header).header["layers"]
         return None if found is None else tuple(Layer(**one) for one in found)
@@ -130,7 +139,7 @@ class LocalTarget(Target):
         if batch < 1:
             raise TargetError(f"batch={batch} is not allowed; it must be 1 or more")
         arrays = {name: np.asarray(array) for name, array in inputs.items()}
-        header = {"operation": "run", "model": str(Path(model).absolute()), "batch": batch}
+        header = {"operation": "run", "model": str(self.for_us(model).absolute()), "batch": batch}
         parts: list[list[np.ndarray]] = []
         counts: list[int] = []
         with self.lock:
@@ -146,6 +155,13 @@ class LocalTarget(Target):
             if self.scorer is not None:
                 self.scorer.close()
                 self.scorer = None
+
+    def for_us(self, model: Path) -> Path:
+        """The path; raises ModelError for a file that is meant for other runtimes."""
+        path = Path(model)
+        if path.suffix in _KINDS and path.suffix not in self.takes:
+            raise ModelError(f"{path}: {self.base} runs {' and '.join(self.takes)} files; {_KINDS[path.suffix]}")
+        return path
 
     def listener(self, watch: Watch | None, process: int, processes: int) -> Heard:
         """What hands on to ``watch`` what worker ``process`` of ``processes`` says of its work."""

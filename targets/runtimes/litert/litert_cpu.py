@@ -35,6 +35,7 @@ class LitertCpu(TfliteTarget):
 
     base = "litert-cpu"
     runtime = "targets.runtimes.litert.litert_cpu:LitertRuntime"
+    packages = ("ai-edge-litert", "onnx2tf", "ai-edge-quantizer")
     settings: ClassVar[Mapping[str, Setting]] = {
         "threads": Setting(1, least=1, help="threads of one inference"),
         "kernels": Setting("xnnpack", words=tuple(_KERNELS), help="which kernels compute"),

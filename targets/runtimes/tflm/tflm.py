@@ -41,6 +41,7 @@ class Tflm(TfliteTarget):
 
     base = "tflm"
     runtime = "targets.runtimes.tflm.tflm:TflmRuntime"
+    packages = ("tflite-micro", "onnx2tf", "ai-edge-quantizer")
     settings: ClassVar[Mapping[str, Setting]] = {}
     counted = True
     deterministic = True
