@@ -11,10 +11,10 @@ from torch import nn
 from compress.baseline.contexts import Context
 from compress.metrics import metrics
 from compress.onnx_files import parity
+from compress.precision.converting import converter_of
 from compress.precision.schemes import Variant
 from compress.run_folder.runs import link
 from compress.stages import int8_training
-from compress.stages.converting import converter_of
 from compress.stages.measuring import measure_files
 from compress.stages.quantizing import check_fidelity
 from compress.values.candidates import Candidate, Parity
@@ -97,7 +97,7 @@ def _trained_in_int8(context: Context, source: Source, path: Path) -> Source:
 def _parity(context: Context, variant: Variant, path: Path, source: Source) -> Parity:
     """The file against the network it came from; where that is an ONNX file, against that on val."""
     if source.module is not None and variant.converted:
-        target = converter_of(context.targets, variant)
+        target = converter_of(context.targets.all, variant)
         return parity.compare_with_target(path, target, context.baseline.names, source.module, context.val.first(8))
     if source.module is not None:
         return parity.check_parity(path, source.module, context.val.first(8), enforce=False)

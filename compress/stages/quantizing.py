@@ -13,12 +13,12 @@ from compress.baseline.contexts import Context, Say
 from compress.float_models.float_nodes import other_operators
 from compress.float_models.plain_models import read_plain
 from compress.onnx_files import exporting, limits
-from compress.precision import fidelity, quantizer, ranges, refining, stored_weights
+from compress.precision import converting, fidelity, quantizer, ranges, refining, stored_weights
+from compress.precision.converting import compare_converted, converter_of
 from compress.precision.fidelity import Fidelity, compare_quantized
 from compress.precision.schemes import Variant
 from compress.run_folder.storage_failures import is_storage_failure
 from compress.stages import int8_training
-from compress.stages.converting import compare_converted, converted_file
 from compress.values.configs import OPERATORS, QAT, REFINEMENTS, STORED, Config, PrecisionSettings, is_refined
 from compress.values.serialization import from_json, to_json
 from targets.documents import file_hash
@@ -64,7 +64,7 @@ def check_fidelity(context: Context, path: Path, variant: Variant, made: Path) -
 
     def compute(_: Path) -> dict[str, Any]:
         if variant.converted:
-            return dict(to_json(compare_converted(context.targets, source, variant, made, samples)))
+            return dict(to_json(compare_converted(converter_of(context.targets.all, variant), source, made, samples)))
         return dict(to_json(compare_quantized(source, made, samples)))
 
     inputs = {"source": file_hash(source), "made": file_hash(made), "samples": context.calibration.digest}
@@ -73,7 +73,7 @@ def check_fidelity(context: Context, path: Path, variant: Variant, made: Path) -
 
 def _file(context: Context, path: Path, variant: Variant, config: Config, say: Say) -> Path:
     if variant.converted:
-        return converted_file(context, path, variant)
+        return _converted(context, path, variant)
     if variant.scheme == "fp32":
         return path
     if variant.scheme in STORED:
@@ -81,6 +81,24 @@ def _file(context: Context, path: Path, variant: Variant, config: Config, say: S
     if variant.scheme == QAT:
         return int8_training.trained_file(context, path, variant, config, _ranges, say)
     return _quantized(context, path, variant, config)
+
+
+def _converted(context: Context, path: Path, variant: Variant) -> Path:
+    """The ``.tflite`` file, in whatever precision."""
+    target = converter_of(context.targets.all, variant)
+    samples = context.calibration.samples
+
+    def compute(folder: Path) -> dict[str, Any]:
+        converting.write_converted(target, path, variant.scheme, samples, folder / converting.MADE)
+        return {}
+
+    description = context.targets.describe[target.name]
+    inputs = {
+        "source": file_hash(path), "scheme": variant.scheme, "format": variant.format,
+        "samples": context.calibration.digest, "converter": description.get("installation"),
+        "version": description.get("conversion"),
+    }  # fmt: skip
+    return context.cache.stage("convert", converting.VERSION, inputs, compute).folder / converting.MADE
 
 
 def _stored(context: Context, path: Path, variant: Variant) -> Path:

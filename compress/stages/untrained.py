@@ -15,10 +15,10 @@ import onnx
 
 from compress.baseline.contexts import Context, Say, Training
 from compress.onnx_files import exporting, limits
-from compress.precision import calibration_samples, quantizer, ranges, stored_weights
+from compress.precision import calibration_samples, converting, quantizer, ranges, stored_weights
 from compress.precision.schemes import converts
 from compress.pruning.pruning import Pruned
-from compress.stages import converting, pruning
+from compress.stages import pruning
 from compress.stages.exporting import Shape, make_template
 from compress.values.configs import OPERATORS, QAT, STORED, PruneSettings
 from compress.values.serialization import to_json
@@ -82,7 +82,7 @@ def provisional_files(
                 stored_weights.write_stored(path, variant.scheme, folder / f"{variant.name}.onnx")
         for variant in converted:
             with contextlib.suppress(QuantizeError):  # what is not converted saves nothing
-                target = converting.converter_of(context.targets, variant)
+                target = converting.converter_of(context.targets.all, variant)
                 converting.write_converted(target, path, variant.scheme, few, folder / f"{variant.name}.tflite")
         return {}
 
