@@ -31,6 +31,8 @@ HOST = "ort-cpu:opt=basic"
 """What scores in a device's place. Without the extended optimizations quantized layers are computed in floats, which
 is bit for bit what integer kernels give (seen against an emulated ARM core), but on x86 without VNNI, whose own
 integer kernels saturate: the same s8s8 file had an accuracy of 0.960 there and 0.980 on ARM."""
+HOST_OF_TFLITE = "tflm"
+"""The same for ``.tflite`` files: bit for bit what a microcontroller gives."""
 CHECKED = 64
 """Examples that the device computes as well, where the host scores."""
 _AGREEMENT = 0.95
@@ -60,7 +62,7 @@ class Scorer:
 
     def __init__(self, cache: Cache, run: Run, describe: Mapping[str, Any], names: list[str]) -> None:
         self._cache, self._run, self._describe, self._names = cache, run, describe, names
-        self._host: Target | None = None
+        self._hosts: dict[str, Target] = {}
 
     def decide(self, target: Target, path: Path, splits: Mapping[str, Split]) -> None:
         """Try a few examples on a remote target, once in a run, and note which splits are too slow to score there."""
@@ -86,9 +88,9 @@ class Scorer:
         batch = 1 if dynamic else BATCH
         if there or which not in self._run.state.facts.scored_on_host.get(target.name, ()):
             return Scored(self._computed(target, path, split.arrays(self._names), split.digest, batch))
-        if self._host is None:
-            self._host = targets.get(HOST)
-        found = self._computed(self._host, path, split.arrays(self._names), split.digest, batch)
+        name = HOST_OF_TFLITE if path.suffix == ".tflite" else HOST
+        host = self._hosts.setdefault(name, targets.get(name))
+        found = self._computed(host, path, split.arrays(self._names), split.digest, batch)
         few = {key: value[:CHECKED] for key, value in split.arrays(self._names).items()}
         check = _check(found, self._computed(target, path, few, f"{split.digest}[:{CHECKED}]", batch))
         if check.agreement < _AGREEMENT:
@@ -96,10 +98,10 @@ class Scorer:
         return Scored(found, check)
 
     def close(self) -> None:
-        """End the process on this machine that scored in a device's place, if there is one."""
-        if self._host is not None:
-            self._host.close()
-            self._host = None
+        """End the processes on this machine that scored in a device's place, if there are any."""
+        for host in self._hosts.values():
+            host.close()
+        self._hosts.clear()
 
     def _computed(
         self, target: Target, path: Path, arrays: Mapping[str, np.ndarray], digest: str, batch: int

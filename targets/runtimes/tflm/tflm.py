@@ -45,7 +45,6 @@ class Tflm(TfliteTarget):
     settings: ClassVar[Mapping[str, Setting]] = {}
     counted = True
     deterministic = True
-    remote = True
     probed = False
 
     @property
