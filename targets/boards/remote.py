@@ -42,6 +42,7 @@ RUNTIMES = {
     "ort-cpu": "targets.runtimes.ort.ort_cpu:OrtCpu",
     "openvino-cpu": "targets.runtimes.openvino.openvino_cpu:OpenvinoCpu",
     "ncnn-cpu": "targets.runtimes.ncnn.ncnn_cpu:NcnnCpu",
+    "litert-cpu": "targets.runtimes.litert.litert_board:LitertBoard",
 }
 """Runtimes that a device may be asked to use."""
 IDLE = 600.0

@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,9 +29,12 @@ from targets.boards.device_cache import no_space
 from targets.boards.parcels import MODEL, Parcel, ParcelFile, pack_model
 from targets.boards.remote import RUNTIMES, load_target
 from targets.boards.ssh_line import FAILED, CommandResult, SshLine, quoted
-from targets.errors import CompressError, MeasurementError, TargetError, TargetUnavailable, TransientError
+from targets.errors import CompressError, MeasurementError, ModelError, TargetError, TargetUnavailable, TransientError
 from targets.settings import Setting, canonical_name, checked_settings
 from targets.target import Capabilities, Estimate, Latency, Layer, Measurement, Protocol, Samples, Target, Watch
+from targets.tflite import conversion, installation
+from targets.tflite.tflite_files import SUFFIX
+from targets.tflite.tflite_target import made_for
 from targets.workers import measuring
 from targets.workers.inputs import checked_shapes, join
 from targets.workers.local import LocalTarget, check_request, first_samples, pieces
@@ -103,7 +106,8 @@ class Ssh(Target):
 
     def describe(self) -> dict[str, Any]:
         """Runtime, settings, versions and machine of the board; what changes from minute to minute is left out."""
-        return {**self._known()["describe"], "settings": dict(self.values)}
+        found = {**self._known()["describe"], "settings": dict(self.values)}
+        return {**found, "installation": installation.identity()} if self._converts else found
 
     def facts(self) -> dict[str, Any]:
         """What only the runtime on the board can say, once it is loaded (versions, limits)."""
@@ -128,7 +132,7 @@ class Ssh(Target):
         protocol = protocol or Protocol()
         paths = [Path(model) for model in models]
         check_request(paths, protocol)
-        parcels = [pack_model(path) for path in paths]
+        parcels = [self._packed(path) for path in paths]
         header = {
             "operation": "measure",
             "models": [parcel.key for parcel in parcels],
@@ -146,7 +150,7 @@ class Ssh(Target):
         """Outputs for all samples, computed there (see ``Target``)."""
         if batch < 1:
             raise TargetError(f"batch={batch} is not allowed; it must be 1 or more")
-        parcel = pack_model(Path(model))
+        parcel = self._packed(Path(model))
         arrays = {name: np.asarray(array) for name, array in inputs.items()}
         header = {"operation": "run", "model": parcel.key, "batch": batch, "doing": f"running {parcel.path}"}
         parts: list[list[np.ndarray]] = []
@@ -161,12 +165,30 @@ class Ssh(Target):
 
     def audit(self, model: Path) -> tuple[Layer, ...] | None:
         """The products of the graph that is really executed there; None where the runtime does not show it."""
-        parcel = pack_model(Path(model))
+        parcel = self._packed(Path(model))
         header = {"operation": "audit", "model": parcel.key, "doing": f"auditing {parcel.path}"}
         with self._lock:
             self._send([parcel])
             found = self._ask(header, {}, [parcel]).header["layers"]
         return None if found is None else tuple(Layer(**one) for one in found)
+
+    def convert(self, model: Path, precision: str, samples: Mapping[str, np.ndarray], made: Path) -> Path | None:
+        """Write what a runtime there takes in place of a float ``.onnx`` file, here (see ``Target``)."""
+        if not self._converts:
+            return None
+        return conversion.convert(model, made_for(precision, self.capabilities()), samples, made).path
+
+    @property
+    def _converts(self) -> bool:
+        return SUFFIX in self._runtime.takes
+
+    def _packed(self, path: Path) -> Parcel:
+        """What is sent for a file: where the runtime takes other ones, what it is converted to."""
+        if path.suffix == SUFFIX and not self._converts:
+            raise ModelError(f"{path}: {self.values['runtime']} runs .onnx files; runtime=litert-cpu runs this one")
+        if not self._converts or path.suffix == SUFFIX:
+            return pack_model(path)
+        return replace(pack_model(conversion.float_file(path).path), path=path)
 
     def close(self) -> None:
         """End what runs on the board, and the connection to it."""
@@ -356,9 +378,8 @@ class Ssh(Target):
         samples = tuple(Samples(**_tuples(one)) for one in found["samples"])
         latency: Latency = measuring.latency(samples)
         rest = {key: value for key, value in _tuples(found).items() if key != "samples"}
-        return Measurement(
-            path=parcel.path, target=self.name, size=parcel.parts[0].size, latency=latency, samples=samples, **rest
-        )
+        size = parcel.path.stat().st_size
+        return Measurement(path=parcel.path, target=self.name, size=size, latency=latency, samples=samples, **rest)
 
 
 def _check_paths(values: Mapping[str, Any]) -> None:

@@ -366,7 +366,10 @@ def _port(file: TfliteFile, name: str) -> Port:
 
 
 def _interpreter(path: Path) -> Any:
-    made = importlib.import_module("ai_edge_litert.interpreter").Interpreter(str(path), num_threads=1)
+    library: Any = importlib.import_module("ai_edge_litert.interpreter")
+    # Kernels of LiteRT's own: what XNNPACK refuses may still run on a microcontroller.
+    plain = library.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+    made = library.Interpreter(str(path), num_threads=1, experimental_op_resolver_type=plain)
     made.allocate_tensors()
     return made
 

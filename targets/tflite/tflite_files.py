@@ -23,6 +23,10 @@ METADATA = "paretopress"
 """Name of our entry in the metadata: JSON with ``inputs`` and ``outputs``, each a list of ``name``, ``position``,
 ``axes``, ``dtype`` and ``open``, in the order of the ``.onnx`` file."""
 SUFFIX = ".tflite"
+OPSET, IR_VERSION = 23, 12
+"""Of ``.onnx`` files that are converted; what the converter does not know is refused by the operator's name."""
+REFUSES = ("mixed", "int8-qat", "int4-weights")
+"""Precisions in which no ``.tflite`` files are made."""
 
 
 @dataclass(frozen=True)

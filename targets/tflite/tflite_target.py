@@ -10,18 +10,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from targets.machine import environment
-from targets.target import Layer, Measurement, Protocol, Watch
+from targets.target import Capabilities, Layer, Measurement, Protocol, Watch
 from targets.tflite import conversion, installation
 from targets.tflite.tflite_files import SUFFIX
 from targets.workers.local import LocalTarget
 from targets.workers.process import Launch
 
-DTYPES = ("float32", "int32", "int64", "bool")
-"""Element types that our converted files take."""
-OPSET, IR_VERSION = 23, 12
-"""Of ``.onnx`` files that are converted; what the converter does not know is refused by the operator's name."""
-REFUSES = ("mixed", "int8-qat", "int4-weights")
-"""Precisions that ``ai-edge-quantizer`` is not asked for."""
+
+def made_for(scheme: str, can: Capabilities) -> str:
+    """The precision of ``conversion.py`` that a scheme of a search means to a target."""
+    return "int8-float-io" if scheme == "int8" and can.int8_format == "tflite-float-io" else scheme
 
 
 class TfliteTarget(LocalTarget):
@@ -59,11 +57,7 @@ class TfliteTarget(LocalTarget):
 
     def convert(self, model: Path, precision: str, samples: Mapping[str, np.ndarray], made: Path) -> Path:
         """Write the ``.tflite`` file of a float ``.onnx`` file (see ``Target``)."""
-        return conversion.convert(model, self.precision_of(precision), samples, made).path
-
-    def precision_of(self, scheme: str) -> str:
-        """The precision of ``conversion.py`` that a scheme of a search means here."""
-        return scheme
+        return conversion.convert(model, made_for(precision, self.capabilities()), samples, made).path
 
     def measure(
         self,

@@ -24,8 +24,8 @@ from targets.target import Capabilities, Layer, Measurement, Protocol, Watch
 from targets.tflite import installation
 from targets.tflite.operators import PRODUCTS
 from targets.tflite.sessions import TfliteSession
-from targets.tflite.tflite_files import Operation, TfliteFile, read_tflite
-from targets.tflite.tflite_target import IR_VERSION, OPSET, REFUSES, TfliteTarget
+from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, Operation, TfliteFile, read_tflite
+from targets.tflite.tflite_target import TfliteTarget
 from targets.workers.inputs import check_names, checked_shapes, make_feeds
 from targets.workers.local import check_request, first_samples
 from targets.workers.runtime import Runtime, Session

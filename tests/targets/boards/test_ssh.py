@@ -23,6 +23,7 @@ from targets.machine import environment
 from targets.runtimes.ort.ort_cpu import OrtCpu
 from targets.target import Estimate, Target
 from targets.testing import QUICK, TargetConformance, reference_model, reference_output, samples
+from targets.tflite import installation
 
 pytest.importorskip("onnx")
 quiet, boards = devices.quiet, devices.boards
@@ -74,6 +75,23 @@ def test_it_is_what_it_would_be_here(quiet, boards, model, capfd):
     assert not {"temperature", "load"} & set(str(described).split("'"))
     assert target.remote
     assert capfd.readouterr().out == ""
+
+
+@pytest.mark.skipif(installation.missing() is not None, reason=f"needs LiteRT; run: {installation.COMMAND}")
+def test_a_board_with_litert_gets_converted_files(quiet, boards, model, tmp_path):
+    """What is converted here is sent there; the board needs neither the converter nor onnx."""
+    python = str(installation.place() / "bin" / "python")
+    target, x = boards(quiet, runtime="litert-cpu", python=python), samples(3)
+    np.testing.assert_allclose(target.run(model, {"x": x})[0], reference_output(x), atol=1e-4)
+    int8 = target.convert(model, "int8", {"x": samples(64)}, tmp_path / "m.tflite")
+    measured = target.measure([model, int8], protocol=QUICK)
+    assert [one.path for one in measured] == [model, int8]
+    assert [one.size for one in measured] == [model.stat().st_size, int8.stat().st_size]
+    assert [one.integer for one in target.audit(int8)] == [True, True]
+    assert target.capabilities().int8_format == "tflite"
+    assert boards(quiet).convert(model, "fp32", {}, tmp_path / "other.tflite") is None
+    with pytest.raises(ModelError, match=r"m\.tflite: ort-cpu runs \.onnx files; runtime=litert-cpu runs this one"):
+        boards(quiet).run(int8, {"x": x})
 
 
 def test_the_registry_makes_it_with_the_settings_of_its_runtime(quiet):
