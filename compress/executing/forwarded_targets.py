@@ -22,7 +22,7 @@ Files = tuple[tuple[str, bytes], ...]
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """One thing that is asked of a device: ``measure``, ``run`` or ``audit``."""
+    """One thing that is asked of a device: ``measure``, ``run``, ``audit`` or ``convert``."""
 
     target: str
     operation: str
@@ -38,6 +38,7 @@ class TargetFacts:
     name: str
     counted: bool
     deterministic: bool
+    cost_quantity: str
     capabilities: Capabilities
     described: dict[str, Any]
 
@@ -49,7 +50,8 @@ Ask = Callable[[DeviceRequest], Any]
 def facts_of(target: Target) -> TargetFacts:
     """What ``target`` says of itself."""
     return TargetFacts(
-        target.name, target.counted, target.deterministic, target.capabilities(), target.describe()
+        target.name, target.counted, target.deterministic, target.cost_quantity, target.capabilities(),
+        target.describe(),
     )  # fmt: skip
 
 
@@ -62,6 +64,11 @@ class ForwardedTarget(Target):
     def __init__(self, facts: TargetFacts, ask: Ask) -> None:
         self.facts, self.ask = facts, ask
         self.name, self.counted, self.deterministic = facts.name, facts.counted, facts.deterministic
+
+    @property
+    def cost_quantity(self) -> str:
+        """The quantity that stands for speed there."""
+        return self.facts.cost_quantity
 
     def capabilities(self) -> Capabilities:
         """What the target can do, as it said."""
@@ -98,6 +105,15 @@ class ForwardedTarget(Target):
         found: tuple[Layer, ...] | None = self.ask(DeviceRequest(self.name, "audit", _read([model]), {}, {}))
         return found
 
+    def convert(self, model: Path, precision: str, samples: Mapping[str, np.ndarray], made: Path) -> Path | None:
+        """Write what the target takes in place of a float ``.onnx`` file, converted there (see ``Target``)."""
+        more = {"precision": precision}
+        found: bytes | None = self.ask(DeviceRequest(self.name, "convert", _read([model]), dict(samples), more))
+        if found is None:
+            return None
+        made.write_bytes(found)
+        return made
+
 
 def answer(target: Target, request: DeviceRequest) -> Any:
     """What the device says to a request; raises what the target raises."""
@@ -113,6 +129,9 @@ def answer(target: Target, request: DeviceRequest) -> Any:
             return target.measure(paths, inputs=request.arrays, shapes=request.more["shapes"], protocol=protocol)
         if request.operation == "run":
             return target.run(paths[0], request.arrays, batch=request.more["batch"])
+        if request.operation == "convert":
+            made = target.convert(paths[0], request.more["precision"], request.arrays, Path(folder) / "made.tflite")
+            return None if made is None else made.read_bytes()
         return target.audit(paths[0])
 
 

@@ -173,7 +173,7 @@ def write_pick(run: Run, identifier: str, target: str, folder: Path, pick: dict[
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / source.name
     # Copies of its own: what its owner does to them must not reach into the run.
-    for name, sha256 in {**candidate.files, source.name: candidate.sha256}.items():
+    for name, sha256 in {source.name: candidate.sha256, **candidate.files}.items():
         _copy(source.with_name(name), folder / name, sha256, identifier)
     for name in {"model.onnx", "model.tflite"} - {*candidate.files, source.name}:
         (folder / name).unlink(missing_ok=True)  # of the pick that lay here before
@@ -188,7 +188,7 @@ def _copy(source: Path, path: Path, sha256: str, identifier: str) -> None:
         shutil.copyfile(source, temporary)
         if sha256 not in ("", file_hash(temporary)):
             raise RequestError(
-                f"the file {source.name} of {identifier} changed while it was copied; it was not put into {path.parent}"
+                f"the file of {identifier} changed while it was copied; nothing was put into {path.parent}"
             )
         temporary.replace(path)
     except BaseException:
