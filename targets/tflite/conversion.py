@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from targets.errors import ModelError, TargetError
+from targets.errors import MeasurementError, ModelError, TargetError
 from targets.machine.folders import cache_folder
 from targets.tflite import installation
 from targets.tflite.tflite_files import SUFFIX, read_tflite
@@ -69,7 +69,10 @@ class _Converter:
                 self.close()
                 setup = {"runtime": "", "settings": {}, "threads": 1}
                 self._worker = WorkerProcess(setup, installation.launch(1), patience=_PATIENCE)
-            return self._worker.ask(header, arrays).header
+            try:
+                return self._worker.ask(header, arrays).header
+            except MeasurementError as error:  # of the process; what is wrong with the file is a ModelError
+                raise type(error)(f"{arguments['onnx']}: converting it for LiteRT: {error}") from None
 
     def close(self) -> None:
         """End the process, if there is one."""

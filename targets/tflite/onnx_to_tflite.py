@@ -58,11 +58,40 @@ def convert_float(arguments: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
         say(f"reading {path}")
         source = _read(path, arrays)
         say(f"converting {path} with onnx2tf")
-        converted = _onnx2tf(source.model, Path(folder))
-        say(f"checking what was made of {path}")
-        file, worst = _laid_out(converted, source)
-        _write(converted, file, Path(arguments["made"]))
+        try:
+            file, worst = _converted(source, Path(folder) / "plain", Path(arguments["made"]))
+        except ModelError as error:
+            # What depends on the batch alone is a constant now: the converter may know what is left.
+            say(f"converting {path} with onnx2tf, its constants folded")
+            try:
+                folded = replace(source, model=_folded(source.model, Path(folder)))
+                file, worst = _converted(folded, Path(folder) / "folded", Path(arguments["made"]))
+            except Exception:
+                raise error from None
     return {"worst": worst, "operators": list(file.operators)}, {}
+
+
+def _converted(source: _Source, folder: Path, made: Path) -> tuple[TfliteFile, float]:
+    """Write the float file of a model; returns it, and how far it is off; raises ModelError."""
+    folder.mkdir()
+    try:
+        converted = _onnx2tf(source.model, folder)
+        file, worst = _laid_out(converted, source)
+    except (RuntimeError, ValueError, KeyError) as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:250]
+        raise ModelError(f"cannot be converted for LiteRT: {text}") from None
+    _write(converted, file, made)
+    return file, worst
+
+
+def _folded(model: Any, folder: Path) -> Any:
+    """The model as ONNX Runtime rewrites it without operators of its own."""
+    onnx, library = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
+    options: Any = library.SessionOptions()
+    options.graph_optimization_level = library.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(folder / "folded.onnx")
+    library.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return onnx.load(str(folder / "folded.onnx"))
 
 
 def convert_integers(arguments: Mapping[str, Any], arrays: Mapping[str, np.ndarray], say: Say) -> Any:
