@@ -122,7 +122,7 @@ def launch(threads: int) -> Launch:
 
 
 def install_environment(say: Say = lambda _: None) -> Path:
-    """Make the installation unless it is there; returns its folder. A minute or two, 90 MB to fetch, 450 MB on disk.
+    """Make the installation unless it is there; returns its folder. A minute or two, 450 MB on disk.
 
     Raises TargetUnavailable saying what is missing, and what brings it.
     """
