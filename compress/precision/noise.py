@@ -30,7 +30,8 @@ def _share(reference: np.ndarray, found: np.ndarray) -> float:
     finite = np.isfinite(a)
     if not np.isfinite(b[finite]).all():
         return float("inf")
-    a, difference = np.where(finite, a, 0.0), np.where(finite, b - a, 0.0)
+    a, b = np.where(finite, a, 0.0), np.where(finite, b, 0.0)
+    difference = b - a
     if a.ndim < 3:
         return float(np.square(difference).sum()) / (float(np.square(a).sum()) or 1.0)
     # (n, channels, positions) or (n, positions, channels): of two axes, channels are the shorter one.

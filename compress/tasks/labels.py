@@ -52,7 +52,7 @@ def together(labels: Sequence[Any]) -> Labels:
 
     Raises what torch does for labels that neither stack nor are structures or tensors, as texts are not.
     """
-    if any(map(_is_structure, labels)):
+    if all(map(_is_structure, labels)):
         return RaggedLabels(map(_as_tensors, labels))
     if all(isinstance(one, (Tensor, np.ndarray)) for one in labels) and len({tuple(x.shape) for x in labels}) > 1:
         return RaggedLabels(map(_as_tensors, labels))
