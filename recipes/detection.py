@@ -33,13 +33,13 @@ _LIKELY, _OVERLAP, _MOST = 0.05, 0.6, 60
 SPACE = compress.SearchSpace(
     importance="bn",
     batch_size=32,
-    lr=compress.Float(1e-3, 8e-3, log=True),
+    lr=compress.Float(1.5e-3, 5e-3, log=True),
     l1=0.0,
     # The task brings its own loss, and the network has no layers for these.
     dropout=0.0,
     label_smoothing=0.0,
     temperature=1.0,
-    distill_weight=compress.Float(0.0, 0.6),
+    distill_weight=compress.Float(0.0, 0.5),
 )
 CONSTRAINTS = ["quality_drop<=0.02"]
 
