@@ -24,7 +24,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 NETWORKS = ("yolov8n", "yolo11n")
-PIXELS, SAMPLES = 160, 16
+PIXELS, SAMPLES = 96, 16
 _HEAD = 0.15
 """Share of the layers that stay in float in the last of the files."""
 COLUMNS = (

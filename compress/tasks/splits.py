@@ -56,7 +56,7 @@ def read_splits(task: Task) -> Splits:
         decoding.check_labels(task, name, split)
     metric, labels = metrics.get(task.metric), val.labels
     one_each = isinstance(labels, Tensor) and labels.dim() == 1
-    one_class = one_each and len(labels.unique()) == 1  # type: ignore[union-attr, no-untyped-call]
+    one_class = one_each and len(labels.unique()) == 1  # type: ignore[union-attr]
     if metric.loss == "cross_entropy" and metric.name != "agreement" and task.loss is None and one_each:
         datasets.check_classes(splits.in_memory)
     warnings = [_overlap(a, b, n) for (a, b), n in datasets.overlaps(splits.in_memory).items()]
