@@ -39,6 +39,10 @@ class _Recent:
     def __init__(self) -> None:
         self._found: OrderedDict[tuple[str, int], tuple[Any, Prepared]] = OrderedDict()
 
+    def __reduce__(self) -> tuple[type[_Recent], tuple[()]]:
+        """Sent to another process, it has seen nothing yet."""
+        return _Recent, ()
+
     def get(self, outputs: Arrays, labels: Any, make: Callable[[], Prepared]) -> Prepared:
         """For these outputs, told by their values, and these very labels."""
         key = _digest(outputs), id(labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import cloudpickle
 import numpy as np
 import pytest
 import torch
@@ -89,3 +90,14 @@ def test_another_decode_is_another_metric() -> None:
     assert code == metric_code(task_metric(task()))
     assert code != metric_code(task_metric(task(decode=lambda x: decode(x)[::-1])))
     assert code != metric_code(task_metric(task(metric="map50-95")))
+
+
+def test_it_goes_to_another_process_without_what_was_kept() -> None:
+    metric, found = task_metric(task()), outputs(400)
+    labels = RaggedLabels({"boxes": torch.from_numpy(x[:1]), "labels": torch.zeros(1)} for x in found[1])
+    value = metric.function(found, labels.numpy())
+    sent = cloudpickle.dumps((metric, labels))
+    assert len(sent) < 400_000
+    again, theirs = cloudpickle.loads(sent)
+    assert again.function(found, theirs.numpy()) == value
+    assert isinstance(theirs, RaggedLabels)
