@@ -6,8 +6,9 @@
 `ultralytics` is under the AGPL and no dependency of this project: it lives in an environment of its own. Weights are
 random (normalization has seen some noise), so that the rows are about structure, numbers and speed, not about what is
 detected. *MACs left* is what remains at a ratio of 0.5, after which the cut network has been run and its file held
-against it. *dB* are the signal to noise of boxes and of scores in int8, each apart: of all operators, of convolutions
-alone, and with the layers that cost most in float. *Ratios* are to the whole network in fp32, paired, on one thread.
+against it. *dB* are the signal to noise of boxes and of scores in int8, each apart: of all operators, and of
+convolutions alone. *Lossy* are operators that a search tries in float. *x* are ratios to the whole network in fp32,
+paired, on one thread; of convolutions in int8.
 Names of networks as arguments measure those alone. A table for people, then one JSON line for programs.
 """
 
@@ -25,11 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 NETWORKS = ("yolov8n", "yolo11n")
 PIXELS, SAMPLES = 96, 16
-_HEAD = 0.15
-"""Share of the layers that stay in float in the last of the files."""
 COLUMNS = (
     "network", "groups", "CPU seconds", "MACs left", "export", "largest difference", "int8, dB", "convolutions, dB",
-    "mixed, dB", "in float", "pruned, x", "pruned int8, x", "pruned mixed, x",
+    "lossy", "pruned, x", "pruned int8, x",
 )  # fmt: skip
 
 
@@ -67,21 +66,21 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
     compress.export(module, example, whole)
     parity = compress.export(cut.module, example, small)
     samples = images.numpy()
-    names, operators = _costly(small, {_input(small): samples}, target)
-    files = {"int8": ((), "all"), "convolutions": ((), "products"), "mixed": (tuple(names), "products")}
     expected = _outputs(small, samples)
     noise = {}
-    for file, (kept, what) in files.items():
+    for file, what in (("int8", "all"), ("convolutions", "products")):
         path = folder / f"{file}.onnx"
-        compress.quantize(small, path, "mixed" if kept else "int8", samples, keep_float=kept, operators=what)
+        compress.quantize(small, path, "int8", samples, operators=what)
         noise[file] = [_decibels(expected[:, part], _outputs(path, samples)[:, part]) for part in _PARTS]
-    compared = targets.compare([str(whole), str(small), *(str(folder / f"{x}.onnx") for x in files)], target=target)
+    lossy = _lossy(small, {_input(small): samples}, target)
+    files = [str(folder / f"{file}.onnx") for file in ("small", "convolutions")]
+    compared = targets.compare([str(whole), *files], target=target)
     target.close()
     return {
         "network": name, "groups": len(groups.prunable), "cpu_s": seconds, "macs_left": cut.macs / macs,
         "kept": [list(one) for one in cut.kept], "free_batch": _is_free(small), "max_abs": parity.max_abs,
-        "scale": float(np.abs(expected).max()), "decibels": noise, "in_float": names, "lossy": operators,
-        "ratios": {file: compared.ratio(str(folder / f"{file}.onnx")).value for file in ("small", *files)},
+        "scale": float(np.abs(expected).max()), "decibels": noise, "lossy": lossy,
+        "ratios": [compared.ratio(file).value for file in files],
     }  # fmt: skip
 
 
@@ -89,19 +88,16 @@ _PARTS = (slice(0, 4), slice(4, None))
 """Boxes and scores."""
 
 
-def _costly(path: Path, samples: dict[str, Any], target: Any) -> tuple[list[str], dict[str, float]]:
-    """The layers that a search would keep in float, and what other operators lose, as a search finds it."""
-    from compress.precision import layer_costs, quantizer, ranges
+def _lossy(path: Path, samples: dict[str, Any], target: Any) -> list[str]:
+    """The operators, other than convolutions, that lose so much in int8 that a search tries them in float."""
+    from compress.precision import layer_costs, ranges
 
-    few = {name: x[:4] for name, x in samples.items()}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         ranges.collect_ranges(path, samples, "minmax", folder / "ranges.json")
-        of = path, folder / "ranges.json", "minmax", few, target.capabilities(), folder
-        errors, operators = layer_costs.layer_errors(*of), layer_costs.operator_errors(*of)
-    names = quantizer.quantizable_layers(path)
-    order = layer_costs.float_order(errors, ())
-    return [names[i] for i in order[: round(_HEAD * len(names))]], operators
+        of = path, folder / "ranges.json", "minmax", samples, target.capabilities(), folder
+        found = layer_costs.operator_errors(*of)
+    return [name for name, share in found.items() if share > layer_costs.LOSSY]
 
 
 def _input(path: Path) -> str:
@@ -136,11 +132,11 @@ def _decibels(expected: Any, found: Any) -> float:
 
 def row(found: dict[str, Any]) -> str:
     """A line of the table, in Markdown, of what was measured."""
-    decibels = [" / ".join(f"{x:.0f}" for x in found["decibels"][file]) for file in ("int8", "convolutions", "mixed")]
+    decibels = [" / ".join(f"{x:.0f}" for x in found["decibels"][file]) for file in ("int8", "convolutions")]
     cells = [
         found["network"], found["groups"], f"{found['cpu_s']:.0f}", f"{found['macs_left']:.2f}",
         "free batch" if found["free_batch"] else "fixed batch", f"{found['max_abs'] / found['scale']:.0e}", *decibels,
-        len(found["in_float"]), *(f"{found['ratios'][file]:.2f}" for file in ("small", "int8", "mixed")),
+        ", ".join(found["lossy"]) or "none", *(f"{ratio:.2f}" for ratio in found["ratios"]),
     ]  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 
