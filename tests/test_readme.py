@@ -169,7 +169,7 @@ def test_fields_of_a_task_are_those_that_it_has() -> None:
     told = {name for row in cells("field of `Task`") for name in re.findall(r"`(\w+)`", row[0])}
     assert told == {field.name for field in dataclasses.fields(Task)}
     (metrics,) = (row[1] for row in cells("field of `Task`") if row[0] == "`metric`")
-    assert set(re.findall(r"`(\w+)`", metrics)) == set(METRICS)
+    assert set(re.findall(r"`([\w-]+)`", metrics)) == set(METRICS)
 
 
 def test_fields_and_defaults_of_the_search_space_are_those_that_it_has() -> None:

@@ -24,6 +24,7 @@ from compress.onnx_import import importer
 from compress.run_folder.caching import Cache
 from compress.run_folder.runs import Run
 from compress.tasks import datasets
+from compress.tasks.decoding import check_decoded
 from compress.tasks.identities import architecture
 from compress.tasks.splits import Splits
 from compress.tasks.tasks import Task
@@ -237,6 +238,7 @@ def fitted_metric(preparation: Preparation, scorer: scoring.Scorer) -> metrics.M
         _decide_where(preparation, preparation.places[0], scorer)
         found = scorer.outputs(preparation.places[0], preparation.path, splits.val, "val").outputs
         chosen = found[index] if index is not None and isinstance(found, tuple) else found
+        check_decoded(preparation.task, found, splits.val)
         last = last_operator(model, index or 0)
         run.record.note("outputs", output_kinds.output_kind(metric, chosen, splits.val.labels.numpy(), last))
     kind = run.state.facts.outputs

@@ -25,7 +25,7 @@ from targets.documents import file_hash
 from targets.errors import ModelError, QuantizeError, StageError
 from targets.target import Capabilities, Target
 
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)

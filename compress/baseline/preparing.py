@@ -11,7 +11,6 @@ from compress.baseline.baselines import Preparation, baseline_candidate, baselin
 from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
 from compress.measurement import scoring
 from compress.measurement.latencies import SEARCHING
-from compress.metrics import metrics
 from compress.networks.fingerprints import state_hash
 from compress.onnx_files import graphs, sessions
 from compress.onnx_files import limits as onnx_files_limits
@@ -20,6 +19,7 @@ from compress.precision.quantizer import has_matmul, quantizable_layers
 from compress.run_folder.caching import Cache
 from compress.run_folder.runs import Run, space_of
 from compress.tasks import datasets
+from compress.tasks.decoding import task_metric
 from compress.tasks.identities import check_identity, identity
 from compress.tasks.splits import Splits
 from compress.tasks.tasks import Task, known_of_both
@@ -43,7 +43,7 @@ def prepare(
     ``protocol``: how candidates are timed. ``threads``: of a training, at most; None: as many as there are cores.
     ``moved``: targets that are other devices than those the run has measured on; the baseline is measured again there.
     """
-    metric = metrics.get(task.metric)
+    metric = task_metric(task)
     describe = {target.name: target.describe() for target in places}
     path = run.folder / "baseline" / "model.onnx"
     say("probe")

@@ -16,10 +16,11 @@ from compress.pruning import blocks, grouping, pruning
 from compress.pruning.groups import Groups
 from compress.run_folder.caching import Cache
 from compress.tasks import datasets
+from compress.tasks.labels import RaggedLabels, on_device
 from compress.training import distilling
 from targets.target import Capabilities, Target
 
-VERSION = 4
+VERSION = 5
 _SAMPLES = 512
 _RATIO = 0.5
 _CURVE = (0.25, _RATIO, 0.75)
@@ -100,8 +101,18 @@ def _losses(cache: Cache, training: Training, groups: Groups, ratio: float | Non
 
 def _loss(training: Training, module: Any) -> float:
     inputs, labels = datasets.sample(training.train, _SAMPLES, 0)
-    found = distilling.predict(module, inputs, training.mode)
-    return float(training.objective.value(found[0] if len(found) == 1 else found, labels, 0.0))
+    objective, mode = training.objective, training.mode
+    if objective.loss is not None:  # it takes outputs as the network gives them: by name, say
+        values = [
+            float(objective.value(outputs, on_device(labels[part], mode.device), 0.0)) * len(labels[part])
+            for part, outputs in distilling.by_batches(module, inputs, mode)
+        ]
+        return sum(values) / len(labels)
+    found = distilling.predict(module, inputs, mode)
+    if isinstance(labels, RaggedLabels):  # there is no usual loss: how far from the baseline the outputs go
+        expected = distilling.predict(training.module, inputs, mode)
+        return float(objective.divergence(found, expected, labels, 1.0))
+    return float(objective.value(found[0] if len(found) == 1 else found, labels, 0.0))
 
 
 def _finite(stored: Mapping[str, float | None]) -> dict[str, float]:

@@ -17,11 +17,13 @@ import traceback
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 
 from compress.metrics import classification, regression
+from compress.metrics.average_precision import MAP50, MAP50_95, matches
 from compress.metrics.decisions import Arrays, class_decisions, label_decisions, token_decisions
 from compress.metrics.intervals import bootstrap, tango, wilson
 from compress.values.candidates import Drop, Quality
@@ -32,6 +34,16 @@ RESAMPLES = 1000
 """Enough for the ends of a 95 % interval to repeat within a few percent of its width."""
 _FEWEST, _VALUES = 200, 200_000_000
 """Fewer resamples, but not fewer than 200, where more values than these would have to be copied for them."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A metric made ready on some examples: what is dear is done once, and any of them can be asked for."""
+
+    value: Callable[[np.ndarray], float]
+    """(m,) rows, which may repeat -> the metric on these examples; NaN where it is not defined on them."""
+    numbers: int
+    """How many numbers are looked at for one value."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,10 @@ class Metric:
     """It takes outputs that are NaN, as wrong decisions; otherwise they are an error."""
     decide: Callable[[Any, Any], tuple[np.ndarray, np.ndarray]] = class_decisions
     """(outputs, labels) -> what ``from_decisions`` takes."""
+    prepare: Callable[[Any, Any], Prepared] | None = None
+    """(outputs, labels) -> the metric on any of these examples, for one that is dear to begin anew."""
+    decoded: bool = False
+    """It takes what a task's ``decode`` makes of the outputs: boxes, a dict for each example."""
 
 
 def _average(name: str, per_example: Callable[[Any, Any], np.ndarray], loss: str, share: bool) -> Metric:
@@ -75,6 +91,21 @@ def _of_decisions(
     return Metric(name, function, True, None, loss, from_decisions, bounded=True, nan_is_wrong=True, decide=decide)
 
 
+def _of_boxes(name: str, thresholds: tuple[float, ...]) -> Metric:
+    prepare = partial(_matched, thresholds)
+    return Metric(name, partial(value_prepared, prepare), True, bounded=True, prepare=prepare, decoded=True)
+
+
+def _matched(thresholds: tuple[float, ...], outputs: Any, labels: Any) -> Prepared:
+    found = matches(outputs, labels, thresholds)
+    return Prepared(found.mean_average_precision, found.right.size)
+
+
+def value_prepared(prepare: Callable[[Any, Any], Prepared], outputs: Any, labels: Any) -> float:
+    """The value on all examples of a metric that is made ready first."""
+    return prepare(outputs, labels).value(np.arange(len(labels)))
+
+
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
@@ -94,10 +125,13 @@ METRICS: Mapping[str, Metric] = {
         _average("mse", regression.squared, "mse", share=False),
         Metric("rmse", regression.rmse, False, None, "mse"),
         Metric("r2", regression.r2, True, None, "mse"),
+        _of_boxes("map50", MAP50),
+        _of_boxes("map50-95", MAP50_95),
     )
 }
 """The metrics that have a name. ``agreement`` is accuracy with the baseline's own outputs (or classes) as labels;
-``multilabel_...`` take logits, above 0 a yes, also one for each example; ``token_accuracy`` leaves out labels of -100.
+``multilabel_...`` take logits, above 0 a yes, also one for each example; ``token_accuracy`` leaves out labels of -100;
+``map50`` and ``map50-95`` take boxes, a dict for each example (see ``detections``).
 """
 
 
@@ -135,7 +169,8 @@ def quality_of(metric: Metric, outputs: Arrays, labels: Arrays, seed: int = 0) -
     each = _each(metric, outputs, labels, value)
     if each is not None and each.dtype == np.bool_:
         return Quality(metric.name, value, *wilson(int(each.sum()), n), n)
-    low, high = _resampled(metric, _statistic(metric, outputs, labels, each), outputs, n, seed)
+    prepared = _prepared(metric, outputs, labels, each)
+    low, high = _resampled(metric, prepared.value, prepared.numbers, n, seed)
     if high == low and _is_share(metric, value):
         low, high = wilson(round(value * n), n)
     return Quality(metric.name, value, min(low, value), max(high, value), n)
@@ -161,11 +196,12 @@ def quality_drop(metric: Metric, baseline_outputs: Arrays, outputs: Arrays, labe
     sides = baseline_outputs, outputs
     values = [_value(metric, side, labels) for side in sides]
     before, after = (
-        _statistic(metric, side, labels, _each(metric, side, labels, known))
+        _prepared(metric, side, labels, _each(metric, side, labels, known))
         for side, known in zip(sides, values, strict=True)
     )
     value = sign * (values[0] - values[1])
-    low, high = _resampled(metric, lambda rows: sign * (before(rows) - after(rows)), outputs, n, seed)
+    numbers = max(before.numbers, after.numbers)
+    low, high = _resampled(metric, lambda rows: sign * (before.value(rows) - after.value(rows)), numbers, n, seed)
     if high == low and all(_is_share(metric, known) for known in values):
         room = tango(0, 0, n)[1]
         low, high = low - room, high + room
@@ -275,15 +311,18 @@ def _blame(metric: Metric, error: BaseException) -> NoReturn:
     raise TaskError(f"metric {metric.name!r} raised {one_line(error, kind=True)}{where}") from error
 
 
-def _statistic(
-    metric: Metric, outputs: Arrays, labels: Arrays, each: np.ndarray | None
-) -> Callable[[np.ndarray], float]:
-    """The metric as a function of the rows (m,) it is computed on; NaN where it cannot be."""
+def _prepared(metric: Metric, outputs: Arrays, labels: Arrays, each: np.ndarray | None) -> Prepared:
+    """The metric as a function of the rows (m,) it is computed on.
+
+    Its ``numbers`` are 0 where no more of them are looked at than there are rows.
+    """
     if each is not None:
-        return lambda rows: float(each[rows].mean())
+        return Prepared(lambda rows: float(each[rows].mean()), 0)
+    if metric.prepare is not None:
+        return metric.prepare(outputs, labels)
     if metric.from_decisions is not None:
         function, (decided, wanted) = metric.from_decisions, metric.decide(outputs, labels)
-        return lambda rows: function(decided[rows], wanted[rows])
+        return Prepared(lambda rows: function(decided[rows], wanted[rows]), 0)
 
     def evaluate(rows: np.ndarray) -> float:
         try:
@@ -292,15 +331,13 @@ def _statistic(
             # It worked on all examples: this resample lacks something it needs, a class for example.
             return float("nan")
 
-    return evaluate
+    return Prepared(evaluate, sum(array.size for array in outputs) if isinstance(outputs, tuple) else outputs.size)
 
 
 def _resampled(
-    metric: Metric, statistic: Callable[[np.ndarray], float], outputs: Arrays, n: int, seed: int
+    metric: Metric, statistic: Callable[[np.ndarray], float], numbers: int, n: int, seed: int
 ) -> tuple[float, float]:
-    size = sum(array.size for array in outputs) if isinstance(outputs, tuple) else outputs.size
-    copied = metric.per_example is None and metric.from_decisions is None
-    resamples = max(_FEWEST, min(RESAMPLES, _VALUES // size)) if copied and size else RESAMPLES
+    resamples = max(_FEWEST, min(RESAMPLES, _VALUES // numbers)) if numbers else RESAMPLES
     with warnings.catch_warnings():
         # What is not defined on a resample is left out; a thousand warnings would say no more.
         warnings.simplefilter("ignore")

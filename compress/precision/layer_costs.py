@@ -16,6 +16,7 @@ import numpy as np
 from compress.float_models.float_nodes import other_operators
 from compress.float_models.plain_models import LEAST_OPSET, read_plain
 from compress.precision import quantizer
+from compress.precision.noise import noise_share
 from targets.target import Capabilities, Measurement, Protocol, Target
 
 MOST = 24
@@ -43,7 +44,7 @@ class Saving:
 def layer_errors(
     source: Path, ranges: Path, method: str, samples: Mapping[str, np.ndarray], capabilities: Capabilities, folder: Path
 ) -> list[float]:
-    """What int8 costs each layer alone, in the order of ``quantizable_layers``: squared output error / squared output.
+    """What int8 costs each layer alone, in the order of ``quantizable_layers``: noise as a share of the outputs.
 
     ``ranges``: what ``collect_ranges`` wrote for ``source`` by ``method``; ``folder``: for the files made on the way.
     Raises QuantizeError where a layer cannot be quantized.
@@ -75,14 +76,11 @@ def _errors(
     """What each set of nodes costs, quantized alone; an empty one stands for the whole file."""
     model = read_plain(source)
     reference = quantizer.outputs(source, model, samples)
-    finite = np.isfinite(reference)
-    scale = float(np.mean(np.square(reference[finite]))) or 1.0
     errors = []
     for names in alone:
         path = folder / "one.onnx"
         quantizer.quantize_static(source, path, ranges, method, capabilities, only=names)
-        found = quantizer.outputs(path, model, samples)
-        errors.append(float(np.mean(np.square(found[finite] - reference[finite]))) / scale)
+        errors.append(noise_share(reference, quantizer.outputs(path, model, samples)))
         path.unlink()
     return errors
 

@@ -29,7 +29,7 @@ from compress.values.error_lines import one_line
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
-VERSION = 4
+VERSION = 5
 KINDS = {"minmax": "MinMax", "percentile": "Percentile", "search": "Percentile"}
 """ONNX Runtime's names of the calibration methods."""
 LEFT_OUT = "left_out"
@@ -273,10 +273,11 @@ def names_used(graph: onnx.GraphProto) -> set[str]:
     return found
 
 
-def outputs(path: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> np.ndarray:
-    """The first output of the file for ``samples``, samples first, run in the batches that ``model`` takes."""
+def outputs(path: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """All outputs of the file for ``samples``, samples first, run in the batches that ``model`` takes."""
     session = open_session(path)
-    return np.concatenate([session.run(None, batch)[0] for batch in Batches(model, samples)])
+    parts = [session.run(None, batch) for batch in Batches(model, samples)]
+    return tuple(np.concatenate(part) if part[0].ndim else part[0] for part in zip(*parts, strict=True))
 
 
 @contextlib.contextmanager

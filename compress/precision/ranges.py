@@ -15,6 +15,7 @@ from compress.float_models.masks import masked_nodes, masked_tensors
 from compress.float_models.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.onnx_files.isolation import isolated
 from compress.precision.calibration_samples import Batches
+from compress.precision.noise import noise_share
 from compress.precision.quantizer import KINDS, LEFT_OUT, outputs, quantize_static, quiet
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
@@ -108,14 +109,14 @@ def _best_percentile(
     source: Path, calibrator: Any, samples: Mapping[str, np.ndarray], capabilities: Capabilities,
     left_out: set[str], folder: Path,
 ) -> float:  # fmt: skip
-    """The one with the smallest squared error of the first output; the widest of equals."""
+    """The one with the least noise in the outputs; the widest of equals."""
     model = read_plain(source)
-    reference = outputs(source, model, samples).astype(np.float64)
+    reference = outputs(source, model, samples)
     errors: dict[float, float] = {}
     for percentile in PERCENTILES:
         ranges, made = folder / f"{percentile}.json", folder / f"{percentile}.onnx"
         calibrator.collector.percentile = percentile
         _save(calibrator.compute_data(), left_out, ranges)
         quantize_static(source, made, ranges, "search", capabilities)
-        errors[percentile] = float(np.mean(np.square(outputs(made, model, samples) - reference)))
+        errors[percentile] = noise_share(reference, outputs(made, model, samples))
     return min(errors, key=lambda p: (not np.isfinite(errors[p]), errors[p]))

@@ -13,6 +13,7 @@ from torch import nn
 from compress.baseline.contexts import Training
 from compress.networks.running import threads
 from compress.tasks import datasets
+from compress.tasks.labels import on_device
 from compress.training.training_modes import suited
 
 _STEPS = 4
@@ -27,7 +28,7 @@ def step_seconds(training: Training, module: nn.Module, batch_size: int) -> floa
     if mode.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     placed = tuple(mode.place(x) for x in inputs)
-    labels = labels.to(mode.device) if isinstance(labels, torch.Tensor) else labels
+    labels = on_device(labels, mode.device)
     optimizer = torch.optim.SGD(module.parameters(), lr=1e-6)
     least = math.inf
     with threads(mode.threads):

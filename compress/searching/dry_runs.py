@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from compress.baseline import modules, onnx_baselines
-from compress.metrics import metrics
 from compress.networks import counting
 from compress.onnx_files import exporting, sessions
 from compress.onnx_files.isolation import kept_worker
@@ -20,6 +19,7 @@ from compress.pruning import blocks as pruning_blocks
 from compress.pruning import grouping, pruning
 from compress.searching.requests import resolved
 from compress.tasks import datasets
+from compress.tasks.decoding import task_metric
 from compress.tasks.user_code import naming_exits
 from compress.training import objectives
 from compress.training.training_modes import find_mode
@@ -175,7 +175,7 @@ def _trial_seconds(
 
     if task.finetune is not None or splits.train is None:
         return None
-    metric = metrics.get(task.metric)
+    metric = task_metric(task)
     objective = objectives.make_objective(task.loss, metric.loss, metric.name)
     network = pruning.prune(module, example, 0.5, groups=groups).module if groups.prunable else module
     size = _most(space.batch_size)

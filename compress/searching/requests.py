@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 import targets as targets_package
 from compress.executing.worker_counts import Cluster, check_workers
-from compress.metrics import metrics
 from compress.precision.schemes import offered, wanted
 from compress.run_folder.records import Record
 from compress.run_folder.runs import Request, read_request
 from compress.sampling.samplers import SAMPLERS, check_sampler
 from compress.searching.space_checks import check_space
 from compress.selection.rankings import PICKS
+from compress.tasks.decoding import task_metric
 from compress.tasks.identities import architecture, check_identity, identity
 from compress.tasks.loading import LoadedTask
 from compress.tasks.splits import Splits, read_splits
@@ -168,7 +168,7 @@ def resolved(asked: Asked) -> Iterator[Resolved]:
         offered(wanted(request.space, [one.precisions for one in abilities.values()]), abilities)
         splits = read_splits(asked.task)
         check_space(request.space, asked.task, splits.train)
-        new = identity(asked.task, splits, metrics.get(asked.task.metric))
+        new = identity(asked.task, splits, task_metric(asked.task))
         if before is None:
             # From the start on, so that what a killed call leaves is known to be this task's.
             request = replace(request, task=new)
@@ -211,7 +211,7 @@ def _request(asked: Asked, before: Request | None, targets: Sequence[Target]) ->
             f"or choose another --out for seed {asked.seed}"
         )
     old = before or _new_request(asked, targets)
-    metric = metrics.get(asked.task.metric)
+    metric = task_metric(asked.task)
     parsed = [parse_constraint(text) for text in asked.constraints or old.constraints]
     versions = describe_environment(("paretopress", "torch", "onnx", "onnxruntime", "optuna", "numpy"))
     return replace(

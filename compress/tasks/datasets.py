@@ -20,6 +20,7 @@ from torch import Tensor
 from compress.networks.fingerprints import tensor_hash
 from compress.networks.plain_copies import full_precision, single_precision
 from compress.networks.running import seeded
+from compress.tasks import labels as of_labels
 from compress.tasks.examples import Collate, Example, as_example, collated, raw_example, raw_examples, together
 from compress.tasks.fingerprints import dataset_hash, source_hash
 from compress.values.serialization import stable_hash
@@ -27,7 +28,6 @@ from targets.errors import TaskError
 
 MOST_BYTES = 2 * 10**9
 """A train set beyond this is not held in memory."""
-_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 _PROBES, _REPEATS = 16, 4
 """Examples read again, and how often, to see whether a train set is always the same: an augmentation that acts on
 one example in ten is then missed once in a thousand."""
@@ -38,8 +38,8 @@ class Split:
     """Inputs (one tensor per network input, samples first), labels, and the hash of both."""
 
     inputs: tuple[Tensor, ...]
-    labels: Any
-    """A tensor, samples first."""
+    labels: of_labels.Labels
+    """A tensor, samples first, or one dict or list for each example."""
     digest: str
     names: tuple[str, ...] = ()
     """Of the inputs, where the examples give them by name."""
@@ -84,11 +84,11 @@ class Stream:
         return len(self.dataset)
 
     @cached_property
-    def labels(self) -> Tensor:
+    def labels(self) -> of_labels.Labels:
         """The labels of all examples, samples first; read once, when they are first asked for."""
         chunks = (range(i, min(i + 256, len(self))) for i in range(0, len(self), 256))
         labels = [label for chunk in chunks for label in self._labels(chunk)]
-        return torch.as_tensor(torch.utils.data.default_collate(labels))
+        return of_labels.together(labels)
 
     def _labels(self, indices: Sequence[int]) -> list[Any]:
         raw = raw_examples(self.dataset, indices, "train")
@@ -96,7 +96,7 @@ class Stream:
             return list(collated(self.collate, raw, "train").label)
         return [as_example(one, f"train[{index}]").label for one, index in zip(raw, indices, strict=True)]
 
-    def batch(self, indices: Sequence[int], *, as_long: bool = False) -> tuple[tuple[Tensor, ...], Tensor]:
+    def batch(self, indices: Sequence[int], *, as_long: bool = False) -> tuple[tuple[Tensor, ...], Any]:
         """Inputs and labels of the examples at ``indices``; ``as_long``: as those of val."""
         raw = raw_examples(self.dataset, indices, "train")
         if self.collate is None:
@@ -225,7 +225,9 @@ def overlaps(splits: dict[str, Split]) -> dict[tuple[str, str], int]:
 def check_classes(splits: dict[str, Split], classes: int | None = None) -> None:
     """For classification: labels are whole, of more than one class, and within the ``classes`` outputs if known."""
     for name, split in splits.items():
-        labels = torch.as_tensor(split.labels)
+        labels = split.labels
+        if isinstance(labels, of_labels.RaggedLabels):
+            raise TaskError(f"{name}: labels are {type(labels[0]).__name__}s; whole class numbers are needed")
         if labels.is_floating_point() or labels.dim() != 1:
             raise TaskError(
                 f"{name}: labels are {labels.dtype} of shape {tuple(labels.shape)}; whole class numbers are needed"
@@ -260,18 +262,13 @@ def _item(dataset: Any, index: int, collate: Collate | None = None) -> Example:
 def as_split(batch: Example, name: str) -> Split:
     """All examples of a split, checked and hashed; raises TaskError for values that are not finite."""
     inputs = tuple(full_precision(x.detach().cpu()).contiguous() for x in batch.inputs)
-    labels = batch.label.detach().cpu()
-    if labels.dtype is torch.bfloat16:  # which numpy, and so a metric, does not know
-        labels = labels.float()
-    elif labels.dtype in _UNSIGNED:  # of which torch can compute next to nothing
-        labels = labels.to(torch.int64)
-    for what, tensors in (("inputs", inputs), ("labels", (labels,))):
+    labels = of_labels.kept(batch.label)
+    for what, tensors in (("inputs", inputs), ("labels", of_labels.tensors_of(labels))):
         if any(x.is_floating_point() and not torch.isfinite(x).all() for x in tensors):
             raise TaskError(f"{name}: {what} hold NaN or infinite values; clean the data first")
     digest = hashlib.sha256(repr(batch.names).encode() if batch.names else b"")
-    for tensor in (*inputs, labels):
-        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+    for one in (*inputs, labels):
+        of_labels.add_to(digest, one)
     return Split(inputs, labels, digest.hexdigest()[:16], batch.names)
 
 

@@ -1,6 +1,7 @@
 """Examples as datasets give them, and batches of them: a pair (input, label), or a dict that holds both.
 
-An input is a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments. A dict that is an
+An input is a tensor, a tuple of tensors, or a dict of tensors by the names of forward's arguments; a label a number, a
+tensor, or a dict or list of them (``labels``). A dict that is an
 example by itself, as those of ``datasets`` and ``transformers``, has its label under one of ``LABELS``. Examples whose
 tensors differ in length are put together by the task's own ``collate``, as torch's loaders call theirs: it takes a list
 of examples as the dataset gives them, and returns a batch in the same form.
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from compress.networks.plain_copies import full_precision
+from compress.tasks import labels
 from compress.tasks.user_code import guarded
 from compress.values.error_lines import one_line
 from targets.errors import TaskError
@@ -102,8 +104,7 @@ def together(examples: Sequence[Example], name: str) -> Example:
     examples = [one.ordered(names, f"an example of {name}") for one in examples]
     try:
         inputs = tuple(torch.stack([one.inputs[k] for one in examples]) for k in range(len(examples[0].inputs)))
-        labels = torch.utils.data.default_collate([one.label for one in examples])
-        return Example(inputs, torch.as_tensor(labels), names)
+        return Example(inputs, labels.together([one.label for one in examples]), names)
     except (RuntimeError, TypeError, ValueError) as error:
         ragged = len({tuple(x.shape for x in one.inputs) for one in examples}) > 1
         hint = "; give the task a collate= that pads them" if ragged else ""
@@ -115,15 +116,21 @@ def collated(collate: Collate, raw: list[Any], name: str) -> Example:
     what = f"what collate makes of {len(raw)} examples of {name}"
     found = as_example(guarded("the task's collate", lambda: collate(raw)), what)
     try:
-        labels = torch.as_tensor(found.label)
+        wanted = labels.of_batch(found.label, len(raw))
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TaskError(f"{what}: the labels are no tensor: {one_line(error)}") from None
-    lengths = [len(x) if x.ndim else 0 for x in (*found.inputs, labels)]
+        raise TaskError(
+            f"{what}: the labels are no tensor, and not one dict or list for each example: {one_line(error)}"
+        ) from None
+    lengths = [*(len(x) if x.ndim else 0 for x in found.inputs), 0 if _is_scalar(wanted) else len(wanted)]
     if set(lengths) != {len(raw)}:
         raise TaskError(
             f"{what} holds {lengths} of its inputs and labels; it must return one of each for every example"
         )
-    return Example(found.inputs, labels, found.names)
+    return Example(found.inputs, wanted, found.names)
+
+
+def _is_scalar(wanted: labels.Labels) -> bool:
+    return isinstance(wanted, Tensor) and wanted.ndim == 0
 
 
 def _listed(names: Any) -> str:

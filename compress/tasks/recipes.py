@@ -1,6 +1,6 @@
 """What a recipe is expected to reach: ``expected.json`` in its package, by the recipe's name.
 
-``{"digits": {"time": "75s", "baseline_accuracy": [low, high], "fastest_ratio": [low, high], ...}}``; a package
+``{"digits": {"time": "75s", "baseline_quality": [low, high], "fastest_ratio": [low, high], ...}}``; a package
 without the file, or without the recipe in it, promises nothing.
 """
 

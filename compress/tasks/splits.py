@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from compress.metrics import metrics
-from compress.tasks import datasets, examples
+from compress.tasks import datasets, decoding, examples
 from compress.tasks.tasks import Task
 from targets.errors import TaskError
 
@@ -44,17 +46,21 @@ def read_splits(task: Task) -> Splits:
     if task.onnx_path is None:  # a file says itself what it takes
         train = replace(train, single=True) if isinstance(train, datasets.Stream) else _single(train)
         val, test = val.in_single_precision(), _single(test)
-    for name, labels in task.slices.items():
-        if test is not None and len(labels) != len(test):
+    for name, values in task.slices.items():
+        if test is not None and len(values) != len(test):
             raise TaskError(
-                f"slices[{name!r}] has {len(labels)} labels, test has {len(test)} examples; one for each is needed"
+                f"slices[{name!r}] has {len(values)} labels, test has {len(test)} examples; one for each is needed"
             )
     splits = Splits(train, val, test, ())
-    metric, one_each = metrics.get(task.metric), val.labels.dim() == 1
+    for name, split in splits.in_memory.items():
+        decoding.check_labels(task, name, split)
+    metric, labels = metrics.get(task.metric), val.labels
+    one_each = isinstance(labels, Tensor) and labels.dim() == 1
+    one_class = one_each and len(labels.unique()) == 1  # type: ignore[union-attr]
     if metric.loss == "cross_entropy" and metric.name != "agreement" and task.loss is None and one_each:
         datasets.check_classes(splits.in_memory)
     warnings = [_overlap(a, b, n) for (a, b), n in datasets.overlaps(splits.in_memory).items()]
-    if metric.name == "agreement" and one_each and len(val.labels.unique()) == 1:
+    if metric.name == "agreement" and one_class:
         warnings.append("the original decides on one class for all of val: that others agree says little")
     if test is None:
         warnings.append("there is no test split: nothing was held out, and no pick can be confirmed")

@@ -32,7 +32,10 @@ class Task:
     returns the trained module. ``slices``: name -> one label per test example. ``optimizer(parameters, settings)``:
     makes the torch optimizer that our loop uses in place of AdamW; parameters are groups that hold their weight decay.
     ``collate(examples)``: puts examples that differ in length together, as that of a torch ``DataLoader`` does: a list
-    of examples as the dataset gives them, to a batch in the same form.
+    of examples as the dataset gives them, to a batch in the same form. ``decode(outputs)``: for the metrics of boxes,
+    makes of the outputs of a batch (a tensor, or a tuple of tensors where there are several, samples first) a list with
+    a dict for each example: ``boxes`` (k, 4) as left, top, right, bottom, ``scores`` (k,) and ``labels`` (k,). Labels
+    are dicts of ``boxes`` and ``labels`` then; dicts and lists as labels are never put together in one tensor.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Task:
     slices: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     optimizer: Callable[[Any, Any], Any] | None = None
     collate: Callable[[list[Any]], Any] | None = None
+    decode: Callable[[Any], Any] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not _NAME.match(self.name):
@@ -63,11 +67,15 @@ class Task:
                 f"task {self.name!r}: optimizer is {type(self.optimizer).__name__}; give a function of (parameters, "
                 "settings) that makes one, since every trial trains another network"
             )
-
         if self.collate is not None and not callable(self.collate):
             raise TaskError(
                 f"task {self.name!r}: collate is {type(self.collate).__name__}; give a function that makes a batch "
                 "of a list of examples"
+            )
+        if self.decode is not None and not callable(self.decode):
+            raise TaskError(
+                f"task {self.name!r}: decode is {type(self.decode).__name__}; give a function that makes a list of "
+                "boxes of the model's outputs"
             )
 
     @property

@@ -73,14 +73,21 @@ def make_teacher(
 
 def predict(module: nn.Module, inputs: tuple[Tensor, ...], mode: TrainingMode, batch: int = 256) -> tuple[Tensor, ...]:
     """Outputs in eval mode for all of ``inputs`` (samples first), on the CPU."""
-    device = torch.device(mode.device)
-    module = module.to(device)
-    parts: list[tuple[Tensor, ...]] = []
+    parts = [
+        tuple(x.float().cpu() for x in outputs_of(outputs)) for _, outputs in by_batches(module, inputs, mode, batch)
+    ]
+    return tuple(torch.cat([part[k] for part in parts]) for k in range(len(parts[0])))
+
+
+def by_batches(
+    module: nn.Module, inputs: tuple[Tensor, ...], mode: TrainingMode, batch: int = 256
+) -> Iterator[tuple[slice, Any]]:
+    """Which of ``inputs`` (samples first), and what the network itself gives for them in eval mode, batch by batch."""
+    module = module.to(torch.device(mode.device))
     with threads(mode.threads), evaluating(module), torch.no_grad():
         for start in range(0, len(inputs[0]), batch):
-            chunk = tuple(mode.place(x[start : start + batch]) for x in inputs)
-            parts.append(tuple(x.float().cpu() for x in outputs_of(module(*chunk))))
-    return tuple(torch.cat([part[k] for part in parts]) for k in range(len(parts[0])))
+            part = slice(start, start + batch)
+            yield part, module(*(mode.place(x[part]) for x in inputs))
 
 
 @dataclass(frozen=True)

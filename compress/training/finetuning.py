@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from compress.networks.running import broken_weight, outputs_of, seed_all, threads
 from compress.tasks.datasets import Split, Stream, batches, sample
+from compress.tasks.labels import on_device
 from compress.tasks.user_code import describe
 from compress.training import balancing, mixing
 from compress.training.averaging import Average
@@ -36,7 +37,7 @@ from compress.training.training_modes import TrainingMode, suited
 from compress.values.configs import FinetuneSettings
 from targets.errors import TrainingError
 
-VERSION = 2
+VERSION = 3
 _WARMUP = 0.05
 """Share of the steps in which the learning rate rises: large rates right after a cut would destroy what is left."""
 _DIVERGED = 50.0
@@ -258,7 +259,7 @@ class _Loop:
     def _step(self, indices: Tensor, inputs: tuple[Tensor, ...], labels: Any) -> float:
         device = torch.device(self.mode.device)
         placed = tuple(self.mode.place(x) for x in inputs)
-        labels = labels.to(device) if isinstance(labels, Tensor) else labels
+        labels = on_device(labels, device)
         mixed = None if self.mixer is None else self.mixer.mix(placed)
         factor = self._rate()
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from compress.networks.running import seed_all, threads
 from compress.tasks.datasets import Split, Stream, batches
+from compress.tasks.labels import on_device
 from compress.training.objectives import Objective
 from compress.training.optimizers import OptimizerFunction, make_optimizer
 from compress.training.training_modes import TrainingMode, suited
@@ -105,13 +106,13 @@ def _endless(train: Split | Stream, size: int, seed: int) -> Iterator[tuple[tupl
 
 
 def _step(
-    network: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[Tensor, ...], labels: Tensor,
+    network: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[Tensor, ...], labels: Any,
     objective: Objective, mode: TrainingMode,
 ) -> float:  # fmt: skip
     optimizer.zero_grad(set_to_none=True)
     with mode.autocast():
         outputs = network(*(mode.place(x) for x in inputs))
-    loss = objective.value(outputs, labels.to(mode.device), 0.0)
+    loss = objective.value(outputs, on_device(labels, mode.device), 0.0)
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return float(loss.detach())

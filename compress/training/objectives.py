@@ -22,6 +22,8 @@ from compress.networks.running import main_output
 from targets.errors import TaskError
 
 Loss = Callable[[Any, Any], Tensor]
+_LEAST_VARIANCE = 1e-6
+"""Of a teacher's output that hardly changes; its errors then count as those of one that varies by a thousandth."""
 _SMALLEST = 1e-6
 """Probabilities closer to 0 or 1 than this have the logits of these."""
 
@@ -42,7 +44,7 @@ class Objective:
             return self.loss(outputs, labels)
         first = main_output(outputs).float()
         first = self._logits(first)
-        kind = _likely(first, labels) if self.kind == "own" else self.kind
+        kind = _likely(first, labels) if self.kind == "own" or not isinstance(labels, Tensor) else self.kind
         if kind == "unknown":
             return first.new_full((), math.nan)
         if kind == "cross_entropy":
@@ -65,7 +67,8 @@ class Objective:
     def divergence(self, outputs: tuple[Tensor, ...], expected: tuple[Tensor, ...], labels: Any, t: float) -> Tensor:
         """How far ``outputs`` are from a teacher's, averaged over the outputs.
 
-        T^2 * KL(teacher / T, student / T) where outputs are logits (Hinton et al. 2015), else the squared distance.
+        T^2 * KL(teacher / T, student / T) where outputs are logits (Hinton et al. 2015), else the squared distance; of
+        several outputs as a share of the teacher's variance, so that pixels do not drown scores.
         What a network puts out in training only, after what it always does, has no teacher.
         """
         terms = []
@@ -81,7 +84,8 @@ class Objective:
                 found, least = (F.binary_cross_entropy_with_logits(x / t, q) for x in (student, teacher))
                 terms.append((found - least) * t**2)
             else:
-                terms.append(F.mse_loss(student, teacher))
+                scale = teacher.var(correction=0).clamp_min(_LEAST_VARIANCE) if len(expected) > 1 else 1.0
+                terms.append(F.mse_loss(student, teacher) / scale)
         return torch.stack(terms).mean()
 
     def _logits(self, outputs: Tensor) -> Tensor:
@@ -107,8 +111,10 @@ def make_objective(
     return Objective(None, metric_loss, outputs)
 
 
-def _likely(outputs: Tensor, labels: Tensor) -> str:
+def _likely(outputs: Tensor, labels: Any) -> str:
     """The usual loss for data of this form: all there is to go by where the user trains, and told us no loss."""
+    if not isinstance(labels, Tensor):
+        return "unknown"
     decisions = outputs.shape[:1] + outputs.shape[2:]
     if outputs.dim() > 1 and outputs.shape[1] > 1 and labels.shape == decisions and not labels.is_floating_point():
         return "cross_entropy"

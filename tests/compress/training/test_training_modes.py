@@ -128,7 +128,7 @@ def test_what_is_not_worth_it_is_left(
         for n in (1, 2)
     ]
     took = {mode: (value, 1.0) for mode, value in zip(modes, seconds, strict=True)}
-    monkeypatch.setattr(training_modes, "_modes", lambda _: modes)
+    monkeypatch.setattr(training_modes, "_modes", lambda *_: modes)
     monkeypatch.setattr(training_modes, "_timed", lambda *_: took)
     found, _ = find_mode(nn.Conv2d(1, 2, 3), (torch.rand(4, 1, 8, 8),), lambda y: y.square().mean(), "cpu")
     assert found == best
