@@ -17,7 +17,7 @@ from public_graph import Samples
 from targets.errors import QuantizeError
 
 FLOORS = {
-    "int8": 28.0, "products": 28.0, "mixed": 28.0, "int8-dynamic": 33.0, "fp16": 60.0, "int8-weights": 35.0,
+    "int8": 28.0, "products": 28.0, "mixed": 28.0, "int8-dynamic": 30.0, "fp16": 60.0, "int8-weights": 35.0,
     "int4-weights": 13.0,
 }  # fmt: skip
 """Decibels of signal to noise at least, for each output of floats."""
@@ -49,6 +49,9 @@ def _check(name: str, scheme: str, folder: Path) -> None:
     onnx.checker.check_model(str(path))
     before = path.read_bytes()
     options = {"operators": "products"} if scheme == "products" else {}
+    # Dynamic int8 is computed in integers whatever a session is told, and on x86 without VNNI these saturate unless
+    # weights have seven bits: as this machine's own target says.
+    target = "ort-cpu" if scheme == "int8-dynamic" else "fake"
     layers = quantizable_layers(path)
     if scheme == "mixed" and layers:
         options = {"keep_float": (layers[0],)}
@@ -57,7 +60,7 @@ def _check(name: str, scheme: str, folder: Path) -> None:
         refused, found = "", None
         try:
             found = quantize(
-                path, made, "int8" if scheme in ("products", "mixed") else scheme, samples, "fake", **options
+                path, made, "int8" if scheme in ("products", "mixed") else scheme, samples, target, **options
             )
         except QuantizeError as error:
             refused = str(error)
