@@ -179,6 +179,11 @@ class Target(abc.ABC):
         """The quantity that stands for speed here: ``latency``, ``instructions`` or ``memory``."""
         return "instructions" if self.counted else "latency"
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """What the named device has, in bytes, by the quantity that it limits (``memory``, ``size``)."""
+        return {}
+
     @abc.abstractmethod
     def capabilities(self) -> Capabilities:
         """What the runtime accepts and where its latency steps are."""

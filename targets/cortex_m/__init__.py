@@ -1,1 +1,1 @@
-"""The target ``cortex-m``: TensorFlow Lite Micro with CMSIS-NN kernels on an emulated Cortex-M, instructions counted."""
+"""The target ``cortex-m``: TensorFlow Lite Micro with CMSIS-NN on an emulated Cortex-M, instructions counted."""

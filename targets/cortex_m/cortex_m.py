@@ -30,14 +30,13 @@ from targets.target import Capabilities, Estimate, Layer, Measurement, Protocol,
 from targets.tflite import conversion, installation
 from targets.tflite.operators import PRODUCTS
 from targets.tflite.tflite_files import SUFFIX, TfliteFile, read_tflite
+from targets.tflite.tflite_target import IR_VERSION, OPSET, REFUSES
 from targets.workers.inputs import check_names, checked_shapes, join, make_feeds, run_batches
 from targets.workers.local import check_request, first_samples, pieces
 
 _AT_ONCE = 256
 """Samples in one run of the emulator: few enough that a slow network is done in minutes."""
 _NO_CHIP = "any"
-OPSET, IR_VERSION = 23, 12
-REFUSES = ("mixed", "int8-qat", "int4-weights")
 _HYBRID = (*REFUSES, "fp16", "int8-weights", "int8-dynamic")
 """Floats that meet stored integers: the interpreter has no kernels for them."""
 
@@ -179,7 +178,7 @@ class CortexM(Target):
         return execute(self._emulator(), taken, sample, watch=True).operators
 
     def _read(self, path: Path) -> tuple[Path, TfliteFile]:
-        """The ``.tflite`` file of a model, and what stands in it; raises ModelError for an operator there is none of."""
+        """The ``.tflite`` file of a model, and what stands in it; raises ModelError for what the interpreter lacks."""
         taken = path if path.suffix == SUFFIX else conversion.float_file(path).path
         file = read_tflite(taken)
         lacking = [name for name in file.operators if name not in REGISTERED]

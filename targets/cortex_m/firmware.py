@@ -48,10 +48,10 @@ _PREFIX = """\
 """Headers that nearly every C++ source reads: compiled once, since reading them is most of the work."""
 _MICRO = "tflm/tensorflow/lite/micro"
 _WITHOUT = ("_test.cc", "_test_common.cc", "_f16.c", "_f32.c")
-_HARNESS = frozenset(
-    "kernel_runner.cc test_helpers.cc test_helper_custom_ops.cc fake_micro_context.cc mock_micro_graph.cc debug_log.cc "
-    "micro_time.cc system_setup.cc array.cc arm_nntables_flt.c".split()
-)
+_HARNESS = """
+    kernel_runner.cc test_helpers.cc test_helper_custom_ops.cc fake_micro_context.cc mock_micro_graph.cc debug_log.cc
+    micro_time.cc system_setup.cc array.cc arm_nntables_flt.c
+"""
 """What only tests use, what the runner replaces, and what belongs to kernels in float that are left out."""
 
 Say = Callable[[str], None]
@@ -91,7 +91,7 @@ def units(sources: Path) -> list[Unit]:
         *(Unit(str(file.relative_to(sources)), _SPEED) for file in nn),
         *(Unit(str(file.relative_to(sources)), _SIZE) for file in rest),
     ]
-    return [one for one in found if not one.source.endswith(_WITHOUT) and Path(one.source).name not in _HARNESS]
+    return [one for one in found if not one.source.endswith(_WITHOUT) and Path(one.source).name not in _HARNESS.split()]
 
 
 def build_library(tools: Toolchain, core: Core, sources: Path, folder: Path, say: Say) -> None:
@@ -140,11 +140,8 @@ def link_program(
     run([tools.cc, *c, _SPEED, "-c", str(HERE / "startup.c"), "-o", str(folder / "startup.o")], tools)
     run([tools.cxx, *cxx, _SPEED, *defined, "-c", str(HERE / "runner.cc"), "-o", str(folder / "runner.o")], tools)
     objects = [str(folder / "startup.o"), str(folder / "runner.o"), str(library / "libtflm.a")]
-    run(
-        [tools.cc, *core.options, *tools.libraries(core.options), "-nostartfiles", "-T", str(script), "-Wl,--gc-sections",
-         *objects, "-lm", "-lc", "-lgcc", "-o", str(elf)],
-        tools,
-    )  # fmt: skip
+    linker = [tools.cc, *core.options, *tools.libraries(core.options), "-nostartfiles", "-Wl,--gc-sections"]
+    run([*linker, "-T", str(script), *objects, "-lm", "-lc", "-lgcc", "-o", str(elf)], tools)
     shutil.rmtree(folder)
 
 
