@@ -46,6 +46,8 @@ _PREFIX = """\
 #include "tensorflow/lite/schema/schema_generated.h"
 """
 """Headers that nearly every C++ source reads: compiled once, since reading them is most of the work."""
+_OWN_OPTIONS = {"resize_nearest_neighbor.cc": ("-fno-builtin",)}
+"""gcc 12 writes an instruction for its rounding on a Cortex-M55 that its own assembler does not know."""
 _MICRO = "tflm/tensorflow/lite/micro"
 _WITHOUT = ("_test.cc", "_test_common.cc", "_f16.c", "_f32.c")
 _HARNESS = """
@@ -111,6 +113,7 @@ def build_library(tools: Toolchain, core: Core, sources: Path, folder: Path, say
         is_c = unit.source.endswith(".c")
         headers = [] if is_c else ["-include", str(prefixes[unit.optimized])]
         words = [tools.cc if is_c else tools.cxx, *_options(tools, core, sources, _C if is_c else _CXX)]
+        words += _OWN_OPTIONS.get(Path(unit.source).name, ())
         run([*words, unit.optimized, *headers, "-c", str(sources / unit.source), "-o", str(objects[number])], tools)
         if number % 20 == 0:
             say(f"compiling for {core.title}: {number} of {len(found)} files")
@@ -162,7 +165,7 @@ def mark_address(tools: Toolchain, elf: Path) -> int:
 
 def recipe_hash() -> str:
     """A hash of all in this package that decides what a program executes, beside sources and compiler."""
-    options = repr((_SHARED, _INCLUDED, _C, _CXX, _SPEED, _SIZE, _PREFIX, sorted(CORES.items())))
+    options = repr((_SHARED, _INCLUDED, _C, _CXX, _SPEED, _SIZE, _PREFIX, _OWN_OPTIONS, sorted(CORES.items())))
     return hashlib.sha256(b"".join([options.encode(), *((HERE / file).read_bytes() for file in FILES)])).hexdigest()
 
 
