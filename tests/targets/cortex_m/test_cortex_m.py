@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -199,15 +198,14 @@ def test_what_goes_wrong_in_the_emulator_is_one_line(scripted, lines, kind, word
 
 
 @emulated
-def test_a_model_larger_than_any_arena_is_refused(monkeypatch):
+def test_a_model_larger_than_any_arena_is_refused(tmp_path):
     whole = _emulator_of("m4")
     start, _ = whole.core.big
     # The model's place alone is taken; the arena gets what is left of the board's memory.
     data = _golden("kws_ref_model.tflite").read_bytes()
     assert start % 16 == 0
     padded = data + bytes(whole.core.big[1] - len(data) - 8192)
-    path = Path(os.environ["PARETOPRESS_CACHE"]) / "padded.tflite"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = tmp_path / "padded.tflite"
     path.write_bytes(padded)
     with pytest.raises(ModelError, match=r"padded\.tflite: TensorFlow Lite Micro refuses it on Cortex-M4: its tensors"):
         get("cortex-m").measure([path])

@@ -89,7 +89,8 @@ def test_a_missing_file_and_a_missing_archive_are_named(tmp_path):
         sources.put_sources(tmp_path / "made", tmp_path / "text", print)
 
 
-def test_repositories_are_fetched_by_commit_and_patched(tmp_path, lock):
+@pytest.mark.usefixtures("lock")
+def test_repositories_are_fetched_by_commit_and_patched(tmp_path):
     def packed(folder: str, files: dict[str, bytes]) -> bytes:
         inside = {f"{folder}-0123/{name}": data for name, data in files.items()}
         return _archive(tmp_path / "fetched.tar", inside).read_bytes()
