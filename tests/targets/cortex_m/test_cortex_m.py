@@ -92,8 +92,8 @@ def _emulator_of(cpu: str) -> Emulator:
     return CortexM(cpu=cpu)._emulator()
 
 
-def _golden_run(cpu: str, count: int, **how: bool) -> Run:
-    x = np.load(_golden("kws_ref_model.in.npy"))[:count]
+def _golden_run(cpu: str, number: int, **how: bool) -> Run:
+    x = np.load(_golden("kws_ref_model.in.npy"))[:number]
     return execute(_emulator_of(cpu), _golden("kws_ref_model.tflite"), x.tobytes(), **how)
 
 
