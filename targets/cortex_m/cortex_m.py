@@ -24,6 +24,7 @@ from targets.cortex_m.cortex_installation import COMMAND
 from targets.cortex_m.emulator import Emulator, OperatorCount, Run, execute
 from targets.cortex_m.operators import REGISTERED
 from targets.cortex_m.sessions import EmulatedSession
+from targets.cortex_m.sources import REPOSITORIES
 from targets.errors import ModelError, TargetError
 from targets.settings import Setting, canonical_name, checked_settings
 from targets.target import Capabilities, Estimate, Layer, Measurement, Protocol, Target, Watch
@@ -95,11 +96,12 @@ class CortexM(Target):
     def describe(self) -> dict[str, Any]:
         """Core, sources, compiler, emulator and converter; nothing of the machine, which decides nothing."""
         converter = installation.manifest() or {"packages": {}}
+        built = {one.name: one.commit[:12] for one in (REPOSITORIES["tflm"], REPOSITORIES["cmsis_nn"])}
         return {
             "target": self.name,
             "settings": dict(self.values),
-            "packages": converter["packages"],
-            "conversion": conversion.VERSION,
+            "packages": {name.partition("/")[2]: commit for name, commit in built.items()},
+            "conversion": [conversion.VERSION, sorted(converter["packages"].items())],
             "machine": {"architecture": "armv7-m" if self.core.library == "m4" else "armv8.1-m",
                         "cpu": f"{self.core.title} (emulated)"},
             "installation": cortex_installation.identity(cortex_installation.installed()),
