@@ -21,13 +21,51 @@
 extern "C" uint8_t big_start[], big_end[];
 
 // What the library and the compiler expect of a system; nothing is ever deleted or ended here.
-extern "C" void DebugLog(const char* text, va_list) {
-  semi_print(text);
-  semi_print("\n");
+// Texts and whole numbers are put into what the library says; of floats only their place is shown.
+extern "C" int DebugVsnprintf(char* to, size_t room, const char* text, va_list values) {
+  size_t at = 0;
+  const auto put = [&](char one) {
+    if (at + 1 < room) to[at++] = one;
+  };
+  for (; *text != 0; text++) {
+    if (*text != '%') {
+      put(*text);
+      continue;
+    }
+    do text++;
+    while (*text != 0 && strchr("0123456789.-+lzhj ", *text) != nullptr);
+    if (*text == 's') {
+      for (const char* word = va_arg(values, const char*); *word != 0; word++) put(*word);
+    } else if (*text == 'd' || *text == 'i' || *text == 'u') {
+      uint32_t value = va_arg(values, uint32_t);
+      if (*text != 'u' && static_cast<int32_t>(value) < 0) {
+        put('-');
+        value = 0 - value;
+      }
+      char digits[10];
+      int count = 0;
+      do digits[count++] = static_cast<char>('0' + value % 10);
+      while ((value /= 10) != 0);
+      while (count > 0) put(digits[--count]);
+    } else if (*text == 0) {
+      break;
+    } else {
+      if (strchr("fgeFGE", *text) != nullptr) {
+        va_arg(values, double);
+      } else {
+        va_arg(values, uint32_t);
+      }
+      put('?');
+    }
+  }
+  if (room > 0) to[at] = 0;
+  return static_cast<int>(at);
 }
-extern "C" int DebugVsnprintf(char* to, size_t room, const char* text, va_list) {
-  strncpy(to, text, room);
-  return 0;
+extern "C" void DebugLog(const char* text, va_list values) {
+  char line[200];
+  DebugVsnprintf(line, sizeof line, text, values);
+  semi_print(line);
+  semi_print("\n");
 }
 extern "C" void __cxa_pure_virtual() { semi_exit(71); }
 extern "C" int __cxa_atexit(void (*)(void*), void*, void*) { return 0; }

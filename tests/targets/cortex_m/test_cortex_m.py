@@ -17,15 +17,14 @@ from targets.cortex_m.emulator import Emulator, Run, execute
 from targets.errors import MeasurementError, ModelError, TargetError
 from targets.registry import get
 from targets.target import Target
-from targets.testing import TargetConformance, reference_model, reference_output, samples
+from targets.testing import TargetConformance, reference_model, samples
 from targets.tflite import installation
 from targets.tflite.conversion import convert
-from targets.tflite.tflite_files import read_tflite
 
 onnx = pytest.importorskip("onnx")
 REPOSITORY = Path(__file__).resolve().parents[3]
 EMULATOR = cortex_installation.missing()
-CONVERTER = installation.missing()
+CONVERTER = installation.missing_tflm()
 emulated = pytest.mark.skipif(EMULATOR is not None, reason=f"needs {EMULATOR}; run: {cortex_installation.COMMAND}")
 converted = pytest.mark.skipif(CONVERTER is not None, reason=f"needs {CONVERTER}; run: {installation.COMMAND}")
 
@@ -152,8 +151,8 @@ def test_int8_takes_fewer_instructions_and_less_memory(tmp_path):
     float_, small = target.measure([source, int8])
     assert small.instructions < 0.6 * float_.instructions
     assert small.memory < float_.memory
-    found, wanted = target.run(int8, {"x": samples(16)})[0], reference_output(samples(16))
-    np.testing.assert_allclose(found, wanted, atol=6 * read_tflite(int8).outputs[0].tensor.scale)
+    wanted = get("tflm").run(int8, {"x": samples(16)})[0]
+    np.testing.assert_array_equal(target.run(int8, {"x": samples(16)})[0], wanted)
 
 
 @emulated
