@@ -108,22 +108,24 @@ class CostKnowledge:
         if network in first.measured:
             return False
         found = self._measured(network, carefully=False)
-        if any(self.models[name].is_off(network, ratio) for name, ratio in found.items()):
+        if any(self.models[name].is_off(network, costs[self.quantity]) for name, costs in found.items()):
             again = self._measured(network, carefully=True)
         else:
             again = {}
-        for name, ratio in [*found.items(), *again.items()]:
-            self.models[name] = self.models[name].with_measured(network, ratio)
+        for name, costs in [*found.items(), *again.items()]:
+            self.models[name] = self.models[name].with_measured(network, costs[self.quantity])
+            for quantity, models in self.others.items():
+                if name in models and quantity in costs:
+                    models[name] = models[name].with_measured(network, costs[quantity])
         return bool(found)
 
-    def _measured(self, network: Network, *, carefully: bool) -> dict[str, float]:
-        """Precision -> cost of one network."""
+    def _measured(self, network: Network, *, carefully: bool) -> Measured:
+        """Precision -> costs of one network, among them the one that is searched."""
         precisions = list(self.models)
         found = measure_networks(
             self.context, self.training, [network], self.importance, precisions, carefully=carefully
         )
-        costs = found.get(network, {})
-        return {name: shares[self.quantity] for name, shares in costs.items() if self.quantity in shares}
+        return {name: shares for name, shares in found.get(network, {}).items() if self.quantity in shares}
 
     @property
     def measured(self) -> int:

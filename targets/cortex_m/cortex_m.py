@@ -30,8 +30,7 @@ from targets.settings import Setting, canonical_name, checked_settings
 from targets.target import Capabilities, Estimate, Layer, Measurement, Protocol, Target, Watch
 from targets.tflite import conversion, installation
 from targets.tflite.operators import PRODUCTS
-from targets.tflite.tflite_files import SUFFIX, Operation, TfliteFile, read_tflite
-from targets.tflite.tflite_target import IR_VERSION, OPSET, REFUSES
+from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, SUFFIX, Operation, TfliteFile, read_tflite
 from targets.workers.inputs import check_names, checked_shapes, join, make_feeds, run_batches
 from targets.workers.local import check_request, first_samples, pieces
 
@@ -55,7 +54,6 @@ class CortexM(Target):
     built_of_sources = True
     counted = True
     deterministic = True
-    remote = True
     slow_to_load = True
     probed = False
 
