@@ -99,7 +99,7 @@ class CortexM(Target):
             "target": self.name,
             "settings": dict(self.values),
             "packages": {name.partition("/")[2]: commit for name, commit in built.items()},
-            "conversion": [conversion.VERSION, sorted(converter["packages"].items())],
+            "conversion": {"version": conversion.VERSION, "packages": dict(converter["packages"])},
             "machine": {"architecture": "armv7-m" if self.core.library == "m4" else "armv8.1-m",
                         "cpu": f"{self.core.title} (emulated)"},
             "installation": cortex_installation.identity(cortex_installation.installed()),
