@@ -11,6 +11,7 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from targets.errors import TargetError, TargetUnavailable
@@ -27,6 +28,7 @@ BUILT_IN = {
     "tflm": "targets.runtimes.tflm.tflm:Tflm",
     "ssh": "targets.boards.ssh:Ssh",
     "arm-emulated": "targets.emulated_arm.arm_emulated:ArmEmulated",
+    "cortex-m": "targets.cortex_m.cortex_m:CortexM",
     "fake": "targets.runtimes.fake.fake_target:FakeTarget",
 }
 
@@ -79,9 +81,10 @@ def available() -> list[dict[str, Any]]:
     return rows
 
 
-def install(name: str, say: Callable[[str], None]) -> str:
+def install(name: str, say: Callable[[str], None], sources: Path | None = None) -> str:
     """Bring what pip alone cannot; returns where it is. ``say`` is told how far it is.
 
+    ``sources``: an archive of what is built, for a target that is built of sources, which are fetched otherwise.
     Raises TargetUnavailable saying what is missing, TargetError for a target that comes with pip.
     """
     name, _ = parse(name)
@@ -89,8 +92,10 @@ def install(name: str, say: Callable[[str], None]) -> str:
         name = f"{name}-cpu"  # as extras are called: after the runtime
     cls = class_of(name)
     bring = getattr(cls, "bring", None)
+    if sources is not None and not getattr(cls, "built_of_sources", False):
+        raise TargetError(f"target {name!r} is not built of sources; leave --sources out")
     if bring is not None:
-        return str(bring(say))
+        return str(bring(say) if sources is None else bring(say, sources))
     if not _missing(cls):
         raise TargetError(f"target {name!r} is there, nothing to install")
     raise TargetError(f"target {name!r} comes with pip; run: {_install(name, cls)}")

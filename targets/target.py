@@ -96,6 +96,8 @@ class Layer:
     """Whether it computes in integers."""
     why: str = ""
     """Where not, or where the file says otherwise: the reason in words, as far as it can be seen."""
+    instructions: int | None = None
+    """That it executes in one inference, where these are counted for each operator."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,8 @@ class Measurement:
     latency: Latency | None = None
     instructions: int | None = None
     memory: int | None = None
+    flash: int | None = None
+    """What the file takes of a device together with the code that runs it; None where that is not known."""
     first: float | None = None
     load_seconds: float | None = None
     settled: bool = True
@@ -174,6 +178,11 @@ class Target(abc.ABC):
     def cost_quantity(self) -> str:
         """The quantity that stands for speed here: ``latency``, ``instructions`` or ``memory``."""
         return "instructions" if self.counted else "latency"
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """What the named device has, in bytes, by the quantity that it limits (``memory``, ``size``)."""
+        return {}
 
     @abc.abstractmethod
     def capabilities(self) -> Capabilities:

@@ -110,6 +110,7 @@ def measured(info: Mapping[str, Any], quality: Quality, drop: Drop, check: Devic
         info.get("instructions"),
         scored_on_host={} if check is None else {"val": check},
         integer=integer_share(info),
+        flash=info.get("flash"),
     )
 
 

@@ -108,6 +108,8 @@ def _columns(entries: Sequence[Entry], firsts: Sequence[Entry], names: Sequence[
         _Column("memory", _each(format_size, entries, "memory"), goes=5),
         _Column("size", _each(format_size, entries, "size"), goes=6),
     ]
+    if any(entry.get("flash") is not None for entry in entries):
+        columns.append(_Column("flash", _each(format_size, entries, "flash"), goes=5))
     notes = tuple(_note(*pair) for pair in pairs)
     return [*columns, _Column("", notes, left=True)] if any(notes) else columns
 

@@ -88,7 +88,8 @@ def measure_networks(
 def costs_of_file(path: Path, info: Mapping[str, Any], zero: Candidate, target: str) -> Costs:
     """Of a result of ``measure``; ``zero``: the baseline."""
     baseline = zero.measured[target]
-    found = {"size": path.stat().st_size / zero.size}
+    flash = info.get("flash")
+    found = {"size": flash / baseline.flash if flash and baseline.flash else path.stat().st_size / zero.size}
     latency = latency_result(info)
     if latency is not None:
         found["latency"] = latency.ratio

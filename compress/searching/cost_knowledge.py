@@ -45,8 +45,8 @@ class CostKnowledge:
     """The cost that is searched: ``latency``, ``instructions``, ``size`` or ``memory``."""
     models: dict[str, CostModel]
     """Precision that was measured -> model of that quantity."""
-    others: dict[str, CostModel]
-    """Other quantities that a constraint limits -> model, in the first of the precisions."""
+    others: dict[str, dict[str, CostModel]]
+    """Other quantities that a constraint limits -> precision that was measured -> model."""
     factors: Mapping[str, tuple[str, float]]
     """Precision that is made -> (the measured one it goes by, its cost as a share of that one's)."""
     precisions: tuple[str, ...]
@@ -78,13 +78,20 @@ class CostKnowledge:
 
     def meets(self, networks: Sequence[Network]) -> np.ndarray:
         """Whether each network may meet the limits on costs, as far as they are known, in some precision."""
+        fits = [self._meets_in(name, costs, networks) for name, costs in self.of(networks).items()]
+        found: np.ndarray = np.any(fits, axis=0)
+        return found
+
+    def _meets_in(self, precision: str, costs: np.ndarray, networks: Sequence[Network]) -> np.ndarray:
+        """The same in one precision, of which ``costs`` are known: in int8 a network takes a quarter of the memory."""
         fits = np.ones(len(networks), dtype=bool)
         zero = self.context.baseline.candidate
         for limit in self.limits:
+            other = self.others.get(limit.quantity, {}).get(self.factors[precision][0])
             if limit.quantity == self.quantity:
-                shares = np.min(list(self.of(networks).values()), axis=0)
-            elif limit.quantity in self.others:
-                shares = self.others[limit.quantity].costs(networks)
+                shares = costs
+            elif other is not None:
+                shares = other.costs(networks)
             else:
                 continue
             most = _share_of(limit, zero, self.context.targets.first.name)
@@ -101,22 +108,24 @@ class CostKnowledge:
         if network in first.measured:
             return False
         found = self._measured(network, carefully=False)
-        if any(self.models[name].is_off(network, ratio) for name, ratio in found.items()):
+        if any(self.models[name].is_off(network, costs[self.quantity]) for name, costs in found.items()):
             again = self._measured(network, carefully=True)
         else:
             again = {}
-        for name, ratio in [*found.items(), *again.items()]:
-            self.models[name] = self.models[name].with_measured(network, ratio)
+        for name, costs in [*found.items(), *again.items()]:
+            self.models[name] = self.models[name].with_measured(network, costs[self.quantity])
+            for quantity, models in self.others.items():
+                if name in models and quantity in costs:
+                    models[name] = models[name].with_measured(network, costs[quantity])
         return bool(found)
 
-    def _measured(self, network: Network, *, carefully: bool) -> dict[str, float]:
-        """Precision -> cost of one network."""
+    def _measured(self, network: Network, *, carefully: bool) -> Measured:
+        """Precision -> costs of one network, among them the one that is searched."""
         precisions = list(self.models)
         found = measure_networks(
             self.context, self.training, [network], self.importance, precisions, carefully=carefully
         )
-        costs = found.get(network, {})
-        return {name: shares[self.quantity] for name, shares in costs.items() if self.quantity in shares}
+        return {name: shares for name, shares in found.get(network, {}).items() if self.quantity in shares}
 
     @property
     def measured(self) -> int:
@@ -161,9 +170,9 @@ def learn_costs(
         name: tables.fitted({n: costs[name][quantity] for n, costs in found.items()}, quantity) for name in precisions
     }
     others = {
-        name: tables.fitted({n: costs[precisions[0]][name] for n, costs in found.items()}, name)
+        name: {p: tables.fitted({n: costs[p][name] for n, costs in found.items()}, name) for p in precisions}
         for name in _quantities(problem) - {quantity, "quality", "quality_drop"}
-        if all(name in costs[precisions[0]] for costs in found.values())
+        if all(name in costs[p] for costs in found.values() for p in precisions)
     }
     factors, made = _factors(context, precisions, quantity, problem)
     return CostKnowledge(

@@ -29,7 +29,7 @@ from compress.training.training_modes import resolve_device
 from compress.values.constraints import parse_constraint, parse_objectives
 from compress.values.durations import parse_duration
 from compress.values.search_spaces import SearchSpace
-from targets.errors import RequestError, RunError
+from targets.errors import ConstraintError, RequestError, RunError
 from targets.machine.environment import describe_environment
 from targets.registry import DEFAULT
 from targets.target import Target
@@ -212,7 +212,8 @@ def _request(asked: Asked, before: Request | None, targets: Sequence[Target]) ->
         )
     old = before or _new_request(asked, targets)
     metric = task_metric(asked.task)
-    parsed = [parse_constraint(text) for text in asked.constraints or old.constraints]
+    limits = _limits_of(targets)
+    parsed = [parse_constraint(text) for text in dict.fromkeys((*(asked.constraints or old.constraints), *limits))]
     versions = describe_environment(("paretopress", "torch", "onnx", "onnxruntime", "optuna", "numpy"))
     return replace(
         old,
@@ -227,6 +228,17 @@ def _request(asked: Asked, before: Request | None, targets: Sequence[Target]) ->
         higher_is_better=metric.higher_is_better,
         bounded=metric.bounded,
     )
+
+
+def _limits_of(targets: Sequence[Target]) -> list[str]:
+    """The constraints that a named device sets by what it has; raises ConstraintError where others are searched too."""
+    limited = [target for target in targets if target.limits]
+    if limited and len(targets) > 1:
+        raise ConstraintError(
+            f"target {limited[0].name!r} sets limits, which would hold for every target of the search: search it "
+            "alone, or name its cpu and give --constraint"
+        )
+    return [f"{quantity}<={most}B" for target in limited for quantity, most in target.limits.items()]
 
 
 def _new_request(asked: Asked, targets: Sequence[Target]) -> Request:

@@ -46,7 +46,7 @@ def _cost(candidate: Candidate, baseline: Candidate, target: str, name: str, hig
     if name == "quality":
         return quality_loss(candidate, target, higher_is_better)
     if name == "size":
-        return _relative(candidate.size, baseline.size)
+        return _relative(measured.flash or candidate.size, zero.flash or baseline.size)
     if name == "memory":
         return _relative(measured.memory, zero.memory)
     if name == "latency" and measured.latency is not None:

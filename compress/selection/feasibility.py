@@ -37,7 +37,7 @@ def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidat
         return 0.0
     value = row.get(constraint.quantity)
     if constraint.relative and constraint.quantity == "size":
-        value = None if value is None else value / baseline.size
+        value = row.get("size_ratio", None if value is None else value / baseline.size)
     elif constraint.relative:
         value = row.get("ratio" if constraint.quantity == "latency" else f"{constraint.quantity}_ratio")
     # The value is relative already where the constraint is.
@@ -48,13 +48,14 @@ def quantity(candidate: Candidate, measured: Measured, name: str) -> float | Non
     """The value of the quantity ``name`` on the target that ``measured`` is of, or None where it was not measured.
 
     The unit is the metric's own for ``quality`` and ``quality_drop`` (both on val), seconds for ``latency`` (the p50),
-    and bytes for ``size`` and ``memory``. Raises KeyError for another name.
+    and bytes for ``size`` and ``memory``. On a target that knows what code the file needs, ``size`` is that of both.
+    Raises KeyError for another name.
     """
     values: dict[str, Any] = {
         "quality": measured.quality.val.value,
         "quality_drop": measured.quality_drop.val.value,
         "latency": measured.latency.p50 if measured.latency else None,
-        "size": candidate.size,
+        "size": candidate.size if measured.flash is None else measured.flash,
         "memory": measured.memory,
         "instructions": measured.instructions,
     }

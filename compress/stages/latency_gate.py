@@ -61,7 +61,7 @@ def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: Tar
     zero = baseline.measured[target.name].instructions
     latency, instructions = latencies.latency_result(info), info.get("instructions")
     return {
-        "size": path.stat().st_size,
+        **_known_size(path, info.get("flash"), baseline.measured[target.name].flash),
         "ratio": latency.ratio if latency else None,
         "latency": latency.p50 if latency else None,
         "instructions": instructions,
@@ -69,6 +69,13 @@ def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: Tar
         # Of a process, memory is known too roughly to decide before a training.
         **(_known_memory(info.get("memory"), baseline.measured[target.name].memory) if target.counted else {}),
     }
+
+
+def _known_size(path: Path, flash: int | None, zero: int | None) -> dict[str, Any]:
+    """Of the file; or with the code that runs it, where the target knows that."""
+    if flash is None:
+        return {"size": path.stat().st_size}
+    return {"size": flash, **({"size_ratio": flash / zero} if zero else {})}
 
 
 def _known_memory(found: int | None, zero: int | None) -> dict[str, Any]:

@@ -114,6 +114,8 @@ class Measured:
     """Splits that this machine scored in the device's place, with how the device agreed."""
     integer: IntegerShare | None = None
     """None where the runtime does not show what it executes."""
+    flash: int | None = None
+    """Bytes of the file and of the code that runs it, where a target knows that; limits on ``size`` are held to it."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ OBJECTIVES = ("quality", "latency", "size", "memory", "instructions")
 QUANTITIES = ("quality", "quality_drop", "latency", "size", "memory", "instructions")
 """What a constraint may limit."""
 
+_COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
 _BYTES = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "KB": 1e3, "KiB": 1024.0, "MiB": 1024.0**2}
 _UNITS: dict[str, dict[str, float]] = {
     "quality": {"": 1.0},
@@ -24,7 +25,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "latency": {"s": 1.0, "ms": 1e-3, "us": 1e-6},
     "size": _BYTES,
     "memory": _BYTES,
-    "instructions": {"": 1.0},
+    "instructions": _COUNTS,
 }
 _RELATIVE = frozenset({"latency", "size", "memory", "instructions"})
 _FORM = re.compile(r"^\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)\s*$")
@@ -74,6 +75,8 @@ def parse_constraint(text: str) -> Constraint:
     Constraint(quantity='latency', operator='<=', limit=0.002, relative=False, text='latency<=2ms')
     >>> parse_constraint("size<=0.5x").relative
     True
+    >>> parse_constraint("instructions<=10M").limit
+    10000000.0
     """
     match = _FORM.match(text)
     if match is None:

@@ -64,6 +64,7 @@ BASELINE = make()
         ("memory<=0.25x", Constraint("memory", "<=", 0.25, True, "memory<=0.25x")),
         ("size<=100B", Constraint("size", "<=", 100.0, False, "size<=100B")),
         ("instructions<=1e6", Constraint("instructions", "<=", 1e6, False, "instructions<=1e6")),
+        ("instructions<=10M", Constraint("instructions", "<=", 1e7, False, "instructions<=10M")),
     ],
 )
 def test_constraints_parse(text: str, expected: Constraint) -> None:
