@@ -99,7 +99,11 @@ def _ranking(which: str, candidates: Sequence[Candidate], question: Question, ta
     if which == "fastest" and question.certainties:
         return _useful(candidates, question, target)
     objectives = question.objectives
-    wanted = {"fastest": ("latency", "instructions", "memory"), "smallest": ("size",), "most_accurate": ("quality",)}
+    zero = question.baseline.measured.get(target)
+    # Where a target neither times nor counts instructions, memory stands for speed.
+    by_memory = zero is not None and zero.latency is None and zero.instructions is None
+    speed = ("latency", "instructions", *(("memory",) if by_memory else ()))
+    wanted = {"fastest": speed, "smallest": ("size",), "most_accurate": ("quality",)}
     if which in wanted and not set(wanted[which]) & set(objectives):
         objectives = ("quality", "latency", "size")
     members = front(candidates, replace(question, objectives=objectives), target)

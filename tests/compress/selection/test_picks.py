@@ -206,3 +206,26 @@ def test_what_was_dominated_by_a_refuted_candidate_is_next_in_line(candidate: Ma
     assert (pick.id, pick.refuted) == ("0002-fp32", ("0001-fp32",))
     assert unread is not None
     assert unread.id == "0002-fp32"
+
+
+def test_the_fastest_of_a_search_for_memory_is_that_which_is_timed_fastest(candidate: Make) -> None:
+    """A front in quality and memory may leave the fastest out; memory stands for speed only where nothing else does."""
+    small = _with_memory(candidate("0001-int8", drop=0.001, ratio=0.9), 100)
+    fast = _with_memory(candidate("0002-int8", drop=0.002, ratio=0.3), 500)
+    zero = _with_memory(candidate("baseline"), 1000)
+    asked = question(candidate, objectives=("quality", "memory"), baseline=zero)
+    pick, _ = picks.choose("fastest", [zero, small, fast], asked, "fake")
+    assert pick is not None
+    assert pick.id == "0002-int8"
+    untimed = [_untimed(one) for one in (zero, small, fast)]
+    pick, _ = picks.choose("fastest", untimed, replace(asked, baseline=untimed[0]), "fake")
+    assert pick is not None
+    assert pick.id == "0001-int8"
+
+
+def _with_memory(candidate: Candidate, memory: int) -> Candidate:
+    return candidate.on("fake", replace(candidate.measured["fake"], memory=memory))
+
+
+def _untimed(candidate: Candidate) -> Candidate:
+    return candidate.on("fake", replace(candidate.measured["fake"], latency=None))
