@@ -5,7 +5,7 @@ is searched on one core for the time given, with ``quality_drop<=0.02`` of agree
 ONNX Runtime's own settings, static and dynamic, that stays within the same limit is timed. Prints a table for people,
 then one JSON line for programs.
 
-    python benchmarks/real_files/search_files.py wheels --time 240s --only magika --only ocr-detector
+    python benchmarks/real_files/search_files.py wheels --time 240 --only magika --only ocr-detector
 """
 
 from __future__ import annotations
