@@ -141,8 +141,8 @@ class LocalTarget(Target):
         if batch < 1:
             raise TargetError(f"batch={batch} is not allowed; it must be 1 or more")
         arrays = {name: np.asarray(array) for name, array in inputs.items()}
-        model = str(self.for_us(model).absolute())
-        header = {"operation": "run", "model": model, "batch": batch, "room": memory.room(ROOM)}
+        path = str(self.for_us(model).absolute())
+        header = {"operation": "run", "model": path, "batch": batch, "room": memory.room(ROOM)}
         parts: list[list[np.ndarray]] = []
         counts: list[int] = []
         with self.lock:
