@@ -65,7 +65,8 @@ def test_they_stay_where_importing_takes_too_long(
     # On a machine that is so slow that the time was over before, nothing was begun and nothing has to be said.
     told = [text for text in report["environment"]["warnings"] if "it is quantized, not pruned" in text]
     assert len(told) <= len(begun) <= 1
-    assert {one["id"] for one in report["candidates"]} - {"baseline", "0000-int8", "0000-mixed"} == set()
+    assert not any(one["config"]["widths"] for one in report["candidates"]), "nothing is pruned"
+    assert not begun or "0000-int8" in {one["id"] for one in report["candidates"]}
     assert report["picks"]["fake"]["fastest"] is not None
 
 
