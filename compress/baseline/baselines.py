@@ -16,7 +16,7 @@ from compress.measurement import latencies, scoring
 from compress.metrics import metrics, output_kinds
 from compress.networks import counting, fingerprints
 from compress.networks.running import MAIN
-from compress.onnx_files import exporting, graphs
+from compress.onnx_files import exporters, exporting, graphs
 from compress.onnx_files import limits as onnx_files_limits
 from compress.onnx_files import parity as onnx_files_parity
 from compress.onnx_files.contents import last_operator
@@ -62,11 +62,21 @@ class Preparation:
         return self.splits.val.first(EXAMPLES)
 
 
-def baseline_model(preparation: Preparation) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
-    """The module and its raw exported graph (None for a file that cannot be imported); ``baseline/model.onnx``."""
+@dataclass(frozen=True)
+class BaselineNetwork:
+    """The baseline in torch: what is pruned and trained."""
+
+    module: torch.nn.Module
+    template: onnx.ModelProto
+    """Its raw exported graph."""
+
+
+def make_baseline(preparation: Preparation) -> BaselineNetwork | None:
+    """Put ``baseline/model.onnx`` in place; the network, or None where the task brings a file (``import_network``)."""
     task, path = preparation.task, preparation.path
     if task.onnx_path is not None:
-        return _of_file(preparation, task.onnx_path)
+        _put_file(preparation, task.onnx_path)
+        return None
     module = _module(preparation)
     template = _template(preparation, module)
     if not _is_kept(preparation):
@@ -74,7 +84,11 @@ def baseline_model(preparation: Preparation) -> tuple[torch.nn.Module | None, on
         onnx.save(exporting.bind(template, module.state_dict(), preparation.limits), temporary)
         onnx_files_parity.check_parity(temporary, module, preparation.example)
         _put(preparation, temporary)
-    return module, template
+    only = exporters.fixed_batch(template)
+    if only is not None:
+        samples = "one sample" if only == 1 else f"{only} samples"
+        warn(preparation.run, f"the exported file takes {samples} at a time, so it is scored and timed on as many")
+    return BaselineNetwork(module, template)
 
 
 def _is_kept(preparation: Preparation) -> bool:
@@ -109,8 +123,8 @@ def _template(preparation: Preparation, module: torch.nn.Module, graph: str = ""
     return onnx.load(artifact.folder / "template.onnx")
 
 
-def _of_file(preparation: Preparation, file: Path) -> tuple[torch.nn.Module | None, onnx.ModelProto | None]:
-    """An ``.onnx`` file is the baseline as it is; what is pruned is what it says in torch, if that can be had."""
+def _put_file(preparation: Preparation, file: Path) -> None:
+    """An ``.onnx`` file is the baseline as it is."""
     path = preparation.path
     source = onnx_baselines.file_source(file, preparation.splits)
     if not _is_kept(preparation):
@@ -121,6 +135,11 @@ def _of_file(preparation: Preparation, file: Path) -> tuple[torch.nn.Module | No
     _remember_architecture(preparation)
     for note in source.notes:
         warn(preparation.run, f"{file.name}: {note}")
+
+
+def import_network(preparation: Preparation, file: Path) -> BaselineNetwork | None:
+    """What an ``.onnx`` file says in torch, to be pruned and trained; None, and the reason said, where that fails."""
+    path = preparation.path
     try:
         with preparation.cache.timed("import"):
             module = onnx_baselines.imported(preparation.task, preparation.splits, path)
@@ -131,8 +150,8 @@ def _of_file(preparation: Preparation, file: Path) -> tuple[torch.nn.Module | No
             onnx_files_parity.check_parity(again, module, preparation.example)
     except (importer.NotImportable, ExportError) as error:
         warn(preparation.run, onnx_baselines.not_pruned(file, error))
-        return None, None
-    return module, template
+        return None
+    return BaselineNetwork(module, template)
 
 
 def warn(run: Run, text: str) -> None:
@@ -223,6 +242,17 @@ def _convert(preparation: Preparation) -> None:
     for target in preparation.places:
         if not made.exists() and target.convert(preparation.path, "fp32", {}, made) is not None:
             return
+
+
+def counted_in_torch(preparation: Preparation, module: torch.nn.Module) -> Candidate:
+    """The baseline that is a file, with its costs counted as those of the networks cut from it are."""
+    run, known = preparation.run, preparation.run.state.candidates["baseline"]
+    macs, parameters = counting.macs_and_parameters(module, preparation.splits.val.first(2))
+    parity = onnx_files_parity.check_parity(preparation.path, module, preparation.example)
+    found = replace(known, macs=macs, parameters=parameters, parity=parity)
+    if found != known:
+        run.record.append("candidate", candidate=found)
+    return found
 
 
 def fitted_metric(preparation: Preparation, scorer: scoring.Scorer) -> metrics.Metric:

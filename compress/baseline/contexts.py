@@ -100,6 +100,8 @@ class Baseline:
     """Hash of its graph, weights left out."""
     names: tuple[str, ...]
     """Its input names."""
+    module: nn.Module | None = None
+    """The task's own, never changed; None where it brings a file."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,7 @@ class Context:
     calibration: Calibration
     instruments: Instruments
     training: Training | None
-    """None where the model is an ONNX file that torch cannot rebuild."""
+    """None where the model is an ONNX file that torch cannot rebuild, and while first candidates are made."""
 
     @property
     def metric(self) -> Metric:

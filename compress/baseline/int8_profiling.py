@@ -5,19 +5,31 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from compress.baseline.steps import ALL_THE_TIME, PROFILING, TIMING, Steps
 from compress.float_models.plain_models import read_plain
 from compress.onnx_files import graphs
 from compress.precision import calibration_samples, quantizer
 from compress.precision.damage import locate
 from compress.precision.fidelity import checker
-from compress.precision.layer_costs import LOSSY, Saving, float_order, layer_errors, layer_savings, operator_errors
+from compress.precision.layer_costs import (
+    LOSSY,
+    SECONDS,
+    Saving,
+    files_timed,
+    float_order,
+    layer_errors,
+    layer_savings,
+    operator_errors,
+)
 from compress.precision.ranges import collect_ranges
 from compress.run_folder.caching import Cache
 from compress.values.candidates import LayerDamage
@@ -26,6 +38,12 @@ from targets.errors import ModelError, QuantizeError, StageError
 from targets.target import Capabilities, Target
 
 VERSION = 5
+_ALONE = ("trying each layer alone in int8", "which stay in float is told from one look at all of them")
+_SAVED = ("timing what int8 saves by each layer", "those that lose most stay in float first")
+
+
+class _TooLong(Exception):
+    """Trying each layer takes more time than there is."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +69,12 @@ def profile_int8(
     calibration: Mapping[str, np.ndarray],
     capabilities: Capabilities,
     timed_on: tuple[Target, Any] | None,
+    steps: Steps = ALL_THE_TIME,
 ) -> Int8Profile:
-    """What int8 costs each layer and operator and saves by it; empty where nothing can be quantized."""
+    """What int8 costs each layer and operator and saves by it; empty where nothing can be quantized.
+
+    Where ``steps`` leave no time to try each layer alone, one look at all of them in int8 says which lose most.
+    """
     names = quantizer.quantizable_layers(path)
     if not names:
         return Int8Profile()
@@ -63,24 +85,43 @@ def profile_int8(
         "quantizer": quantizer.VERSION,
     }  # fmt: skip
 
-    def errors(_: Path) -> dict[str, Any]:
+    begun = time.monotonic()
+    once = 0.0
+
+    def errors(_: Path, *, each: bool = True) -> dict[str, Any]:
+        nonlocal once
         with _ranges(path, samples) as (ranges, folder):
             of = (path, ranges, "minmax", samples, capabilities, folder)
-            alone, others = layer_errors(*of), operator_errors(*of)
             made = folder / "int8.onnx"
+            start = time.monotonic()
             quantizer.quantize_static(path, made, ranges, "minmax", capabilities)
+            once = time.monotonic() - start
             batch = next(iter(calibration_samples.Batches(read_plain(path), samples)))
-            inside = {one.layer: one.sqnr for one in locate(path, made, batch, checker())}
-            return {"errors": alone, "operators": others, "sqnr": [inside.get(name) for name in names]}
+            inside = {one.layer: one for one in locate(path, made, batch, checker())}
+            # Making a file is most of what a layer takes; running it is the rest.
+            expected = time.monotonic() - begun + 1.5 * once * len(names)
+            if each and not steps.fits(expected, PROFILING, *_ALONE):
+                raise _TooLong
+            alone = layer_errors(*of) if each else [inside[n].added if n in inside else 0.0 for n in names]
+            sqnr = [inside[name].sqnr if name in inside else None for name in names]
+            return {"errors": alone, "operators": operator_errors(*of), "sqnr": sqnr}
 
     try:
-        found = cache.stage("sensitivity", VERSION, inputs, errors).info
+        try:
+            found = cache.stage("sensitivity", VERSION, inputs, errors).info
+        except _TooLong:
+            found = cache.stage(
+                "sensitivity", VERSION, {**inputs, "each": False}, partial(errors, each=False)
+            ).info  # fmt: skip
     except QuantizeError:
         return Int8Profile()  # every int8 file of it fails for the same reason, which is then said
     operators = {name: _worst(error) for name, error in found["operators"].items()}
     lossy = tuple(name for name, error in operators.items() if not error <= LOSSY)
     costs = [_worst(error) for error in found["errors"]]
     units: list[int | str] = [*range(len(names)), *lossy]
+    expected = files_timed(len(names), len(lossy)) * 1.5 * once + SECONDS
+    if timed_on is not None and not steps.fits(expected, TIMING, *_SAVED):
+        timed_on = None
     saved = _savings(cache, path, samples, capabilities, timed_on, inputs, lossy)
     order = tuple(units[i] for i in float_order([*costs, *(operators[name] for name in lossy)], saved))
     by_unit = dict(zip(units, saved, strict=False))

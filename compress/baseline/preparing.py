@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from compress.baseline import int8_profiling, onnx_baselines, profiling, training_setup
-from compress.baseline.baselines import Preparation, baseline_candidate, baseline_model, fitted_metric, warn
-from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Say, TargetSet
+from compress.baseline.baselines import (
+    BaselineNetwork,
+    Preparation,
+    baseline_candidate,
+    counted_in_torch,
+    fitted_metric,
+    import_network,
+    make_baseline,
+    warn,
+)
+from compress.baseline.contexts import Baseline, Calibration, Context, Instruments, Profile, Say, TargetSet, Training
+from compress.baseline.steps import IMPORTING, LEARNING, Steps
 from compress.measurement import scoring
 from compress.measurement.latencies import SEARCHING
 from compress.networks.fingerprints import state_hash
 from compress.onnx_files import graphs, sessions
 from compress.onnx_files import limits as onnx_files_limits
 from compress.precision import schemes
+from compress.precision.fidelity import close_checker
 from compress.precision.quantizer import has_matmul, quantizable_layers
+from compress.pruning import grouping
+from compress.pruning.groups import Groups
 from compress.run_folder.caching import Cache
 from compress.run_folder.runs import Run, space_of
 from compress.tasks import datasets
@@ -24,6 +37,7 @@ from compress.tasks.identities import check_identity, identity
 from compress.tasks.splits import Splits
 from compress.tasks.tasks import Task, known_of_both
 from compress.values.configs import QAT
+from compress.values.time_limits import UNLIMITED, TimeLimit
 from targets.errors import TaskError
 from targets.probing.probing import probed
 from targets.target import Capabilities, Protocol, Target
@@ -34,13 +48,24 @@ if TYPE_CHECKING:
 _CALIBRATION = 256
 
 
-def prepare(
-    task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, device: str, say: Say,
-    moved: Collection[str] = (), protocol: Protocol = SEARCHING, threads: int | None = None,
-) -> Context:  # fmt: skip
-    """Everything a search needs before its first trial.
+@dataclass(frozen=True)
+class Prepared:
+    """A baseline that was measured, of which files can be made, and what it takes to know its network as well."""
 
-    ``protocol``: how candidates are timed. ``threads``: of a training, at most; None: as many as there are cores.
+    context: Context
+    """Without training and profile."""
+    preparation: Preparation
+    network: BaselineNetwork | None
+    """None where the task brings a file."""
+
+
+def prepare_baseline(
+    task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, say: Say,
+    moved: Collection[str] = (), protocol: Protocol = SEARCHING,
+) -> Prepared:  # fmt: skip
+    """The baseline's file, measured and scored: all that its first candidates take.
+
+    ``protocol``: how candidates are timed.
     ``moved``: targets that are other devices than those the run has measured on; the baseline is measured again there.
     """
     metric = task_metric(task)
@@ -51,10 +76,11 @@ def prepare(
     limits = onnx_files_limits.limits_of(abilities.values())
     preparation = Preparation(task, run, cache, tuple(places), describe, splits, metric, path, limits, frozenset(moved))
     say("baseline")
-    module, template = baseline_model(preparation)
+    network = make_baseline(preparation)
+    module = None if network is None else network.module
     graph = graphs.structure_hash(path)
     # Of a file they are the file's; what torch makes of it is our own affair.
-    weights = None if module is None or task.onnx_path is not None else state_hash(module)
+    weights = None if module is None else state_hash(module)
     new, old = identity(task, splits, metric, graph, weights), run.request.task
     check_identity(old, new, run.folder)
     run.with_request(task=new if old is None else known_of_both(old, new))
@@ -63,33 +89,93 @@ def prepare(
     scorer = scoring.Scorer(cache, run, describe, names)
     metric = fitted_metric(preparation, scorer)
     preparation = replace(preparation, metric=metric)
-    baseline = Baseline(baseline_candidate(preparation, names, module, scorer), path, graph, tuple(names))
-    training = None
-    if module is not None and template is not None:
-        training = training_setup.make_training(_setup(preparation, threads), module, template, device, say)
-    say("profile")
-    calibration = _calibration(preparation, names)
-    first, able = places[0], abilities[places[0].name]
-    mixed = "mixed" in run.request.space.schemes() and "mixed" in able.precisions
-    timed_on = (first, describe[first.name]) if mixed else None
-    profile = profiling.make_profile(cache, training, path, calibration.samples, able, timed_on)
-    step = schemes.channel_step(_schemes(preparation, abilities), abilities)
-    variants = _variants(preparation, abilities, trained=training is not None)
+    candidate = baseline_candidate(preparation, names, module, scorer)
     sample = {name: array[:1] for name, array in splits.val.arrays(names).items()}
-    return Context(
+    context = Context(
         task=task,
         run=run,
         cache=cache,
         space=space_of(run),
         val=splits.val,
         test=splits.test,
-        targets=TargetSet(preparation.places, describe, abilities, limits, step, variants),
-        baseline=baseline,
-        profile=profile,
-        calibration=calibration,
+        targets=TargetSet(
+            preparation.places, describe, abilities, limits,
+            schemes.channel_step(_schemes(preparation, abilities), abilities),
+            _variants(preparation, abilities, trained=False),
+        ),
+        baseline=Baseline(candidate, path, graph, tuple(names), module),
+        profile=Profile(Groups((), ()), ()),
+        calibration=_calibration(preparation, names),
         instruments=Instruments(cache, scorer, describe, path, sample, metric, run.request.seed, protocol),
-        training=training,
+        training=None,
+    )  # fmt: skip
+    return Prepared(context, preparation, network)
+
+
+def prepare(
+    task: Task, run: Run, cache: Cache, places: Sequence[Target], splits: Splits, device: str, say: Say,
+    moved: Collection[str] = (), protocol: Protocol = SEARCHING, threads: int | None = None,
+) -> Context:  # fmt: skip
+    """Everything a search needs before its first training; see ``prepare_baseline`` and ``prepare_network``."""
+    prepared = prepare_baseline(task, run, cache, places, splits, say, moved, protocol)
+    return prepare_network(prepared, device, say, threads=threads)
+
+
+def prepare_network(
+    prepared: Prepared, device: str, say: Say, time: TimeLimit = UNLIMITED, *, threads: int | None = None
+) -> Context:
+    """What pruning, training and choosing layers for int8 take: the network in torch, how it is trained, its profile.
+
+    ``threads``: of a training, at most; None: as many as there are cores.
+    A step that does not fit into its part of ``time`` is left out, and the run warned. Raises OutOfTime where the time
+    is over altogether.
+    """
+    context, preparation = prepared.context, prepared.preparation
+    steps = Steps(time, lambda text: warn(preparation.run, text))
+    network = prepared.network
+    if network is None and preparation.task.onnx_path is not None:
+        file = preparation.task.onnx_path
+        say("import")
+        close_checker()  # what it holds is not asked for soon, and importing takes memory
+        network = steps.do(
+            "bringing the file into torch", "it is quantized, not pruned", IMPORTING,
+            lambda: import_network(preparation, file),
+        )  # fmt: skip
+        if network is not None:
+            counted = counted_in_torch(preparation, network.module)
+            context = replace(context, baseline=replace(context.baseline, candidate=counted))
+    training, groups = None, Groups((), ())
+    if network is not None:
+        made, say_training = network, say
+        found = steps.do(
+            "finding out where the network can be cut and how it is trained", "it is quantized, not pruned", LEARNING,
+            lambda: _trainable(preparation, made, device, say_training, threads),
+        )  # fmt: skip
+        training, groups = found if found is not None else (None, groups)
+    say("sensitivity")
+    first, able = context.targets.first, context.targets.abilities[context.targets.first.name]
+    mixed = "mixed" in preparation.run.request.space.schemes() and "mixed" in able.precisions
+    timed_on = (first, context.instruments.describe[first.name]) if mixed else None
+    profile = profiling.make_profile(
+        context.cache, training, groups, context.baseline.path, context.calibration.samples, able, timed_on, steps
     )
+    variants = _variants(preparation, context.targets.abilities, trained=training is not None)
+    return replace(
+        context, space=space_of(context.run), training=training, profile=profile,
+        targets=replace(context.targets, variants=variants),
+    )  # fmt: skip
+
+
+def _trainable(
+    preparation: Preparation, network: BaselineNetwork, device: str, say: Say, threads: int | None
+) -> tuple[Training, Groups]:
+    """How a network is trained, and its groups."""
+    say("profile")
+    groups = grouping.find_groups(network.module, preparation.example)
+    training = training_setup.make_training(
+        _setup(preparation, threads), network.module, network.template, groups, device, say
+    )
+    return training, groups
 
 
 def _calibration(preparation: Preparation, names: list[str]) -> Calibration:

@@ -12,7 +12,8 @@ import numpy as np
 
 from compress.baseline.contexts import Profile, Training
 from compress.baseline.int8_profiling import profile_int8
-from compress.pruning import blocks, grouping, pruning
+from compress.baseline.steps import ALL_THE_TIME, Steps
+from compress.pruning import blocks, pruning
 from compress.pruning.groups import Groups
 from compress.run_folder.caching import Cache
 from compress.tasks import datasets
@@ -30,21 +31,22 @@ _CURVE = (0.25, _RATIO, 0.75)
 def make_profile(
     cache: Cache,
     training: Training | None,
+    groups: Groups,
     path: Path,
     calibration: Mapping[str, np.ndarray],
     capabilities: Capabilities,
     timed_on: tuple[Target, Any] | None = None,
+    steps: Steps = ALL_THE_TIME,
 ) -> Profile:
-    """Everything in it is computed once per baseline; ``path`` is its ONNX file.
+    """Everything in it is computed once per baseline; ``path`` is its ONNX file, ``groups`` are those of its network.
 
     ``timed_on``: the target, with its description, where layers are timed in int8; None: what they save is left out.
+    ``steps``: the time for it.
     """
-    groups = Groups((), ())
     scan: Callable[[], Mapping[str, float]] = dict
     if training is not None:
-        groups = grouping.find_groups(training.module, training.example)
         scan = partial(_losses, cache, training, groups, _RATIO)
-    int8 = profile_int8(cache, path, calibration, capabilities, timed_on)
+    int8 = profile_int8(cache, path, calibration, capabilities, timed_on, steps)
     return Profile(groups, int8.order, int8.damage, int8.lossy, scan)
 
 

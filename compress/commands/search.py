@@ -78,6 +78,9 @@ WORKERS = _Workers()
 @click.option("--cluster", help="Train on a Ray cluster: ray://HOST:10001, or auto for one that runs here.")
 @click.option("--worker-cpus", type=int, default=1, show_default=True, help="CPUs of a training on a cluster.")
 @click.option("--worker-gpus", type=float, default=0.0, show_default=True, help="GPUs of a training on a cluster.")
+@click.option(
+    "--memory", help="How much memory what is done with samples may take, as 2GB.  [default: half of what is free]"
+)
 @click.option("--pick", help="What best/ holds: fastest, knee, smallest or most_accurate.  [default: fastest]")
 @click.option(
     "--keep", default="all", show_default=True, help="Whose files stay: those of all candidates, or of the front."
@@ -120,14 +123,15 @@ def _asked(task: str, data: str | None, options: dict[str, Any]) -> Asked:
     from compress.executing.worker_counts import Cluster
     from compress.searching.requests import Asked, check_options
     from compress.tasks.loading import load_task
+    from compress.values.durations import parse_duration
 
-    names = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep")
+    names = ("trials", "time", "seed", "sampler", "device", "workers", "pick", "keep", "memory")
     given = {name: options[name] for name in names}
     check_options(**given)
     address = options["cluster"]
     cluster = None if address is None else Cluster(address, options["worker_cpus"], options["worker_gpus"])
     here = Path.cwd()
-    loaded = load_task(task, data)
+    loaded = load_task(task, data, parse_duration(options["time"]))
     return Asked(
         loaded.task, list(options["targets"]) or None, options["objectives"] or None, options["constraints"] or None,
         out=options["out"], space=loaded.space, brought=loaded, command="paretopress " + shlex.join(sys.argv[1:]),

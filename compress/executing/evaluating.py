@@ -13,11 +13,8 @@ from compress.stages.trials import evaluate
 from compress.tasks.user_code import describe
 from compress.values.configs import Config
 from compress.values.constraints import Constraint
+from compress.values.time_limits import OutOfTime
 from targets.errors import CompressError, MeasurementError, ModelError
-
-
-class OutOfTime(BaseException):
-    """The time for trials is over. No failure (so no Exception): the next call finishes the trial under way."""
 
 
 def evaluate_job(context: Context, constraints: Sequence[Constraint], job: Job, told: Say, worker: int = 0) -> Done:

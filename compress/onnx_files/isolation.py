@@ -30,7 +30,7 @@ PATIENCE = 60.0
 LONG = 600.0
 """Seconds for what takes as long as a network is large: calibrating, quantizing, importing into torch."""
 MEMORY_SHARE = 0.5
-"""Share of the free memory that a worker may use: the rest is for our own process."""
+"""Share of the free memory that a worker may use where nobody has said how much: the rest is for our own process."""
 
 _SETUP = {
     "runtime": "targets.runtimes.ort.ort_cpu:OrtRuntime",
@@ -104,7 +104,10 @@ def blaming(path: Path) -> Iterator[None]:
 def _ask(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], doing: str, patience: float) -> Any:
     """What ``function`` (``module:name``) returns in the worker."""
     arrays: dict[str, np.ndarray] = {}
-    arguments = {"function": function, "args": encode_value(args, arrays), "kwargs": encode_value(dict(kwargs), arrays)}
+    arguments = {
+        "function": function, "args": encode_value(args, arrays), "kwargs": encode_value(dict(kwargs), arrays),
+        "bound": memory.bound(),
+    }  # fmt: skip
     header = {"operation": "call", "function": f"{__name__}:answer", "arguments": arguments, "doing": doing}
     with kept_worker():
         worker = _worker()
@@ -119,7 +122,7 @@ def _worker() -> WorkerProcess:
     if _KEPT.worker is None or _KEPT.owner != os.getpid() or not _KEPT.worker.alive:
         _close()
         free = memory.available_bytes()
-        limit = None if free is None else int(MEMORY_SHARE * free)
+        limit = memory.bound() or (None if free is None else int(MEMORY_SHARE * free))
         _KEPT.worker = WorkerProcess(_SETUP, local_launch(1), patience=PATIENCE, memory_limit=limit)
         _KEPT.owner = os.getpid()
     return _KEPT.worker
@@ -140,5 +143,6 @@ def answer(
     module, _, name = arguments["function"].partition(":")
     function = getattr(importlib.import_module(module), name)
     found: dict[str, np.ndarray] = {}
-    result = function(*decode_value(arguments["args"], arrays), **decode_value(arguments["kwargs"], arrays))
+    with memory.bounded(arguments.get("bound")):
+        result = function(*decode_value(arguments["args"], arrays), **decode_value(arguments["kwargs"], arrays))
     return {"result": encode_value(result, found)}, found

@@ -11,6 +11,7 @@ import numpy as np
 
 from compress.onnx_files.isolation import isolated
 from targets.errors import ModelError
+from targets.machine import memory
 
 _MOST = 2
 """Sessions that a worker keeps: two files are compared, batch after batch."""
@@ -76,6 +77,19 @@ def _run(path: Path, names: tuple[str, ...] | None, feeds: dict[str, np.ndarray]
         raise ModelError(explain(str(error))) from None
 
 
+@isolated("running")
+def grown_by_one(path: Path, feeds: Mapping[str, np.ndarray]) -> int:
+    """Bytes of memory that one inference of ``feeds`` takes for a while; 0 where nobody knows.
+
+    Raises as ``Session.run`` does.
+    """
+    session = _opened(path)
+    try:
+        return memory.grown_by(lambda: session.run(None, dict(feeds))) or 0
+    except Exception:  # what is wrong is said where it is run
+        return 0
+
+
 def _opened(path: Path) -> Any:
     """The library's session of a file: one that is open, or a new one in place of the one used longest ago."""
     import onnxruntime
@@ -91,6 +105,8 @@ def _opened(path: Path) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Nothing is timed here, and several sessions are open: what a run took is given back after it.
+        options.enable_cpu_mem_arena = False
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from compress.onnx_files.sessions import open_session
-from compress.precision.calibration_samples import Batches
+from compress.onnx_files.sessions import grown_by_one, open_session
+from compress.precision.calibration_samples import Batches, fitting
 
 
 def inner_values(
@@ -30,6 +31,7 @@ def inner_values(
         path = Path(folder) / "model.onnx"
         onnx.save(copied, path)
         session = open_session(path)
-        for batch in Batches(model, samples):
+        most = fitting(partial(grown_by_one, path), samples)
+        for batch in Batches(model, samples, most):
             found = {**batch, **dict(zip(made, session.run(made, dict(batch)), strict=True))} if made else dict(batch)
             yield [found[name] for name in names]

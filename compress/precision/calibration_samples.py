@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import onnx
 from compress.onnx_files.contents import inputs_of
 from compress.values.error_lines import one_line
 from targets.errors import RequestError
+from targets.machine import memory
+from targets.workers.local import ROOM
 
 BATCH = 32
 """Samples in a batch, where the model takes any number and there are as many."""
@@ -126,12 +128,29 @@ def _holds(wanted: np.dtype[Any], array: np.ndarray) -> bool:
     return np.array_equal(cast.astype(array.dtype), array)
 
 
+def fitting(
+    grown_by: Callable[[Mapping[str, np.ndarray]], int | None], samples: Mapping[str, np.ndarray], copies: int = 1
+) -> int:
+    """How many of ``samples``, BATCH at most, are run at once so that their inner values have room in memory.
+
+    ``grown_by`` runs a batch and says how many bytes that took. ``copies``: how often what one run takes is held.
+    """
+    try:
+        each = grown_by({name: x[:1] for name, x in samples.items()})
+    except Exception:  # the number of samples is fixed, or something is wrong that shows where it matters
+        return BATCH
+    room = memory.room(ROOM) // copies
+    if not each or each * BATCH <= room:
+        return BATCH
+    return 1 << (max(1, room // each).bit_length() - 1)
+
+
 class Batches:
     """A calibration reader over arrays. Every batch is equally large: histogram calibrators cannot stack others."""
 
-    def __init__(self, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, model: onnx.ModelProto, samples: Mapping[str, np.ndarray], most: int = BATCH) -> None:
         count = min(len(x) for x in samples.values())
-        size = next((n for n in _static_batches(model) if n), min(BATCH, count))
+        size = next((n for n in _static_batches(model) if n), min(most, count))
         # Fewer samples than a static batch are repeated; what is left over of more is not used.
         starts = range(0, max(1, count // size) * size, size)
         rows = [np.arange(i, i + size) % count for i in starts]

@@ -21,7 +21,9 @@ from targets.target import Capabilities, Measurement, Protocol, Target
 
 MOST = 24
 """Networks that are timed; where there are more layers, neighbours are timed together."""
-_PROTOCOL = Protocol(width=0.01, seconds=8.0, rounds=10, block=0.01, warmup=0.1)
+SECONDS = 8.0
+"""That they are timed for, all together."""
+_PROTOCOL = Protocol(width=0.01, seconds=SECONDS, rounds=10, block=0.01, warmup=0.1)
 LOSSY = 0.01
 """Noise as a share of the signal (20 dB) from which on an operator is said to lose much."""
 _FEW = 16
@@ -83,6 +85,11 @@ def _errors(
         errors.append(noise_share(reference, quantizer.outputs(path, model, samples)))
         path.unlink()
     return errors
+
+
+def files_timed(layers: int, operators: int, *, slow_to_load: bool = False) -> int:
+    """How many files ``layer_savings`` makes and times for so many layers and operators."""
+    return 1 + min(MOST // 3 if slow_to_load else MOST, layers) + operators
 
 
 def layer_savings(

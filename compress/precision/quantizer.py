@@ -12,6 +12,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ from compress.float_models.float_nodes import PRODUCTS, float_nodes, other_opera
 from compress.float_models.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.onnx_files.contents import attributes_of, graphs_in
 from compress.onnx_files.isolation import isolated
-from compress.onnx_files.sessions import open_session
-from compress.precision.calibration_samples import Batches
+from compress.onnx_files.sessions import grown_by_one, open_session
+from compress.precision.calibration_samples import Batches, fitting
 from compress.values.configs import OPERATORS
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError, RequestError
@@ -276,7 +277,8 @@ def names_used(graph: onnx.GraphProto) -> set[str]:
 def outputs(path: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     """All outputs of the file for ``samples``, samples first, run in the batches that ``model`` takes."""
     session = open_session(path)
-    parts = [session.run(None, batch) for batch in Batches(model, samples)]
+    most = fitting(partial(grown_by_one, path), samples)
+    parts = [session.run(None, batch) for batch in Batches(model, samples, most)]
     return tuple(np.concatenate(part) if part[0].ndim else part[0] for part in zip(*parts, strict=True))
 
 

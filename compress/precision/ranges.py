@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +14,19 @@ import onnx
 from compress.float_models.masks import masked_nodes, masked_tensors
 from compress.float_models.plain_models import LEAST_OPSET, read_plain, with_types
 from compress.onnx_files.isolation import isolated
-from compress.precision.calibration_samples import Batches
+from compress.precision.calibration_samples import Batches, fitting
 from compress.precision.noise import noise_share
 from compress.precision.quantizer import KINDS, LEFT_OUT, outputs, quantize_static, quiet
 from compress.values.error_lines import one_line
 from targets.errors import QuantizeError
+from targets.machine import memory
 from targets.target import Capabilities
 
 PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
 """What a search tries: the share of values within the range; half of the rest is cut off on each side."""
 _USUAL = 99.99
+_COPIES = 3
+"""Of all inner values that a histogram calibrator holds at once."""
 
 
 @isolated("calibrating", long=True)
@@ -50,13 +53,15 @@ def collect_ranges(
             left_out = masked_tensors(model, masked_nodes(model))
             # Histograms have no place for what is not finite: it is looked for first.
             plain = _calibrator("MinMax", copied, left_out)
-            plain.collect_data(Batches(model, samples))
+            plain.collect_data(Batches(model, samples, fitting(_running(plain), samples)))
             found = plain.compute_data()
             left_out |= {name for name in found.keys() if not _is_finite(found[name])}  # noqa: SIM118  no mapping
             if KINDS[method] == "Percentile":
                 calibrator = _calibrator("Percentile", copied, left_out)
-                for batch in Batches(model, samples):
-                    calibrator.collect_data(Batches(model, batch))  # all at once, all values would be held in memory
+                most = fitting(_running(calibrator), samples, _COPIES)
+                for batch in Batches(model, samples, most):
+                    # All at once, all values would be held in memory.
+                    calibrator.collect_data(Batches(model, batch, most))
                 if method == "search":
                     able = capabilities or Capabilities()
                     best = _best_percentile(copied, calibrator, samples, able, left_out, Path(folder))
@@ -86,6 +91,11 @@ def _calibrator(kind: str, source: Path, left_out: set[str]) -> Any:
     calibrator.augment_graph()
     calibrator.create_inference_session()
     return calibrator
+
+
+def _running(calibrator: Any) -> Callable[[Mapping[str, np.ndarray]], int | None]:
+    """What runs a batch through a calibrator's own session, keeps nothing of it, and says what memory it took."""
+    return lambda batch: memory.grown_by(lambda: calibrator.infer_session.run(None, dict(batch)))
 
 
 def _is_finite(found: Any) -> bool:

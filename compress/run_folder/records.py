@@ -16,6 +16,7 @@ from typing import Any
 from compress.run_folder.facts import Facts, fact_line
 from compress.values.candidates import Candidate, Failure
 from compress.values.serialization import from_json, to_json
+from compress.values.time_limits import undisturbed
 from targets.documents import finite, parse_json
 from targets.errors import RunError, SpaceError
 
@@ -106,6 +107,10 @@ class State:
             self.trials[event["trial"]].spans.append(span)
         elif kind in ("gated", "failed", "finished"):
             self._end(kind, event)
+        elif kind == "completed":
+            self._end("finished", event)
+            trial = self.trials[event["trial"]]
+            trial.precisions = (*(trial.precisions or ()), *event["precisions"])
         elif kind == "retry":
             self._ask_again(self.trials[event["trial"]])
         elif kind == "candidate":
@@ -211,10 +216,11 @@ class Record:
         """
         entry = {"event": event, "t": round(time.perf_counter() - self._start, 4), **finite(to_json(values))}
         line = json.dumps(entry, separators=(",", ":")) + "\n"
-        self._write(line.encode())
-        if event != "stage":  # losing a stage's timing to a power cut is no loss
-            os.fsync(self._file.fileno())
-        self.state.apply(json.loads(line))
+        with undisturbed():  # what is on disk is what the state says
+            self._write(line.encode())
+            if event != "stage":  # losing a stage's timing to a power cut is no loss
+                os.fsync(self._file.fileno())
+            self.state.apply(json.loads(line))
 
     def _write(self, line: bytes) -> None:
         """The whole line or nothing of it: half a line in front of others would make the record unreadable."""

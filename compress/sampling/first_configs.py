@@ -56,6 +56,11 @@ def strong_params(
     return found
 
 
+def is_untouched(params: Mapping[str, Any]) -> bool:
+    """Whether a config leaves the network as it is: nothing cut, nothing trained."""
+    return params.get("epochs") == 0 and not params.get("prune_ratio")
+
+
 def _without_a_block(dimensions: Mapping[str, Float | Int | Choice], blocks: int) -> list[dict[str, Any]]:
     """Where depth is searched: the least that drops a block at all, and few channels with it, where it hurts least."""
     domain = dimensions.get("depth")

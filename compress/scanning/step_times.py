@@ -23,7 +23,8 @@ _STEPS = 4
 def step_seconds(training: Training, module: nn.Module, batch_size: int) -> float:
     """Seconds of one step of training ``module``, a copy nobody needs any more: forward, backward, update."""
     mode = suited(training.mode, module)
-    inputs, labels = datasets.sample(training.train, batch_size, 0)
+    size = min(batch_size, mode.at_once or batch_size)
+    inputs, labels = datasets.sample(training.train, size, 0)
     module.to(torch.device(mode.device)).train()
     if mode.channels_last:
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -41,7 +42,7 @@ def step_seconds(training: Training, module: nn.Module, batch_size: int) -> floa
             optimizer.step()
             if number:
                 least = min(least, time.perf_counter() - start)
-    return least
+    return least * batch_size / size
 
 
 def seconds_of(timed: np.ndarray, seconds: Sequence[float], others: np.ndarray) -> np.ndarray:

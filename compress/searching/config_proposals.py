@@ -6,7 +6,7 @@ import time as clock
 from typing import TYPE_CHECKING, Any
 
 from compress.baseline.contexts import Context
-from compress.sampling.first_configs import for_each_depth, halfway, is_worth, strong_params
+from compress.sampling.first_configs import for_each_depth, halfway, is_untouched, is_worth, steady, strong_params
 from compress.sampling.problems import Problem
 from compress.sampling.samplers import grid_params
 from compress.sampling.studies import GP_MOST, GP_SHARE, propose
@@ -58,14 +58,23 @@ class ConfigProposals:
     @property
     def untrained(self) -> Proposal | None:
         """The untouched baseline in every precision, where that was not tried yet."""
-        tried = [trial.params for trial in self.state.trials.values()]
         first = self.strong[0] if self.strong else {}
-        is_wanted = first.get("epochs") == 0 and not first.get("prune_ratio") and first not in tried
-        return Proposal(first) if is_wanted else None
+        return Proposal(first) if is_untouched(first) and first not in self._tried else None
+
+    @property
+    def _tried(self) -> list[dict[str, Any]]:
+        """Parameters of all trials; what was made before all dimensions were known stands as where it is steady."""
+        usual = {name: steady(name, domain) for name, domain in self.problem.dimensions.items()}
+        return [
+            {name: trial.params.get(name, value) for name, value in usual.items()}
+            if is_untouched(trial.params)
+            else trial.params
+            for trial in self.state.trials.values()
+        ]
 
     def _strong(self, number: int) -> dict[str, Any] | None:
         """A config to begin with that is not tried yet and worth it, then those halfway; None: ask the sampler."""
-        tried = [trial.params for trial in self.state.trials.values()]
+        tried = self._tried
         for params in self.strong if number < len(self.strong) else ():
             worth = is_worth(float(params.get("prune_ratio", 0.0)), self._seen(params.get("depth")))
             if params not in tried and worth:

@@ -26,7 +26,7 @@ from compress.tasks.loading import LoadedTask
 from compress.tasks.splits import Splits, read_splits
 from compress.tasks.tasks import Task, TaskIdentity
 from compress.training.training_modes import resolve_device
-from compress.values.constraints import parse_constraint, parse_objectives
+from compress.values.constraints import parse_bytes, parse_constraint, parse_objectives
 from compress.values.durations import parse_duration
 from compress.values.search_spaces import SearchSpace
 from targets.errors import ConstraintError, RequestError, RunError
@@ -52,6 +52,7 @@ def check_options(
     workers: int | str | None = None,
     pick: str | None = None,
     keep: str = "all",
+    memory: str | int | None = None,
 ) -> None:
     """Raise RequestError for what cannot be asked; None is "not given" and always fine."""
 
@@ -66,6 +67,7 @@ def check_options(
         raise RequestError(f"unknown pick {pick!r}; use one of {', '.join(PICKS)}")
     if keep not in KEEPS:
         raise RequestError(f"keep {keep!r}: use {' or '.join(repr(name) for name in KEEPS)}")
+    parse_bytes(memory)
     resolve_device(device)
 
 
@@ -107,6 +109,8 @@ class Asked:
     keep: str = "all"
     workers: int | str | None = None
     command: str | None = None
+    memory: str | int | None = None
+    """Bytes that what is done with samples may take; None: half of what is free."""
     brought: LoadedTask | None = None
     """What the task's file brings for a new run; its space is also taken by one that is continued."""
     cluster: Cluster | None = None
@@ -157,7 +161,7 @@ def resolved(asked: Asked) -> Iterator[Resolved]:
     """
     check_options(
         trials=asked.trials, time=asked.time, seed=asked.seed, sampler=asked.sampler, device=asked.device,
-        workers=asked.workers, pick=asked.pick, keep=asked.keep,
+        workers=asked.workers, pick=asked.pick, keep=asked.keep, memory=asked.memory,
     )  # fmt: skip
     before = read_request(asked.folder)
     with contextlib.ExitStack() as opened:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time as clock
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,11 +30,12 @@ from compress.run_folder.records import Record
 from compress.run_folder.restoring import restore_files
 from compress.run_folder.runs import Request, Run
 from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure, naming_storage_failures
-from compress.sampling.problems import problem_of
+from compress.searching.first_candidates import make_first_candidates
 from compress.searching.progress import Progress, Silent
 from compress.searching.proposals import chooses_networks
 from compress.searching.requests import Asked, Resolved, resolved
 from compress.searching.trial_loop import Budget, Loop
+from compress.searching.trial_recording import TrialRecorder
 from compress.selection.questions import question_of
 from compress.stages.added_targets import catch_up
 from compress.stages.changed_metrics import check_metric
@@ -44,12 +45,15 @@ from compress.stages.moved_targets import measure_moved, moved_targets
 from compress.stages.rebuilding import module_maker
 from compress.tasks.tasks import Task
 from compress.tasks.user_code import describe, naming_exits
+from compress.values.constraints import parse_bytes
 from compress.values.domains import Choice, Float, Int
 from compress.values.durations import parse_duration
 from compress.values.search_spaces import SearchSpace
 from compress.values.serialization import to_json
 from compress.values.stack_traces import save_trace
+from compress.values.time_limits import OutOfTime, TimeLimit, interrupted
 from targets.errors import CompressError, RequestError, RunError, StageError
+from targets.machine import memory
 from targets.target import Protocol, Target
 
 if TYPE_CHECKING:
@@ -75,6 +79,7 @@ def search(
     cluster: str | None = None,
     worker_cpus: int = 1,
     worker_gpus: float = 0.0,
+    memory: str | int | None = None,
     progress: Progress | None = None,
     command: str | None = None,
 ) -> Result:
@@ -89,6 +94,7 @@ def search(
     networks are trained at once, each in a process of its own from two on (default: one); ``auto``: one for each core,
     or for each GPU where ``device`` is one. ``cluster``: the address of a Ray cluster to train on, or ``auto``, by
     default with as many workers as it has room for; each takes ``worker_cpus`` and ``worker_gpus`` of it.
+    ``memory``: bytes (or ``2GB``) that what is done with samples may take, default half of what is free.
 
     Raises RequestError (and nothing in ``out`` is touched) for what cannot be asked. Failed trials do not raise, unless
     one cause fails them again and again: then, or where the picks cannot be confirmed or the report not be written,
@@ -96,7 +102,8 @@ def search(
     """
     asked = Asked(
         task, target, objectives, constraints, trials, time, seed, sampler, device, out, space, pick, keep, workers,
-        command, cluster=None if cluster is None else Cluster(cluster, worker_cpus, worker_gpus),
+        command, memory,
+        cluster=None if cluster is None else Cluster(cluster, worker_cpus, worker_gpus),
     )  # fmt: skip
     return run_search(asked, progress or Silent())
 
@@ -109,12 +116,22 @@ def run_search(asked: Asked, progress: Progress) -> Result:
         opened.enter_context(naming_exits())
         opened.enter_context(kept_worker())
         wanted = opened.enter_context(resolved(asked))
-        record = opened.enter_context(_writing(folder, wanted.before))
-        return _search(Run(folder, record, wanted.request), wanted, start, progress)
+        opened.enter_context(memory.bounded(parse_bytes(asked.memory)))
+        writing = opened.enter_context(_writing(folder, wanted.before))
+        return _search(Run(folder, writing.record, wanted.request), wanted, start, progress, writing)
+
+
+@dataclass
+class _Writing:
+    """A record that is written to."""
+
+    record: Record
+    ready: bool = False
+    """Whether everything that is asked has been found to be possible: from then on nothing is taken back."""
 
 
 @contextlib.contextmanager
-def _writing(folder: Path, before: Request | None) -> Iterator[Record]:
+def _writing(folder: Path, before: Request | None) -> Iterator[_Writing]:
     """The record, open and locked; what a refused request has written is taken back, unless trials came of it.
 
     Raises RunError where another search has written to the folder since ``before`` was read: its files stay.
@@ -124,11 +141,11 @@ def _writing(folder: Path, before: Request | None) -> Iterator[Record]:
     record = Record(folder / "record.jsonl")
     try:
         _check_unchanged(folder, before, record, begun)
-        trials = len(record.state.trials)
+        trials, writing = len(record.state.trials), _Writing(record)
         try:
-            yield record
+            yield writing
         except (RequestError, SystemExit):
-            if len(record.state.trials) > trials:
+            if len(record.state.trials) > trials and (writing.ready or before is not None):
                 raise  # nothing that was finished is taken back
             if before is None:
                 # What was asked could not be done: leave no run behind that the corrected request would not fit.
@@ -158,7 +175,7 @@ def _check_unchanged(folder: Path, before: Request | None, record: Record, begun
     )
 
 
-def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Result:
+def _search(run: Run, wanted: Resolved, start: float, progress: Progress, opened: _Writing) -> Result:
     asked, splits, places = wanted.asked, wanted.splits, wanted.targets
     run.write_request()
     run.record.append("call", pid=os.getpid(), at=clock.time())
@@ -176,33 +193,36 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
     # Of a target that moved, once everything is measured again on it.
     _note_targets(run, {name: said for name, said in described.items() if name not in moved})
     deterministic = all(place.deterministic for place in places)
+    budget = _budget(asked, start, len(places))
+    limit = TimeLimit(start, budget.deadline)
     protocol = QUICK if chooses_networks(wanted.sampler, asked.trials) else SEARCHING
     crew = crew_of(asked.task, run.folder, places, asked.device, protocol, asked.workers, asked.trials, asked.cluster)
-    context = preparing.prepare(
-        asked.task, run, cache, places, splits, asked.device, progress.stage, moved,
-        protocol, threads=crew.threads,
-    )  # fmt: skip
-    run.record.note("groups", [group.name for group in context.profile.groups.prunable])
-    run.record.note("int8_damage", to_json(context.profile.int8_damage))
-    run.record.note("lossy_operators", list(context.profile.lossy_operators))
-    if isinstance(context.space.depth, (Float, Int, Choice)) and context.training is not None:
-        run.record.note("blocks", len(context.training.blocks.removable))
-    result = Result(run, module_maker(context))
-    for text in run.state.facts.warnings[len(splits.warnings) :]:
-        progress.note(f"warning: {text}")
+    prepared = preparing.prepare_baseline(asked.task, run, cache, places, splits, progress.stage, moved, protocol)
+    context, loop = prepared.context, None
+    recorder = TrialRecorder(run, progress)
+    told = _told_warnings(run, progress, len(splits.warnings))
     progress.note(_opening(context))
-    check_metric(context, moved)
-    for text in _caught_up(context, moved, progress):
-        progress.note(f"warning: {text}")
-    _note_targets(run, described)
-    budget = _budget(asked, start, len(places))
-    executor = crew.executor(context, problem_of(run).constraints, lambda event: _taken(run, event))
-    loop = Loop(context, budget, wanted.sampler, deterministic, progress, executor)
     try:
-        with contextlib.closing(executor):
+        with _ending_in_time(limit, progress):
+            if not moved:
+                make_first_candidates(context, recorder, wanted.sampler, limit)
+            context = preparing.prepare_network(
+                prepared, asked.device, progress.stage, limit, threads=crew.threads
+            )  # fmt: skip
+        opened.ready = True
+        told = _told_warnings(run, progress, told)
+        _note_profile(context)
+        check_metric(context, moved)
+        for text in _caught_up(context, moved, progress):
+            progress.note(f"warning: {text}")
+        _note_targets(run, described)
+        executor = crew.executor(context, recorder.problem.constraints, lambda event: _taken(run, event))
+        with _ending_in_time(limit, progress), contextlib.closing(executor):
+            loop = Loop(context, budget, wanted.sampler, deterministic, progress, executor, recorder)
             loop.run()
         # From here on nothing else runs: finalists are measured on a machine that is as quiet as it can be.
-        loop.note_learnt()
+        if loop is not None:
+            loop.note_learnt()
         progress.trial(-1, 0, None, None)
         _confirm(context, _final_protocol(budget, len(context.targets.all)), progress)
     except BaseException:
@@ -214,9 +234,10 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress) -> Res
         context.instruments.scorer.close()
         close_checker()
         progress.close()
+    result = Result(run, module_maker(context))
     with _failing_after_the_trials(run, "the report could not be written"):
         _finish(run, cache, reporting.write_report(run), asked.keep, progress)
-    if loop.repeated is not None:
+    if loop is not None and loop.repeated is not None:
         raise StageError(f"{loop.repeated}. {_kept(run)}")
     return result
 
@@ -228,6 +249,35 @@ def _taken(run: Run, event: dict[str, Any]) -> None:
     elif event["event"] == "fact" and event["name"] == "warnings":
         for text in event["value"]:
             warn(run, text)
+
+
+@contextlib.contextmanager
+def _ending_in_time(limit: TimeLimit, progress: Progress) -> Iterator[None]:
+    """What is inside ends where it is when the time for trials is over; another call goes on from there."""
+    try:
+        with interrupted(limit):
+            yield
+    except OutOfTime:
+        progress.stage("confirm")
+
+
+def _told_warnings(run: Run, progress: Progress, told: int) -> int:
+    """Tell the warnings of the run beyond the first ``told``, and give how many there are."""
+    for text in run.state.facts.warnings[told:]:
+        progress.note(f"warning: {text}")
+    return len(run.state.facts.warnings)
+
+
+def _note_profile(context: Context) -> None:
+    """Write down what was found out about the network; what there was no time for stays as an earlier call found it."""
+    run, profile = context.run, context.profile
+    if context.training is not None or not run.state.facts.groups:
+        run.record.note("groups", [group.name for group in profile.groups.prunable])
+    if profile.int8_damage or not run.state.facts.int8_damage:
+        run.record.note("int8_damage", to_json(profile.int8_damage))
+        run.record.note("lossy_operators", list(profile.lossy_operators))
+    if isinstance(context.space.depth, (Float, Int, Choice)) and context.training is not None:
+        run.record.note("blocks", len(context.training.blocks.removable))
 
 
 def _note_targets(run: Run, described: dict[str, Any]) -> None:

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
-import shutil
 import time as clock
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,23 +15,20 @@ from compress.baseline.contexts import Context
 from compress.executing.jobs import Done, Executor, Job
 from compress.executing.jobs import Failure as LostTrial
 from compress.reports import reporting
-from compress.reports.formatting import cost_in_words
-from compress.run_folder.facts import Skipped
 from compress.run_folder.records import Trial
-from compress.run_folder.runs import Run, link
 from compress.sampling.network_history import rungs_before
 from compress.sampling.network_spaces import why_not_networks
 from compress.sampling.problems import Problem, problem_of
 from compress.searching.config_proposals import ConfigProposals
+from compress.searching.first_candidates import complete
 from compress.searching.network_knowledge import NetworkKnowledge, Time
 from compress.searching.network_search import NetworkSearch
 from compress.searching.progress import Progress
 from compress.searching.proposals import Proposer, chooses_networks
-from compress.selection import fronts, rankings
+from compress.searching.trial_recording import TrialRecorder, best, same_cause
+from compress.selection import fronts
 from compress.selection.questions import question_of
 from compress.stages import trials as stages_trials
-from compress.stages.latency_gate import Gated
-from compress.values.candidates import Candidate, Failure
 from compress.values.durations import format_duration
 from compress.values.networks import network_of
 
@@ -53,8 +47,6 @@ _FRUITLESS = 100
 _REPEATED, _REPEATED_LATE = 5, 20
 """Trials in a row that fail for one reason after which the search ends: in the very same words or while none is
 finished, and otherwise (trainings may diverge in a part of the space)."""
-_PASSING = re.compile(r"\S*/\S*|[-+]?\d[\d.]*(e[-+]?\d+)?|\bnan\b|\binf\b")
-"""What differs from trial to trial in the words of one failure: paths and numbers."""
 
 
 @dataclass(frozen=True)
@@ -71,13 +63,14 @@ class Loop:
 
     def __init__(
         self, context: Context, budget: Budget, sampler: str | BaseSampler, deterministic: bool, progress: Progress,
-        executor: Executor,
+        executor: Executor, recorder: TrialRecorder,
     ) -> None:  # fmt: skip
+        """``recorder``: has written down what came of the first candidates."""
         self.context, self.budget, self.progress = context, budget, progress
         self.run_ = context.run
         self.state = context.run.state
         self.problem = problem_of(self.run_)
-        self.executor = executor
+        self.executor, self.recorder = executor, recorder
         self.proposer = _proposer(
             context, self.problem, sampler, budget, progress, deterministic=deterministic, workers=executor.workers
         )
@@ -87,9 +80,6 @@ class Loop:
         """Trials that were handed over once more in this call, since their worker was lost or its memory too small."""
         self._stages: dict[int, str] = {}
         """What each worker does."""
-        self.fruitless = 0
-        self.failures: list[Failure] = []
-        """The trials of this call that failed in a row for one reason."""
         self.repeated: str | None = None
         """The reason for which trials failed again and again, in words, where that ended the search."""
         self._reported = (-math.inf, 0.0)
@@ -97,6 +87,8 @@ class Loop:
 
     def run(self) -> None:
         """Make trials until the budget is spent, the grid is exhausted, or nothing more is gained."""
+        if not self._complete_first():
+            return
         if not self._done():
             self._retry_failed()
         is_over = False
@@ -109,6 +101,17 @@ class Loop:
             for done in self.executor.wait(self._heard, self._left):
                 is_over |= not self._take(done)
             self._report()
+
+    def _complete_first(self) -> bool:
+        """Make the files of the untouched network that had to wait until it was known which layers lose much.
+
+        False where the time was over before.
+        """
+        first = self.state.trials.get(0)
+        if first is None or first.state != "finished" or first.precisions is None or network_of(first.params):
+            return True
+        names = [one.name for one in self.context.targets.variants if one.name not in first.precisions]
+        return not names or complete(self.context, self.recorder, first, names, self._left)
 
     def _fill(self) -> bool:
         """Hand over trials while there is room; whether nothing was left to hand over."""
@@ -151,9 +154,9 @@ class Loop:
             if may_fit and trial.number not in self.retried:
                 self._try_again(trial, outcome)
             else:
-                self._failed(trial, outcome, done.seconds)
+                self.recorder.failed(trial, outcome, done.seconds)
         else:
-            self._ended(trial, outcome, done)
+            self.recorder.ended(trial, outcome, done)
         return True
 
     def _try_again(self, trial: Trial, lost: LostTrial) -> None:
@@ -169,7 +172,7 @@ class Loop:
         start = clock.monotonic()
         if start - at < _REPORTS * took:
             return
-        self.progress.best(_best(self.run_))
+        self.progress.best(best(self.run_))
         with contextlib.suppress(OSError):  # the record has it; at the end it is said where it cannot be written
             reporting.write_report(self.run_)
         self._reported = (clock.monotonic(), clock.monotonic() - start)
@@ -219,67 +222,11 @@ class Loop:
                 further = stages_trials.Furthering(kept[0], rungs_before(trial, self.state.trials))
         return stages_trials.TrialPlan(further, trial.precisions, reads_train)
 
-    def _ended(self, trial: Trial, outcome: Gated | stages_trials.Finished, done: Done) -> None:
-        record, seconds, train_seconds = self.run_.record, done.seconds, done.train_seconds
-        if isinstance(outcome, Gated):
-            self.fruitless += 1
-            record.append("gated", trial=trial.number, known=outcome.known, seconds=round(seconds, 3))
-            ratio = next(iter(outcome.known.values())).get("ratio")
-            best = "" if ratio is None else f" ({ratio:.2f}x at best)"
-            self.progress.outcome(
-                f"trial {trial.number}: not trained, since its speed or size cannot meet the constraints{best}"
-            )
-            return
-        self.fruitless, self.failures = 0, []
-        if outcome.skipped:
-            new_ones = (Skipped(trial.number, scheme, cause) for scheme, cause in outcome.skipped)
-            record.note("skipped", (*self.state.facts.skipped, *new_ones))
-        new, same = self._told_apart(outcome.candidates)
-        drop = {} if outcome.train_drop is None else {"train_drop": outcome.train_drop}
-        took = {"train_seconds": round(train_seconds, 3)} if train_seconds else {}
-        record.append(
-            "finished", trial=trial.number, candidates=new, same=same, seconds=round(seconds, 3), **drop, **took
-        )  # fmt: skip
-        for text in _summaries(trial.number, outcome.candidates, self.problem.targets[0], seconds):
-            self.progress.outcome(text)
-
-    def _told_apart(self, candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[str]]:
-        """(candidates that are new, ids of earlier ones that are the very same file): none is listed or read twice."""
-        known = {candidate.sha256: candidate.id for candidate in self.state.candidates.values()}
-        new: list[Candidate] = []
-        same: list[str] = []
-        for candidate in candidates:
-            if candidate.sha256 in known:
-                same.append(known[candidate.sha256])
-                self._restore(self.state.candidates.get(same[-1]), candidate)
-                shutil.rmtree(self.run_.candidate_folder(candidate.id), ignore_errors=True)
-            else:
-                known[candidate.sha256] = candidate.id
-                new.append(candidate)
-        return new, same
-
-    def _restore(self, known: Candidate | None, made: Candidate) -> None:
-        """Give a known candidate its file back, where ``--keep front`` had removed it or it was damaged."""
-        if known is not None and known.id != "baseline" and not self.run_.is_whole(known):
-            for path in self.run_.candidate_folder(made.id).glob("*.*"):
-                if path.name != "candidate.json":
-                    link(path, self.run_.candidate_folder(known.id) / path.name)
-
-    def _failed(self, trial: Trial, lost: LostTrial, seconds: float) -> None:
-        self.fruitless += 1
-        self.run_.record.append(
-            "failed", trial=trial.number, stage=lost.stage, cause=lost.cause, transient=lost.transient,
-            seconds=round(seconds, 3),
-        )  # fmt: skip
-        failure = Failure(trial.number, lost.stage, lost.cause)
-        self.failures = [one for one in self.failures if _same_cause(one, failure)] + [failure]
-        self.progress.outcome(f"trial {trial.number}: failed in {lost.stage}: {lost.cause}")
-
     def _retry_failed(self) -> None:
         """A failure of an earlier call gets another chance where it was transient, or one reason failed many."""
         failed = [trial for trial in self.state.trials.values() if trial.state == "failed"]
         for trial in failed:
-            alike = [one for one in failed if one.failure and trial.failure and _same_cause(one.failure, trial.failure)]
+            alike = [one for one in failed if one.failure and trial.failure and same_cause(one.failure, trial.failure)]
             if trial.transient or len(alike) >= _REPEATED:
                 self.run_.record.append("retry", trial=trial.number)
 
@@ -288,12 +235,13 @@ class Loop:
         coming = sum(self.state.trials[number].after is None for number in self.under_way)
         if self.budget.trials is not None and finished + coming >= self.budget.trials:
             return True
-        alike = len({failure.cause for failure in self.failures}) == 1
-        if len(self.failures) >= (_REPEATED if alike or not finished else _REPEATED_LATE):
-            last = self.failures[-1]
-            self.repeated = f"{len(self.failures)} trials in a row failed in {last.stage} for one reason: {last.cause}"
+        alike = len({failure.cause for failure in self.recorder.failures}) == 1
+        if len(self.recorder.failures) >= (_REPEATED if alike or not finished else _REPEATED_LATE):
+            last = self.recorder.failures[-1]
+            count = len(self.recorder.failures)
+            self.repeated = f"{count} trials in a row failed in {last.stage} for one reason: {last.cause}"
             return True
-        if self.fruitless >= _FRUITLESS:
+        if self.recorder.fruitless >= _FRUITLESS:
             self._give_up()
             return True
         if self.budget.deadline is not None:
@@ -304,7 +252,7 @@ class Loop:
 
     def _give_up(self) -> None:
         """Say why nothing came of the last configs; a limit is named only where limits turned some of them away."""
-        recent = sorted(self.state.trials)[-self.fruitless :]
+        recent = sorted(self.state.trials)[-self.recorder.fruitless :]
         failed = [one.failure for number in recent if (one := self.state.trials[number]).state == "failed"]
         gated = len(recent) - len(failed)
         parts = [f"{gated} were turned away before training"] if gated else []
@@ -359,34 +307,3 @@ def _proposer(
         context, problem, "auto" if sampler == "cost-aware" else sampler, progress, deterministic=deterministic,
         workers=workers,
     )  # fmt: skip
-
-
-def _same_cause(one: Failure, other: Failure) -> bool:
-    """Whether two trials failed for one reason: in one stage, in the same words but for paths and numbers."""
-    return one.stage == other.stage and _PASSING.sub("#", one.cause) == _PASSING.sub("#", other.cause)
-
-
-def _summaries(number: int, candidates: Sequence[Candidate], target: str, seconds: float) -> list[str]:
-    parts: list[str] = []
-    for candidate in candidates:
-        # The first target's figures; where that does not run it, another's.
-        measured = candidate.measured.get(target) or next(iter(candidate.measured.values()))
-        speed = f"{measured.latency.ratio:.2f}x" if measured.latency else cost_in_words(measured)
-        # The metric is named once: the line is long enough.
-        metric = "" if parts else f"{measured.quality.val.metric} "
-        parts.append(f"{candidate.config['precision']['scheme']} {metric}{measured.quality.val.value:.4g} at {speed}")
-    return [f"trial {number}: {'; '.join(parts)} ({format_duration(seconds)})"]
-
-
-def _best(run: Run) -> str:
-    """The fastest candidate so far that meets the constraints, in words."""
-    target = run.request.targets[0]
-    question = question_of(run)
-    members = fronts.front(list(run.state.candidates.values()), question, target)
-    if not members:
-        return ""
-    first = rankings.ranked("fastest", members, target, higher_is_better=question.higher_is_better)[0]
-    measured = first.measured[target]
-    speed = f"{measured.latency.ratio:.3f}x of the baseline's time" if measured.latency else cost_in_words(measured)
-    quality = measured.quality.val
-    return f"{first.id}: {speed}, {quality.metric} {quality.value:.4g} (meets {', '.join(run.request.constraints)})"

@@ -13,6 +13,7 @@ from typing import Any
 
 from compress.baseline.contexts import Context, Training
 from compress.measurement import latencies
+from compress.precision.schemes import Variant
 from compress.selection.feasibility import KNOWN, violation
 from compress.stages import measuring
 from compress.stages.untrained import Untrained, provisional_files
@@ -44,17 +45,33 @@ def gate(
     hard = tuple(c for c in constraints if c.quantity in KNOWN)
     if not hard:
         return None
-    files = provisional_files(context, training, network, operators)
+    return _gated(context, provisional_files(context, training, network, operators), hard)
+
+
+def gate_untouched(
+    context: Context, files: Mapping[Variant, Path], constraints: tuple[Constraint, ...]
+) -> Gated | None:
+    """The same of the network as it came, in the precisions that are there: ``files``."""
+    hard = tuple(c for c in constraints if c.quantity in KNOWN)
+    if not hard or not files:
+        return None
+    return _gated(context, {path: variant.targets for variant, path in files.items()}, hard)
+
+
+def _gated(context: Context, files: Mapping[Path, tuple[str, ...]], hard: tuple[Constraint, ...]) -> Gated | None:
+    """Gated if none of ``files`` (path -> who runs it) can meet the limits on any target, else None."""
     known: dict[str, Any] = {}
     for target in context.targets.all:
         paths = [path for path, able in files.items() if target.name in able]
+        if not paths:
+            continue
         found, _ = measuring.measure_each(context.instruments, target, paths)  # what does not run saves nothing
         rows = [_known(path, info, context.baseline.candidate, target) for path, info in found.items()]
         excess = [max(violation(row, constraint, context.baseline.candidate) for constraint in hard) for row in rows]
         if min(excess) <= 0:
             return None
         known[target.name] = rows[excess.index(min(excess))]
-    return Gated(known)
+    return Gated(known) if known else None
 
 
 def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: Target) -> dict[str, Any]:

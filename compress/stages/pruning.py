@@ -231,7 +231,8 @@ def _importance(cache: Cache, training: Training, origin: Origin, name: str) -> 
 
     def compute(_: Path) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(0)
-        drawn = itertools.islice(datasets.batches(training.train, _TAYLOR_BATCH, generator), _TAYLOR_BATCHES)
+        size = min(_TAYLOR_BATCH, training.mode.at_once or _TAYLOR_BATCH)
+        drawn = itertools.islice(datasets.batches(training.train, size, generator), _TAYLOR_BATCHES)
         pairs = ((inputs, labels) for _, inputs, labels in drawn)
         found = pruning_importance.taylor(
             origin.module, origin.groups, pairs, lambda outputs, labels: training.objective.value(outputs, labels, 0.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def module_maker(context: Context) -> Callable[[Candidate], nn.Module] | None:
     """
     training = context.training
     if training is None:
-        return None
+        return None if context.baseline.module is None else partial(_untouched, context, context.baseline.module)
 
     def make(candidate: Candidate) -> nn.Module:
         if candidate.id == context.baseline.candidate.id:
@@ -71,6 +72,17 @@ def module_maker(context: Context) -> Callable[[Candidate], nn.Module] | None:
         return uncalled(module).eval()
 
     return make
+
+
+def _untouched(context: Context, module: nn.Module, candidate: Candidate) -> nn.Module:
+    """The module of a candidate that is the baseline's; others take what this call had no time to find out."""
+    if candidate.id != context.baseline.candidate.id:
+        document = _document(context.run, candidate)
+        if document["removed"] or _has_own_weights(candidate, document):
+            raise RequestError(
+                f"{candidate.id}: the time was over before it was known where the network can be cut; search with more"
+            )
+    return copy.deepcopy(uncalled(module)).eval()
 
 
 def _document(run: Run, candidate: Candidate) -> dict[str, Any]:

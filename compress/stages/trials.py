@@ -18,7 +18,7 @@ from compress.stages import pruning
 from compress.stages.candidates import Source, make_candidates
 from compress.stages.exporting import bind_weights
 from compress.stages.finetuning import Trained, Validation, as_earned, finetuned, loaded, shortened
-from compress.stages.latency_gate import Gated, gate
+from compress.stages.latency_gate import Gated, gate, gate_untouched
 from compress.stages.quantizing import make_files
 from compress.stages.train_drops import train_drop
 from compress.stages.untrained import Untrained, make_untrained
@@ -76,9 +76,9 @@ def evaluate(
     plan: TrialPlan = TrialPlan(),
 ) -> Gated | Finished:
     """Run trial ``number``; raises StageError where a stage fails. What is already cached is not computed again."""
-    if context.training is None:
+    if context.training is None or _is_untouched(config):
         zero = context.baseline.candidate
-        source = Source(context.baseline.path, None, zero.macs, zero.parameters, {}, {}, None)
+        source = Source(context.baseline.path, None, zero.macs, zero.parameters, {}, {}, context.baseline.module)
     else:
         made = _network(context, context.training, config, constraints, say, plan.further)
         if isinstance(made, Gated):
@@ -86,6 +86,11 @@ def evaluate(
         source, config = made.source, made.config
     say("quantize")
     files, skipped = make_files(context, source.path, config, say, plan.precisions)
+    if source.path == context.baseline.path and context.baseline.module is not None:
+        say("gate")
+        gated = gate_untouched(context, files, constraints)
+        if gated is not None:
+            return gated
     if source.weights is None and config.finetune.epochs == 0:
         # In float that is the baseline itself.
         files = {variant: path for variant, path in files.items() if variant.scheme != "fp32"}
@@ -96,6 +101,13 @@ def evaluate(
         say("train")
         drop = train_drop(context, context.training, source.module, source.weights)
     return Finished(tuple(candidates), (*skipped, *failed), drop)
+
+
+def _is_untouched(config: Config) -> bool:
+    """Whether the network stays as it is, so that its file is the baseline's."""
+    prune, finetune = config.prune, config.finetune
+    cut = prune.ratio or prune.widths or prune.depth or prune.dropped or any(prune.deltas.values())
+    return not (cut or prune.sparsity or finetune.epochs or config.precision.qat_epochs)
 
 
 def _network(

@@ -33,13 +33,13 @@ class LoadedTask:
     constraints: tuple[str, ...] | None = None
 
 
-def load_task(spec: str, data: str | None = None) -> LoadedTask:
-    """The task that ``spec`` names; raises TaskError in one line."""
+def load_task(spec: str, data: str | None = None, seconds: float | None = None) -> LoadedTask:
+    """The task that ``spec`` names; raises TaskError in one line. ``seconds``: the time of the search, if any."""
     if spec.endswith(".onnx"):
         from compress.tasks.onnx_tasks import onnx_space, onnx_task
         from compress.values.arrays import read_arrays
 
-        task = onnx_task(Path(spec), Path(data) if data else None)
+        task = onnx_task(Path(spec), Path(data) if data else None, seconds)
         labelled = data is not None and "labels" in read_arrays(Path(data), TaskError)
         return LoadedTask(task, onnx_space(task, labelled=labelled))
     return _from_module(_module(spec), spec, data)

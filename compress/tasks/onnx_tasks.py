@@ -7,8 +7,10 @@ per sample (without it a seeded 60/20/20). Without labels, quality is how like t
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
+import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -23,7 +25,7 @@ from compress.values.search_spaces import SearchSpace
 from targets.errors import ModelError, TaskError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from compress.onnx_files.normalizing import NormalizedModel
     from compress.tasks.original_outputs import OutputPart
@@ -31,21 +33,27 @@ if TYPE_CHECKING:
 _SHARES = (0.6, 0.2)
 _SHOWN = 64
 """Samples that show what kind of outputs a model has."""
+_OWN_SHARE, _TIMED, _FEWEST = 0.15, 4, 16
+"""Share of the time that running the original on train may take; samples that this is told from; the fewest used."""
 _IGNORED = -100
 """The class number of what has none, as in torch."""
 _STEPS, _BATCH = (200, 1000), 64
 """Training steps that a pruned network is given at least and at most, whatever the number of samples."""
 
 
-def onnx_task(path: Path, data: Path | None) -> Task:
-    """The task; raises ModelError or TaskError in one line."""
+def onnx_task(path: Path, data: Path | None, seconds: float | None = None) -> Task:
+    """The task; raises ModelError or TaskError in one line.
+
+    ``seconds``: the time of the whole search. Samples without labels take a run of the original each; where those of
+    train alone would take a large part of it, only a part of them is used.
+    """
     from compress.onnx_files import isolation
 
     with isolation.kept_worker(), isolation.blaming(path):
-        return _onnx_task(path, data)
+        return _onnx_task(path, data, seconds)
 
 
-def _onnx_task(path: Path, data: Path | None) -> Task:
+def _onnx_task(path: Path, data: Path | None, seconds: float | None) -> Task:
     from compress.onnx_files import contents, normalizing
 
     source = normalizing.read_normalized(path)
@@ -71,12 +79,20 @@ def _onnx_task(path: Path, data: Path | None) -> Task:
     outputs = [value.name for value in source.model.graph.output]
     metric: Any
     if labels is None:
-        found = original_outputs.goal(_own_outputs(source, samples), outputs, inputs)
+        with _running(source) as run:
+            if seconds is not None and "train" in parts:
+                parts["train"] = _affordable(run, samples, parts["train"], _OWN_SHARE * seconds)
+            used = np.sort(np.concatenate(list(parts.values())))
+            inputs = [x[used] for x in inputs]
+            parts = {name: np.searchsorted(used, chosen) for name, chosen in parts.items()}
+            known = _own_outputs(run, dict(zip(names, inputs, strict=True)))
+        found = original_outputs.goal(known, outputs, inputs)
         own, metric, loss = found.labels, found.metric, found.loss
     elif np.issubdtype(labels.dtype, np.floating):
         metric, loss = "mse", None
     else:
-        shown = _own_outputs(source, {name: x[:_SHOWN] for name, x in samples.items()})
+        with _running(source) as run:
+            shown = _own_outputs(run, {name: x[:_SHOWN] for name, x in samples.items()})
         few = [x[:_SHOWN] for x in inputs]
         counting = original_outputs.parts_of(shown, outputs, few)
         metric, loss = original_outputs.labelled(shown, counting, labels)
@@ -132,8 +148,9 @@ def _inputs(source: NormalizedModel, arrays: dict[str, np.ndarray], path: Path, 
     return [x.astype(kind) for x, kind in zip(inputs, types.values(), strict=True)]
 
 
-def _own_outputs(source: NormalizedModel, samples: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """The original's own outputs, to be compared with."""
+@contextlib.contextmanager
+def _running(source: NormalizedModel) -> Iterator[Callable[[dict[str, np.ndarray]], list[np.ndarray]]]:
+    """What gives the original's own outputs for samples; one process serves all calls."""
     import onnx
 
     import targets
@@ -143,9 +160,32 @@ def _own_outputs(source: NormalizedModel, samples: dict[str, np.ndarray]) -> lis
         with TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             onnx.save(source.model, path)
-            found = place.run(path, samples)
+            yield lambda samples: place.run(path, samples)
     finally:
         place.close()
+
+
+def _affordable(
+    run: Callable[[dict[str, np.ndarray]], object], samples: dict[str, np.ndarray], train: np.ndarray, seconds: float
+) -> np.ndarray:
+    """The train samples that the original can be run on in ``seconds``: all of them, or a half, a quarter ..."""
+    few = {name: x[:_TIMED] for name, x in samples.items()}
+    run(few)  # what is loaded for the first time is no sample's fault
+    start = time.perf_counter()
+    run(few)
+    each = (time.perf_counter() - start) / _TIMED
+    count = len(train)
+    while count * each > seconds and count // 2 >= _FEWEST:
+        count //= 2
+    chosen = np.random.default_rng(0).permutation(len(train))[:count]
+    return train if count == len(train) else train[np.sort(chosen)]
+
+
+def _own_outputs(
+    run: Callable[[dict[str, np.ndarray]], list[np.ndarray]], samples: dict[str, np.ndarray]
+) -> list[np.ndarray]:
+    """The original's own outputs, to be compared with."""
+    found = run(samples)
     count = len(next(iter(samples.values())))
     wrong = next((x.shape for x in found if x.ndim == 0 or len(x) != count), None)
     if wrong is not None:

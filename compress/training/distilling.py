@@ -21,9 +21,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from compress.networks.activation_memory import samples_at_once
 from compress.networks.running import evaluating, outputs_of, threads
 from compress.tasks.datasets import Split, Stream
 from compress.training.training_modes import TrainingMode
+from targets.machine import memory
 
 _CHANNELS_FIRST = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm)
 _CHANNELS_LAST = (
@@ -32,13 +34,17 @@ _CHANNELS_LAST = (
 )  # fmt: skip
 
 
+_MOST_KEPT = 1_000_000_000
+"""Bytes of the outputs on a whole train set, at most."""
+
+
 @dataclass(frozen=True)
 class Teacher:
     """The baseline's outputs: looked up where the train set is in memory, else computed."""
 
     module: nn.Module
-    look: Callable[[], tuple[Tensor, ...]] | None = None
-    """Computes the table; None where there is none."""
+    look: Callable[[], tuple[Tensor, ...] | None] | None = None
+    """Computes the table; None where there is none, and what gives None where it would be too large."""
 
     @cached_property
     def table(self) -> tuple[Tensor, ...] | None:
@@ -64,7 +70,10 @@ def make_teacher(
     if isinstance(train, Stream):
         return Teacher(module)
 
-    def look() -> tuple[Tensor, ...]:
+    def look() -> tuple[Tensor, ...] | None:
+        few = predict(module, train.first(2), mode)
+        if sum(x.nbytes for x in few) / len(few[0]) * len(train) > memory.room(_MOST_KEPT):
+            return None  # it is asked anew for every batch
         with timed():
             return predict(module, train.inputs, mode)
 
@@ -83,6 +92,7 @@ def by_batches(
     module: nn.Module, inputs: tuple[Tensor, ...], mode: TrainingMode, batch: int = 256
 ) -> Iterator[tuple[slice, Any]]:
     """Which of ``inputs`` (samples first), and what the network itself gives for them in eval mode, batch by batch."""
+    batch = min(batch, samples_at_once(module, inputs) or batch)
     module = module.to(torch.device(mode.device))
     with threads(mode.threads), evaluating(module), torch.no_grad():
         for start in range(0, len(inputs[0]), batch):

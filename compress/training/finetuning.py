@@ -120,7 +120,7 @@ def recalibrate(
         norm.momentum = None  # cumulative average
         norm.train()
     with torch.no_grad():
-        for i, (_, inputs, _labels) in enumerate(batches(train, size, generator)):
+        for i, (_, inputs, _labels) in enumerate(batches(train, min(size, mode.at_once or size), generator)):
             if i == _RECALIBRATION_BATCHES:
                 break
             module(*(mode.place(x) for x in inputs))
@@ -258,15 +258,19 @@ class _Loop:
 
     def _step(self, indices: Tensor, inputs: tuple[Tensor, ...], labels: Any) -> float:
         device = torch.device(self.mode.device)
-        placed = tuple(self.mode.place(x) for x in inputs)
         labels = on_device(labels, device)
-        mixed = None if self.mixer is None else self.mixer.mix(placed)
         factor = self._rate()
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate * factor
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self._loss(indices if mixed is None else None, placed if mixed is None else mixed.inputs, labels, mixed)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = 0.0
+        # Labels of a kind of their own can only be taken whole.
+        whole = [slice(len(indices))]
+        for part in self.mode.parts(len(indices)) if isinstance(labels, Tensor) else whole:
+            share = len(indices[part]) / len(indices)
+            value += self._add_gradients(
+                indices[part], tuple(x[part] for x in inputs), labels if part in whole else labels[part], share
+            )
         if self.settings.l1:
             with torch.no_grad():
                 for weight in self.weights:
@@ -276,7 +280,15 @@ class _Loop:
         self.step += 1
         if self.average is not None:
             self.average.update()
-        return float(loss.detach())
+        return value
+
+    def _add_gradients(self, indices: Tensor, inputs: tuple[Tensor, ...], labels: Any, share: float) -> float:
+        """Run a part of a batch, ``share`` of it, and add what it says to the gradients; gives its part of the loss."""
+        placed = tuple(self.mode.place(x) for x in inputs)
+        mixed = None if self.mixer is None else self.mixer.mix(placed)
+        loss = self._loss(indices if mixed is None else None, placed if mixed is None else mixed.inputs, labels, mixed)
+        (loss if share == 1.0 else loss * share).backward()  # type: ignore[no-untyped-call]
+        return share * float(loss.detach())
 
     def _loss(
         self, indices: Tensor | None, inputs: tuple[Tensor, ...], labels: Any, mixed: mixing.Mixed | None

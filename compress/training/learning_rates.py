@@ -69,7 +69,7 @@ def find_range(
     losses: list[float] = []
     mean = 0.0
     with threads(mode.threads):
-        for inputs, labels in _endless(train, batch_size, seed):
+        for inputs, labels in _endless(train, min(batch_size, mode.at_once or batch_size), seed):
             rate = LOWEST * (HIGHEST / LOWEST) ** (len(rates) / (_STEPS - 1))
             for group in made.param_groups:
                 group["lr"] = rate

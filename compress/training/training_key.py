@@ -46,4 +46,7 @@ def make_key(task: Task, baseline: str, train: str, objective: Objective, mode: 
     if objective.outputs != "logits":
         kind["outputs"] = objective.outputs
     own = source_hash(task.finetune), source_hash(task.optimizer)
-    return TrainingKey(baseline, train, kind, *own, seed, to_json(mode))
+    said = to_json(mode)
+    if not mode.at_once:
+        del said["at_once"]
+    return TrainingKey(baseline, train, kind, *own, seed, said)

@@ -41,6 +41,9 @@ class TrainingMode:
     threads: int = 1
     channels_last: bool = False
     bf16: bool = False
+    at_once: int = 0
+    """Samples whose inner values fit into memory together: a larger batch is run in parts, and their gradients added
+    up. 0: any number."""
 
     def described(self) -> str:
         """The mode in words, as the report says it."""
@@ -50,6 +53,14 @@ class TrainingMode:
         """An input on the device, in the layout."""
         x = x.to(self.device)
         return x.contiguous(memory_format=torch.channels_last) if self.channels_last and x.dim() == 4 else x
+
+    def parts(self, count: int) -> list[slice]:
+        """A batch of ``count`` samples in parts that fit into memory."""
+        size = self.at_once or count
+        starts = list(range(0, count, size))
+        if len(starts) > 1 and count - starts[-1] == 1:
+            starts.pop()  # BatchNorm takes no single sample
+        return [slice(start, end) for start, end in zip(starts, [*starts[1:], count], strict=True)]
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """bf16 where the mode says so."""

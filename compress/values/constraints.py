@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from targets.errors import ConstraintError
+from targets.errors import ConstraintError, RequestError
 
 OBJECTIVES = ("quality", "latency", "size", "memory", "instructions")
 """What a front may span."""
@@ -27,6 +27,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "memory": _BYTES,
     "instructions": _COUNTS,
 }
+_LEAST_MEMORY = 100_000_000
 _RELATIVE = frozenset({"latency", "size", "memory", "instructions"})
 _FORM = re.compile(r"^\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)\s*$")
 
@@ -98,6 +99,25 @@ def parse_constraint(text: str) -> Constraint:
         hint = f"use one of {', '.join(known)}" if known else "it takes no unit"
         raise ConstraintError(f"constraint {text!r}: {unit or 'no'} unit does not fit {quantity}; {hint}")
     return Constraint(quantity, operator, limit * units[unit], text=text.replace(" ", ""))
+
+
+def parse_bytes(text: str | int | None) -> int | None:
+    """An amount of memory in bytes, from a text such as ``2GB`` or ``500MB``, or from a number; None stays None.
+
+    Raises RequestError for what is none, or is less than 100 MB, with which nothing can be done.
+
+    >>> [parse_bytes(text) for text in ("2GB", "512MiB", 300000000)]
+    [2000000000, 536870912, 300000000]
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(text))
+    if match is None or (match[2] or "B") not in _BYTES:
+        raise RequestError(f"memory {text!r} is not an amount; write 2GB or 500MB")
+    found = int(float(match[1]) * _BYTES[match[2] or "B"])
+    if found < _LEAST_MEMORY:
+        raise RequestError(f"memory {text!r} is too little; at least {_LEAST_MEMORY // 10**6}MB are needed")
+    return found
 
 
 def allowed_drops(constraints: Sequence[Constraint], baseline: float, *, higher_is_better: bool = True) -> list[float]:

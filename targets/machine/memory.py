@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -51,6 +53,64 @@ def available_bytes() -> int | None:
     except (OSError, ValueError):
         pass
     return None
+
+
+_BOUND: ContextVar[int | None] = ContextVar("bound", default=None)
+_PART = 8
+"""Of the bound, this part is for the samples that are run at once: several processes and copies share the rest."""
+
+
+@contextlib.contextmanager
+def bounded(limit: int | None) -> Iterator[None]:
+    """Inside, what is done with samples takes no more than about ``limit`` bytes; None: half of what is free now."""
+    if limit is None:
+        free = available_bytes()
+        limit = None if free is None else free // 2
+    token = _BOUND.set(limit)
+    try:
+        yield
+    finally:
+        _BOUND.reset(token)
+
+
+def bound() -> int | None:
+    """The bytes that were set by ``bounded``; None where nothing was."""
+    return _BOUND.get()
+
+
+def room(most: int) -> int:
+    """Bytes that the inner values of samples which are run at once may take: ``most``, or what the bound leaves."""
+    limit = _BOUND.get()
+    return most if limit is None else max(1, min(most, limit // _PART))
+
+
+def reset_peak() -> bool:
+    """Let ``peak`` count from now on; False where the system does not."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
+def peak() -> int | None:
+    """The largest resident set of this process since ``reset_peak``, in bytes; None where the system does not say."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return None
+
+
+def grown_by(work: Callable[[], object]) -> int | None:
+    """Bytes that this process's resident set grows by at most while ``work`` is done; None where nobody knows."""
+    before = resident()
+    known = reset_peak()
+    work()
+    most = peak()
+    return None if before is None or most is None or not known else max(0, most - before)
 
 
 def trim() -> None:

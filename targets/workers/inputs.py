@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 
 from targets.errors import ModelError, RequestError, TargetError
+from targets.machine import memory
 from targets.workers.runtime import Input, Session
 
 Shapes = Mapping[str, Sequence[int]]
@@ -111,6 +112,25 @@ def sample_count(given: Mapping[str, np.ndarray]) -> int:
     if not counts or len(set(counts.values())) != 1 or -1 in counts.values():
         raise ModelError(f"inputs must all have the same number of samples on their first axis, have {counts}")
     return next(iter(counts.values()))
+
+
+def fitting_batch(session: Session, given: Mapping[str, np.ndarray], batch: int, room: int) -> int:
+    """How many samples may be run at once, ``batch`` at most, so that their inner values fit into ``room`` bytes.
+
+    One sample is run, and what memory that takes is looked at. Fewer than ``batch`` is a power of two.
+    """
+    names = [item.name for item in session.inputs]
+    open_ended = all(item.shape and item.shape[0] is None for item in session.inputs)
+    if batch < 2 or not open_ended or not all(name in given and len(given[name]) for name in names):
+        return batch
+    one = {item.name: cast_input(item, given[item.name])[:1] for item in session.inputs}
+    try:
+        each = memory.grown_by(lambda: session.run(one))
+    except ModelError:
+        return batch  # what is wrong with it shows where it is run, and is said there
+    if not each or each * batch <= room:
+        return batch
+    return 1 << (max(1, room // each).bit_length() - 1)
 
 
 def run_batches(

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from targets.errors import MeasurementError, ModelError, TargetError, TargetUnavailable
-from targets.machine import environment
+from targets.machine import environment, memory
 from targets.settings import Setting, canonical_name, checked_settings
 from targets.target import Estimate, Layer, Measurement, Protocol, Samples, Target, Watch
 from targets.workers import measuring
@@ -26,6 +26,8 @@ from targets.workers.inputs import checked_shapes, join, sample_count
 from targets.workers.leases import leased
 from targets.workers.process import Heard, Launch, WorkerProcess, local_launch
 
+ROOM = 200_000_000
+"""Bytes for the samples that are run at once: more makes nothing faster."""
 PIECE = 32_000_000
 """Bytes of input sent to a worker at once when scoring."""
 
@@ -139,7 +141,8 @@ class LocalTarget(Target):
         if batch < 1:
             raise TargetError(f"batch={batch} is not allowed; it must be 1 or more")
         arrays = {name: np.asarray(array) for name, array in inputs.items()}
-        header = {"operation": "run", "model": str(self.for_us(model).absolute()), "batch": batch}
+        path = str(self.for_us(model).absolute())
+        header = {"operation": "run", "model": path, "batch": batch, "room": memory.room(ROOM)}
         parts: list[list[np.ndarray]] = []
         counts: list[int] = []
         with self.lock:

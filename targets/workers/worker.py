@@ -136,6 +136,8 @@ class _Service:
         self._report = report
         self._runtime: Runtime | None = None
         self._kept: tuple[tuple[str, int, int], Session] | None = None
+        self._fits: int | None = None
+        """How many samples the kept session has room for at once, once that was looked at."""
         self._cpus = cpus.allowed()
 
     def answer(self, message: pipes.Message) -> Reply:
@@ -201,7 +203,12 @@ class _Service:
         path = Path(message.header["model"])
         session = self._session(runtime, path)
         self._stage(f"running {path}")
-        outputs = inputs.run_batches(session, message.arrays, message.header["batch"], self._stage)
+        batch, room = message.header["batch"], message.header.get("room")
+        if room is not None:
+            if self._fits is None and batch > 1:
+                self._fits = inputs.fitting_batch(session, message.arrays, batch, room)
+            batch = min(batch, self._fits or batch)
+        outputs = inputs.run_batches(session, message.arrays, batch, self._stage)
         return {"outputs": len(outputs)}, {str(number): output for number, output in enumerate(outputs)}
 
     def _session(self, runtime: Runtime, path: Path) -> Session:
@@ -210,7 +217,7 @@ class _Service:
         if self._kept is None or self._kept[0] != key:
             self._kept = None
             self._stage(f"loading {path}")
-            self._kept = (key, runtime.load(path))
+            self._kept, self._fits = (key, runtime.load(path)), None
         return self._kept[1]
 
     def _measure(self, message: pipes.Message) -> Reply:

@@ -130,7 +130,7 @@ def test_workers_end_with_a_driver_that_is_killed_and_nothing_is_lost(tmp_path: 
     command += ["--sampler", "random", "--workers", "2", "--trials", "8", "--out", str(folder)]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_for(lambda: _finished(folder) >= 1, lambda: "no trial has finished", seconds=240)
+        wait_for(lambda: _finished(folder) >= 2, lambda: "no worker has finished a trial", seconds=240)
         workers = [pid for pid in naming("compress.executing.worker") if pid in naming(str(folder))]
         assert len(workers) == 2
     finally:

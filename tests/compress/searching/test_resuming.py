@@ -108,7 +108,7 @@ class Interrupted(FakeTarget):
 
     def measure(self, models: Any, **options: Any) -> Any:
         self.measured += 1
-        if self.measured == 5:
+        if self.measured == 7:
             raise KeyboardInterrupt
         return super().measure(models, **options)
 

@@ -29,7 +29,7 @@ def test_a_measurement_that_fails_costs_one_trial(search: Search) -> None:
 
         def measure(self, models: Any, **options: Any) -> Any:
             self.measured += 1
-            if self.measured == 4:  # 1: the baseline, 2: its layers, 3: the first trial
+            if self.measured == 6:  # 1: the baseline, 2, 3: first candidates, 4: its layers, 5: mixed
                 raise MeasurementError("fake: the runtime crashed")
             return super().measure(models, **options)
 
@@ -46,7 +46,7 @@ def test_a_transient_failure_is_tried_again_by_the_next_call(search: Search) -> 
 
         def measure(self, models: Any, **options: Any) -> Any:
             self.measured += 1
-            if self.measured == 4:
+            if self.measured == 6:
                 raise TransientError("fake: the device is gone")
             return super().measure(models, **options)
 
