@@ -66,6 +66,10 @@ class TrialActor:
         done = evaluate_job(self._context, self._constraints, job, lambda _: None)
         return RemoteDone(done, tuple(self._events), self._files(job.number))
 
+    def close(self) -> None:
+        """Remove what lies in the worker's own folder."""
+        self._opened.close()
+
     def _files(self, number: int) -> dict[str, bytes]:
         """The files of the trial's candidates, which are not kept here."""
         found = {}

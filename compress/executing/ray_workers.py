@@ -151,7 +151,10 @@ class RayWorkers:
         return nullcontext()
 
     def close(self) -> None:
-        """End all actors, whatever they are doing; the cluster stays."""
+        """End all actors, whatever they are doing; the cluster stays. Those that are idle clear up before."""
+        idle = [slot.actor.close.remote() for slot in self._slots if slot.actor is not None and slot.job is None]
+        if idle:
+            self._ray.wait(idle, num_returns=len(idle), timeout=_ENDING)
         for slot in self._slots:
             self._end(slot)
         if self._device is not None:

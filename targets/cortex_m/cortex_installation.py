@@ -33,6 +33,7 @@ from targets.documents import file_hash
 from targets.emulated_arm import debian
 from targets.errors import TargetUnavailable
 from targets.machine.folders import cache_folder, installation_folder
+from targets.machine.installations import put_in_place, read_manifest
 
 COMMAND = "paretopress targets --install cortex-m"
 VARIABLE = "PARETOPRESS_CORTEX_M_ROOT"
@@ -56,12 +57,7 @@ def place() -> Path:
 
 def manifest() -> dict[str, Any] | None:
     """What the installation is made of; None where there is none that serves."""
-    try:
-        found = json.loads((place() / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return None
-    serves = isinstance(found, dict) and found.get("format") == FORMAT and found.get("asked") == _asked()
-    return found if serves else None
+    return read_manifest(place(), format=FORMAT, asked=_asked())
 
 
 def missing() -> str | None:
@@ -128,18 +124,8 @@ def install_interpreter(say: Say = lambda _: None, archive: Path | None = None) 
         raise TargetUnavailable(
             "target 'cortex-m' cannot be installed without a C compiler for this machine (run: apt-get install gcc)"
         )
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-            _make(Path(made) / "new", archive or sources.given_archive(), say)
-            if folder.exists():
-                os.replace(folder, Path(made) / "old")
-            os.replace(Path(made) / "new", folder)
-    except OSError as error:
-        raise TargetUnavailable(
-            f"{folder} cannot be written ({error.strerror or error}); make room, or set {VARIABLE} to another folder"
-        ) from None
-    return folder
+    chosen = archive or sources.given_archive()
+    return put_in_place(folder, VARIABLE, lambda made: _make(made, chosen, say))
 
 
 def _make(folder: Path, archive: Path | None, say: Say) -> None:

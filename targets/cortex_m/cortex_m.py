@@ -30,7 +30,7 @@ from targets.settings import Setting, canonical_name, checked_settings
 from targets.target import Capabilities, Estimate, Layer, Measurement, Protocol, Target, Watch
 from targets.tflite import conversion, installation
 from targets.tflite.operators import PRODUCTS
-from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, SUFFIX, Operation, TfliteFile, read_tflite
+from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, SUFFIX, TfliteFile, read_tflite
 from targets.workers.inputs import check_names, checked_shapes, join, make_feeds, run_batches
 from targets.workers.local import check_request, first_samples, pieces
 
@@ -186,7 +186,7 @@ class CortexM(Target):
             raise ModelError(
                 f"{path}: TensorFlow Lite Micro has no {', '.join(lacking)}; use operators it has, or another target"
             )
-        mixed = next((one.operator for one in file.operations if _is_mixed(file, one)), None)
+        mixed = file.first_hybrid
         if mixed is not None:
             raise ModelError(
                 f"{path}: floats meet stored weights in {mixed}, which TensorFlow Lite Micro does not compute; give a "
@@ -206,9 +206,3 @@ class CortexM(Target):
             tools.emulator, tools.environment(), self.core, folder / "cores" / f"{name}.elf",
             folder / "instruction_plugin.so", int(found["marks"][name]),
         )  # fmt: skip
-
-
-def _is_mixed(file: TfliteFile, one: Operation) -> bool:
-    """Whether weights in integers meet floats, or are made floats by an operator while the file runs."""
-    first = one.inputs[0] if one.inputs else -1
-    return file.hybrid(one) or (one.operator == "DEQUANTIZE" and first >= 0 and file.tensors[first].constant)

@@ -31,6 +31,7 @@ from targets.emulated_arm import debian
 from targets.errors import TargetUnavailable
 from targets.machine import environment
 from targets.machine.folders import installation_folder
+from targets.machine.installations import put_in_place, read_manifest
 
 COMMAND = "paretopress targets --install arm-emulated"
 VARIABLE = "PARETOPRESS_ARM_ROOT"
@@ -103,12 +104,7 @@ def place() -> Path:
 
 def manifest(folder: Path) -> dict[str, Any] | None:
     """What the installation is made of; None where there is none that serves."""
-    try:
-        found = json.loads((folder / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return None
-    serves = isinstance(found, dict) and found.get("format") == FORMAT and found.get("plugin") == file_hash(PLUGIN)
-    return found if serves else None
+    return read_manifest(folder, format=FORMAT, plugin=file_hash(PLUGIN))
 
 
 def missing() -> str | None:
@@ -171,18 +167,7 @@ def install_system(say: Say = lambda _: None, fetch: debian.Fetch = debian.fetch
     if manifest(folder):
         say(f"already there; to make it anew, delete {folder} first")
         return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-            _make(Path(made) / "new", say, fetch)
-            if folder.exists():
-                os.replace(folder, Path(made) / "old")
-            os.replace(Path(made) / "new", folder)
-    except OSError as error:
-        raise TargetUnavailable(
-            f"{folder} cannot be written ({error.strerror or error}); make room, or set {VARIABLE} to another folder"
-        ) from None
-    return folder
+    return put_in_place(folder, VARIABLE, lambda made: _make(made, say, fetch))
 
 
 def _check_programs() -> None:

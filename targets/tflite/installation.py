@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +23,7 @@ from typing import Any
 
 from targets.errors import TargetUnavailable
 from targets.machine.folders import cache_folder, installation_folder
+from targets.machine.installations import put_in_place, read_manifest
 from targets.workers.process import Launch, local_launch
 
 COMMAND = "paretopress targets --install litert"
@@ -70,12 +69,8 @@ def place() -> Path:
 
 def manifest() -> dict[str, Any] | None:
     """What the installation is made of; None where there is none that serves."""
-    try:
-        found = json.loads((place() / "manifest.json").read_text())
-    except (OSError, ValueError):
-        return None
-    serves = isinstance(found, dict) and found.get("format") == FORMAT and found.get("asked") == _asked()
-    return found if serves and _python(place()).exists() else None
+    found = read_manifest(place(), format=FORMAT, asked=_asked())
+    return found if found and _python(place()).exists() else None
 
 
 def missing() -> str | None:
@@ -130,18 +125,7 @@ def install_environment(say: Say = lambda _: None) -> Path:
     if manifest():
         say(f"already there; to make it anew, delete {folder} first")
         return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as made:
-            _make(Path(made) / "new", say)
-            if folder.exists():
-                os.replace(folder, Path(made) / "old")
-            os.replace(Path(made) / "new", folder)
-    except OSError as error:
-        raise TargetUnavailable(
-            f"{folder} cannot be written ({error.strerror or error}); make room, or set {VARIABLE} to another folder"
-        ) from None
-    return folder
+    return put_in_place(folder, VARIABLE, lambda made: _make(made, say))
 
 
 def _make(folder: Path, say: Say) -> None:

@@ -120,6 +120,18 @@ class TfliteFile:
         kinds = [self.tensors[index] for index in operation.inputs[:2] if index >= 0]
         return any(one.constant and one.scale for one in kinds) and any(one.dtype == "float32" for one in kinds)
 
+    @property
+    def first_hybrid(self) -> str | None:
+        """The first operator where stored weights meet floats, or are made floats while the file runs; None: nowhere.
+
+        TensorFlow Lite Micro has no kernels for the former, and of the latter channels that differ come out wrong.
+        """
+        return next((one.operator for one in self.operations if self.hybrid(one) or self._unpacks(one)), None)
+
+    def _unpacks(self, operation: Operation) -> bool:
+        first = operation.inputs[0] if operation.inputs else -1
+        return operation.operator == "DEQUANTIZE" and first >= 0 and self.tensors[first].constant
+
 
 def read_tflite(path: Path) -> TfliteFile:
     """What stands in a file; raises ModelError where there is none or it is not a whole ``.tflite`` file."""

@@ -24,7 +24,7 @@ from targets.target import Capabilities, Layer, Measurement, Protocol, Watch
 from targets.tflite import installation
 from targets.tflite.operators import PRODUCTS
 from targets.tflite.sessions import TfliteSession
-from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, Operation, TfliteFile, read_tflite
+from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, TfliteFile, read_tflite
 from targets.tflite.tflite_target import TfliteTarget
 from targets.workers.inputs import check_names, checked_shapes, make_feeds
 from targets.workers.local import check_request, first_samples
@@ -118,7 +118,7 @@ class TflmRuntime(Runtime):
     def open_session(self, path: Path) -> TflmSession:
         """The same, as the class that knows its arena."""
         file = read_tflite(path)
-        refused = next((one.operator for one in file.operations if _is_hybrid(file, one)), None)
+        refused = file.first_hybrid
         if refused is not None:
             raise ModelError(f"{path}: {_HYBRID.format(refused)}; give a file in fp32 or in int8 throughout")
         said = ""
@@ -172,12 +172,6 @@ class TflmSession(TfliteSession):
         if found is None:
             raise MeasurementError("TensorFlow Lite Micro does not say what its arena holds; its version does not fit")
         return int(found.group(1))
-
-
-def _is_hybrid(file: TfliteFile, one: Operation) -> bool:
-    """Whether stored weights meet floats; made floats by an operator, channels that differ come out wrong."""
-    weight = file.tensors[one.inputs[0]] if one.inputs and one.inputs[0] >= 0 else None
-    return file.hybrid(one) or (one.operator == "DEQUANTIZE" and weight is not None and weight.constant)
 
 
 def measure_arena(
