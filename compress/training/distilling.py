@@ -91,13 +91,17 @@ def predict(module: nn.Module, inputs: tuple[Tensor, ...], mode: TrainingMode, b
 def by_batches(
     module: nn.Module, inputs: tuple[Tensor, ...], mode: TrainingMode, batch: int = 256
 ) -> Iterator[tuple[slice, Any]]:
-    """Which of ``inputs`` (samples first), and what the network itself gives for them in eval mode, batch by batch."""
+    """Which of ``inputs`` (samples first), and what the network itself gives for them in eval mode, batch by batch.
+
+    Between batches nothing is set: whoever takes them may leave by an error, and be done with them long before this is.
+    """
     batch = min(batch, samples_at_once(module, inputs) or batch)
     module = module.to(torch.device(mode.device))
-    with threads(mode.threads), evaluating(module), torch.no_grad():
-        for start in range(0, len(inputs[0]), batch):
-            part = slice(start, start + batch)
-            yield part, module(*(mode.place(x[part]) for x in inputs))
+    for start in range(0, len(inputs[0]), batch):
+        part = slice(start, start + batch)
+        with threads(mode.threads), evaluating(module), torch.no_grad():
+            found = module(*(mode.place(x[part]) for x in inputs))
+        yield part, found
 
 
 @dataclass(frozen=True)

@@ -90,21 +90,40 @@ def _striker() -> Callable[[int, Any], None]:
     """What the clock calls; marked, so that a limit inside another one knows it for one of ours."""
 
     def strike(_number: int, _frame: Any) -> None:
-        raise OutOfTime
+        if _WHOLE.depth:
+            _WHOLE.struck = True
+        else:
+            raise OutOfTime
 
     strike.ends_a_time_limit = True  # type: ignore[attr-defined]
     return strike
 
 
+@dataclass
+class _Whole:
+    """How many ``undisturbed`` are open, and whether the clock struck meanwhile."""
+
+    depth: int = 0
+    struck: bool = False
+
+
+_WHOLE = _Whole()
+"""Of the main thread, which is the only one that is interrupted."""
+
+
 @contextlib.contextmanager
 def undisturbed() -> Iterator[None]:
     """Inside, the clock does not strike; it does afterwards. For what must happen whole, and takes no time."""
-    block = getattr(signal, "pthread_sigmask", None)
-    if block is None or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = block(signal.SIG_BLOCK, {signal.SIGALRM})
+    _WHOLE.depth += 1
     try:
         yield
     finally:
-        block(signal.SIG_SETMASK, before)
+        _WHOLE.depth -= 1
+        struck = _WHOLE.struck
+        if not _WHOLE.depth:
+            _WHOLE.struck = False
+    if struck and not _WHOLE.depth:
+        raise OutOfTime

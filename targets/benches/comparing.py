@@ -151,7 +151,7 @@ def entry(one: Measurement, reference: Measurement) -> dict[str, Any]:
         "memory": one.memory,
         "instructions": one.instructions,
         "size": one.size,
-        "flash": one.flash,
+        **({} if one.flash is None else {"flash": one.flash}),
         "processes": len(one.samples),
         "settled": one.settled,
         "tied": one is not reference and ratio.tied,

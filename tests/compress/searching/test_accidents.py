@@ -99,11 +99,12 @@ def test_nothing_that_is_finished_is_lost_whatever_is_raised_at_whatever_stage(
 def test_a_first_call_may_end_at_any_stage_and_the_next_goes_on(search: Search, tmp_path: Path) -> None:
     for stage in STAGES:
         with pytest.raises(KeyboardInterrupt):
-            search(trials=1, progress=At(stage, throwing(KeyboardInterrupt())))
-    report = search(trials=1).report
-    assert (report["trials"]["finished"], report["satisfied"]) == (1, True)
+            # The untouched network is tried before most stages; some trials are left for each of them.
+            search(trials=2, progress=At(stage, throwing(KeyboardInterrupt())))
+    report = search(trials=2).report
+    assert (report["trials"]["finished"], report["satisfied"]) == (2, True)
     finished = [line for line in (tmp_path / "run" / "record.jsonl").read_text().splitlines() if '"finished"' in line]
-    assert len(finished) == 1
+    assert len(finished) == 2
 
 
 @pytest.mark.slow
