@@ -32,6 +32,8 @@ class _Session(Session):
         if not file.exists() or self._path.parent.name == "baseline":
             return outputs
         how = file.read_text()
+        if how in ("nan", "shape") and len(next(iter(feeds.values()))) < 2:
+            return outputs  # of the one sample that is run to see what it takes, the outputs are not looked at
         file.unlink()
         if how == "nan":
             return [np.full_like(output, np.nan) for output in outputs]
