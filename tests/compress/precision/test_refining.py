@@ -190,11 +190,11 @@ def test_each_refinement_helps_an_uneven_network(
     asked: dict[str, bool], network: tuple[Path, np.ndarray], tmp_path: Path
 ) -> None:
     path, x = network
-    expected = outputs(path, read_plain(path), _samples(path, x))
+    expected = outputs(path, read_plain(path), _samples(path, x))[0]
     errors = []
     for settings in ({}, asked):
         made = compress.quantize(path, tmp_path / "q.onnx", calibration=x, target="ort-cpu", **settings).path
-        errors.append(np.square(outputs(made, read_plain(path), _samples(path, x)) - expected).mean())
+        errors.append(np.square(outputs(made, read_plain(path), _samples(path, x))[0] - expected).mean())
     assert errors[1] < errors[0]
 
 
@@ -210,8 +210,8 @@ def test_a_search_takes_the_percentile_that_leaves_least(tmp_path: Path) -> None
         collect_ranges(tmp_path / "m.onnx", samples, method, tmp_path / "r.json", EIGHT)
         quantize_static(tmp_path / "m.onnx", tmp_path / "q.onnx", tmp_path / "r.json", method, EIGHT)
         model = read_plain(tmp_path / "m.onnx")
-        expected = outputs(tmp_path / "m.onnx", model, samples)
-        errors[method] = np.square(outputs(tmp_path / "q.onnx", model, samples) - expected).mean()
+        expected = outputs(tmp_path / "m.onnx", model, samples)[0]
+        errors[method] = np.square(outputs(tmp_path / "q.onnx", model, samples)[0] - expected).mean()
     assert errors["search"] <= errors["percentile"]
     assert errors["search"] < 1.05 * errors["minmax"]
 
