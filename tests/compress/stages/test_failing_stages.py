@@ -20,6 +20,7 @@ from compress.stages import moved_targets, pruning, quantizing, rebuilding, spar
 from compress.stages.finetuning import failing_as
 from compress.stages.int8_training import float_network, trained_file
 from compress.stages.rebuilding import module_maker
+from compress.training.training_modes import TrainingMode
 from compress.values.candidates import Candidate
 from compress.values.configs import Config, PruneSettings
 from onnx_models import f32, node, write
@@ -96,7 +97,7 @@ def test_a_loop_that_trains_something_else_or_nothing_learns_no_sparsity(
 
 
 def test_a_gradient_that_is_not_finite_ranks_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    training: Any = SimpleNamespace(train=None, objective=None, example=None)
+    training: Any = SimpleNamespace(train=None, objective=None, example=None, mode=TrainingMode())
     monkeypatch.setattr(pruning, "_taylor_inputs", lambda _: {})
     monkeypatch.setattr(pruning.datasets, "batches", lambda *_: iter(()))
     monkeypatch.setattr(pruning.pruning_importance, "taylor", lambda *_: {"a": [1.0, float("inf")]})
