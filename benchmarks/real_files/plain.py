@@ -67,7 +67,7 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has n
         self._samples = samples
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next sample, or None."""
+        """The next sample by input name, as a batch of one; None where there are no more."""
         row = next(self._rows, None)
         return None if row is None else {name: x[row : row + 1] for name, x in self._samples.items()}
 

@@ -49,7 +49,7 @@ class AtOnce:
         return len(self.jobs) < self.workers
 
     def submit(self, job: Job) -> int:
-        """Keep the trial."""
+        """Take a trial that is to be answered; gives the worker that it counts for."""
         self.jobs.append(job)
         return (len(self.jobs) - 1) % self.workers
 
@@ -77,11 +77,11 @@ class AtOnce:
         )  # fmt: skip
 
     def beside(self) -> nullcontext[None]:
-        """Nothing else is going on."""
+        """Leave the driver where it runs, since no worker uses a core."""
         return nullcontext()
 
     def close(self) -> None:
-        """Forget what was handed over."""
+        """Drop the trials that were handed over and not answered yet."""
         self.jobs.clear()
 
 

@@ -48,7 +48,7 @@ Ask = Callable[[DeviceRequest], Any]
 
 
 def facts_of(target: Target) -> TargetFacts:
-    """What ``target`` says of itself."""
+    """Name, abilities and description of ``target``, asked of it once so that they can be sent to workers."""
     return TargetFacts(
         target.name, target.counted, target.deterministic, target.cost_quantity, target.capabilities(),
         target.describe(),

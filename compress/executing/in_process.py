@@ -31,7 +31,7 @@ class InProcess:
         return 0
 
     def wait(self, told: Told, seconds: float | None) -> Sequence[Done]:  # noqa: ARG002  the job itself knows its time
-        """Carry the trial out."""
+        """Carry out the trial that was handed over, here and now, and give what came of it."""
         job, self._job = self._job, None
         return () if job is None else (evaluate_job(self.context, self.constraints, job, lambda name: told(0, name)),)
 
@@ -40,4 +40,4 @@ class InProcess:
         return contextlib.nullcontext()
 
     def close(self) -> None:
-        """There is nothing to end."""
+        """Do nothing, since this process has started no workers."""

@@ -26,7 +26,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a trial brought nothing."""
+    """The stage in which a trial failed and the cause, in words that can be recorded and shown."""
 
     stage: str
     cause: str

@@ -101,7 +101,7 @@ class TrialRecorder:
                     link(path, self.run.candidate_folder(known.id) / path.name)
 
     def failed(self, trial: Trial, lost: LostTrial, seconds: float) -> None:
-        """A trial has brought nothing."""
+        """Write down that a trial failed, in which stage and why, after so many ``seconds``."""
         self.fruitless += 1
         self.run.record.append(
             "failed", trial=trial.number, stage=lost.stage, cause=lost.cause, transient=lost.transient,

@@ -58,7 +58,7 @@ def raw_examples(dataset: Any, indices: Sequence[int], name: str) -> list[Any]:
 
 
 def raw_example(dataset: Any, index: int, name: str) -> Any:
-    """One example as it comes."""
+    """The example at ``index`` just as the dataset gives it; raises TaskError where its code fails."""
     return guarded(f"{name}[{index}]", lambda: dataset[index])
 
 

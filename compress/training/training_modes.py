@@ -35,7 +35,7 @@ _HARM = 0.05
 
 @dataclass(frozen=True)
 class TrainingMode:
-    """Where and how to train."""
+    """The device, threads, memory layout and number format that a network is trained with."""
 
     device: str = "cpu"
     threads: int = 1

@@ -36,7 +36,7 @@ class TimeLimit:
 
     @property
     def is_over(self) -> bool:
-        """Whether the end has come."""
+        """Whether the time is over; never where there is no end."""
         return self.end is not None and time.monotonic() >= self.end
 
     def share(self, part: float) -> float | None:

@@ -179,7 +179,7 @@ def test_an_installation_of_other_versions_does_not_serve(tmp_path, monkeypatch)
 def test_reference_and_converted_agree(tmp_path):
     target, x = get("tflm"), samples(3)
     if installation.missing_tflm():
-        pytest.skip("no tflite-micro on this machine")
+        pytest.skip("needs tflite-micro; run: paretopress targets --install litert")
     try:
         (y,) = target.run(reference_model(tmp_path / "m.onnx"), {"x": x})
     finally:
