@@ -89,8 +89,9 @@ class Scorer:
         if there or which not in self._run.state.facts.scored_on_host.get(target.name, ()):
             return Scored(self._computed(target, path, split.arrays(self._names), split.digest, batch))
         name = HOST_OF_TFLITE if path.suffix == ".tflite" else HOST
-        host = self._hosts.setdefault(name, targets.get(name))
-        found = self._computed(host, path, split.arrays(self._names), split.digest, batch)
+        if name not in self._hosts:
+            self._hosts[name] = targets.get(name)
+        found = self._computed(self._hosts[name], path, split.arrays(self._names), split.digest, batch)
         few = {key: value[:CHECKED] for key, value in split.arrays(self._names).items()}
         check = _check(found, self._computed(target, path, few, f"{split.digest}[:{CHECKED}]", batch))
         if check.agreement < _AGREEMENT:
