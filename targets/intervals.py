@@ -21,6 +21,9 @@ _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2
       2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860)  # fmt: skip
 """97.5 % quantiles of Student's t for 1, 2, ... 20 degrees of freedom."""
 
+TIE = 0.03
+"""Two sessions of one model differ by so large a share: times that are closer are not told apart."""
+
 
 @dataclass(frozen=True)
 class Interval:

@@ -61,8 +61,9 @@ def get(target: str | Target) -> Target:
     missing = _missing(cls)
     if missing:
         raise TargetUnavailable(f"target {name!r} needs {missing}, which is not installed; run: {_install(name, cls)}")
-    made: Target = cls(**checked_settings(name, getattr(cls, "settings", {}), settings))
-    return made
+    # A class may make several of its kind into one.
+    make: Callable[..., Target] = getattr(cls, "make", cls)
+    return make(**checked_settings(name, getattr(cls, "settings", {}), settings))
 
 
 def available() -> list[dict[str, Any]]:

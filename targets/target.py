@@ -174,6 +174,9 @@ class Target(abc.ABC):
     probed: bool = True
     """Whether its steps and int8 format are found out by measuring (``probing.py``); else they are as declared."""
 
+    at_once: int = 1
+    """How many calls it can answer at the same moment, each without disturbing another."""
+
     @property
     def cost_quantity(self) -> str:
         """The quantity that stands for speed here: ``latency``, ``instructions`` or ``memory``."""
@@ -221,6 +224,10 @@ class Target(abc.ABC):
     def moment(self) -> dict[str, Any]:
         """What changes there from minute to minute (load, free memory, temperature), as JSON; no part of any key."""
         return {}
+
+    def remarks(self) -> tuple[str, ...]:
+        """What has been seen of the device so far that its reader should know, a sentence each; most have nothing."""
+        return ()
 
     def audit(self, model: Path) -> tuple[Layer, ...] | None:  # noqa: ARG002  for those who can
         """The products of the graph that is really executed; None where the runtime does not show it.

@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -81,12 +82,18 @@ class TrialActor:
 
 
 class DeviceActor:
-    """Holds the targets on the driver's machine, and answers one request at a time."""
+    """Holds the targets on the driver's machine, and asks each as many things at once as it has devices.
+
+    Whoever asks has the device for the time of the answer and not a moment longer: where an asker is lost meanwhile,
+    its answer goes nowhere, and the next one begins when the device is free.
+    """
 
     def __init__(self, targets: Sequence[str | Target]) -> None:
         made = [registry.get(target) for target in targets]
         self._targets = {target.name: target for target in made}
+        self._free = {target.name: threading.BoundedSemaphore(target.at_once) for target in made}
 
     def ask(self, request: DeviceRequest) -> Any:
         """Measure, run or audit there; raises what the target raises."""
-        return answer(self._targets[request.target], request)
+        with self._free[request.target]:
+            return answer(self._targets[request.target], request)

@@ -106,8 +106,9 @@ class RayWorkers:
 
             here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
             holds = self._ray.remote(DeviceActor).options(
-                num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=2
-            )
+                num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=2,
+                max_concurrency=sum(target.at_once for target in targets),
+            )  # fmt: skip
             self._device = holds.remote(tuple(named))
 
     @property

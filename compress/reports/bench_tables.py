@@ -23,7 +23,8 @@ from compress.reports.formatting import (
 )
 from compress.values.printable import printable
 from targets.benches.advice import short_names
-from targets.benches.comparing import TIE, Ratio
+from targets.benches.comparing import Ratio
+from targets.intervals import TIE
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -210,12 +210,15 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress, opened
                 prepared, asked.device, progress.stage, limit, threads=crew.threads
             )  # fmt: skip
         opened.ready = True
-        told = _told_warnings(run, progress, told)
+        _told_warnings(run, progress, told)
         _note_profile(context)
         check_metric(context, moved)
         for text in _caught_up(context, moved, progress):
             progress.note(f"warning: {text}")
         _note_targets(run, described)
+        for text in (remark for place in places for remark in place.remarks()):
+            warn(run, text)
+            progress.note(f"warning: {text}")
         executor = crew.executor(context, recorder.problem.constraints, lambda event: _taken(run, event))
         with _ending_in_time(limit, progress), contextlib.closing(executor):
             loop = Loop(context, budget, wanted.sampler, deterministic, progress, executor, recorder)

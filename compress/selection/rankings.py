@@ -11,12 +11,13 @@ from collections.abc import Sequence
 from compress.selection.costs import quality_loss, speed_cost
 from compress.values.candidates import Candidate, Drop, LatencyResult
 from targets.errors import RequestError
+from targets.intervals import TIE
 
 PICKS = ("fastest", "knee", "smallest", "most_accurate")
 """The picks of a run: what a candidate is chosen for."""
 
-SAME_LATENCY = 0.03
-"""Two sessions of one model differ by so large a share: latencies that are closer are tied."""
+SAME_LATENCY = TIE
+"""Latencies that are closer are tied."""
 SAME_COUNT = 0.001
 """Counted instructions repeat to a few hundredths of a percent: those within this share of each other are tied."""
 SAME_SIZE = 0.03

@@ -25,6 +25,7 @@ def warnings(bench: Bench) -> list[str]:
         found += _interval(bench, here)
         found += _integers(bench.models, here)
         found += _slower(bench.models, here)
+        found += here.remarks
     return found + list(_machine(bench))
 
 

@@ -34,6 +34,8 @@ class OnTarget:
     """Per model, in order; None where it is not known."""
     seconds: float
     """What all of it took."""
+    remarks: tuple[str, ...] = ()
+    """What the target says of its device (``Target.remarks``)."""
 
 
 @dataclass(frozen=True)

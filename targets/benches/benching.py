@@ -85,7 +85,7 @@ def _on_target(
         raise ModelError(f"{error}{_shape_remedy(models, {*shapes, *(inputs or ())}, str(error))}") from None
     audits = tuple(_audit(target, one) for one in models)
     described = {**target.describe(), "now": target.moment()}
-    return OnTarget(comparison, described, target.counted, audits, time.monotonic() - start)
+    return OnTarget(comparison, described, target.counted, audits, time.monotonic() - start, target.remarks())
 
 
 def _audit(target: Target, model: Model) -> tuple[Layer, ...] | None:

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 
 from targets.errors import ModelError, RequestError
+from targets.intervals import TIE
 from targets.registry import DEFAULT, get
 from targets.target import Measurement, Protocol, Target, Watch
 from targets.workers.measuring import clean_rounds
 
-TIE = 0.03
-"""Differences below this share are not told apart."""
 CAREFUL = Protocol(width=0.01, seconds=0.8, processes=5, most=12, total=30.0)
 """How ``compare`` measures unless told otherwise."""
 _MANY = 1000

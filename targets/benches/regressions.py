@@ -20,9 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from targets.benches.comparing import TIE
 from targets.documents import finite, parse_json, read_text, write_text
 from targets.errors import RequestError
+from targets.intervals import TIE
 
 Entry = Mapping[str, Any]
 Document = Mapping[str, Any]

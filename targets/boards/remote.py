@@ -35,6 +35,7 @@ from targets.errors import CompressError
 from targets.machine import environment
 from targets.target import Estimate, Measurement, Protocol
 from targets.workers import pipes
+from targets.workers.leases import leased
 from targets.workers.local import LocalTarget
 from targets.workers.worker import claim_pipes, one_line
 
@@ -180,7 +181,9 @@ class _Runner:
 
     def _run(self, message: pipes.Message) -> Reply:
         path = self._cache.path(message.header["model"])
-        outputs = self._target.run(path, message.arrays, batch=message.header["batch"])
+        # Scoring, too, keeps off while somebody measures.
+        with leased():
+            outputs = self._target.run(path, message.arrays, batch=message.header["batch"])
         return {"outputs": len(outputs)}, {str(number): output for number, output in enumerate(outputs)}
 
     def _audit(self, message: pipes.Message) -> Reply:

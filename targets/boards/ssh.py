@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from targets.boards import bundle
+from targets.boards.board_pools import BoardPool
 from targets.boards.boot import MARK
 from targets.boards.device_cache import no_space
 from targets.boards.parcels import MODEL, Parcel, ParcelFile, pack_model
@@ -41,7 +42,7 @@ from targets.workers.local import LocalTarget, check_request, first_samples, pie
 from targets.workers.process import Heard, Launch, WorkerProcess
 
 _OWN: Mapping[str, Setting] = {
-    "host": Setting("", help="HOST or USER@HOST, as ssh takes it"),
+    "host": Setting("", help="HOST or USER@HOST, as ssh takes it; HOST+HOST+...: boards of one kind"),
     "port": Setting(0, least=0, most=65535, help="of the host's sshd; 0: what the ssh configuration says"),
     "runtime": Setting("ort-cpu", words=tuple(RUNTIMES), help="runtime there; its settings are passed on"),
     "cache": Setting("~/.cache/paretopress", help="folder there that files are kept in"),
@@ -99,6 +100,23 @@ class Ssh(Target):
         self._folder = ""
         self._facts: dict[str, Any] | None = None
         self._lock = threading.RLock()
+
+    @classmethod
+    def make(cls, **settings: Any) -> Target:
+        """The board of these settings, or several of one kind where ``host`` names several with ``+`` between them.
+
+        Raises TargetError where a setting is not allowed, or a board is named twice.
+        """
+        whole = str(settings.get("host", ""))
+        hosts = whole.split("+")
+        if len(hosts) == 1:
+            return cls(**settings)
+        twice = next((host for host in hosts if hosts.count(host) > 1), None)
+        if twice is not None:
+            raise TargetError(f"target 'ssh': host={whole} names {twice!r} more than once; once is enough")
+        boards = {host: cls(**{**settings, "host": host}) for host in hosts}
+        first = boards[hosts[0]]
+        return BoardPool(boards, first.name.replace(f"host={hosts[0]}", f"host={whole}", 1))
 
     def capabilities(self) -> Capabilities:
         """What the runtime on the board can do on its CPU; asked of the board once."""

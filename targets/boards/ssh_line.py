@@ -21,7 +21,7 @@ from targets.errors import CompressError, TargetError, TargetUnavailable, Transi
 
 FAILED = 255
 """ssh's exit status where the connection, and not the command, is at fault."""
-_HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.+-]*@)?[A-Za-z0-9_][A-Za-z0-9_.:%-]*")
+_HOST = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.-]*@)?[A-Za-z0-9_][A-Za-z0-9_.:%-]*")
 _OPTIONS = {
     "BatchMode": "yes",
     "ConnectTimeout": "15",

@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 try:
@@ -35,14 +35,23 @@ def leased(name: str = "measuring", waiting: Callable[[], None] = lambda: None) 
     ``waiting`` is called once a second meanwhile. Where no lock can be had (a read-only system, a file of somebody
     else's in its place) it holds nothing.
     """
-    handle = _opened(name)
-    try:
-        if handle is not None:
-            _locked(handle, waiting)
+    with leased_one([name], waiting):
         yield
+
+
+@contextlib.contextmanager
+def leased_one(names: Sequence[str], waiting: Callable[[], None] = lambda: None) -> Iterator[int]:
+    """Hold one of several leases inside: the first in order that is free, else the first to become so.
+
+    Gives its place in ``names``. ``waiting``, and what happens where no lock can be had: see ``leased``.
+    """
+    handles = [_opened(name) for name in names]
+    try:
+        yield _locked(handles, waiting)
     finally:
-        if handle is not None:
-            os.close(handle)
+        for handle in handles:
+            if handle is not None:
+                os.close(handle)
 
 
 def _opened(name: str) -> int | None:
@@ -63,17 +72,22 @@ def _opened(name: str) -> int | None:
     return handle
 
 
-def _locked(handle: int, waiting: Callable[[], None]) -> None:
+def _locked(handles: Sequence[int | None], waiting: Callable[[], None]) -> int:
+    """The place of the first handle that could be locked; of the first one where that takes too long."""
     start = said = time.monotonic()
     while time.monotonic() - start < PATIENCE:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() - said >= _SAY:
-                said = time.monotonic()
-                waiting()
-            time.sleep(_LOOK)
-        except OSError:
-            return  # a file system without locks
-        else:
-            return
+        for place, handle in enumerate(handles):
+            if handle is None:
+                return place
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            except OSError:
+                return place  # a file system without locks
+            return place
+        if time.monotonic() - said >= _SAY:
+            said = time.monotonic()
+            waiting()
+        time.sleep(_LOOK)
+    return 0
