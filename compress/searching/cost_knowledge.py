@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time as clock
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from compress.selection.feasibility import quantity as quantity_of
 from compress.values.candidates import Candidate
 from compress.values.configs import QAT, STORED
 from compress.values.constraints import Constraint
-from compress.values.networks import Network
+from compress.values.networks import Network, network_of
 
 NETWORKS = 20
 """That are measured before the first one is trained, where the time allows it."""
@@ -56,11 +57,45 @@ class CostKnowledge:
     """The columns of networks that latencies go by."""
     by_size: bool = False
     """Whether sizes are an objective, or limited."""
+    _ratios: dict[str, list[float]] = field(default_factory=dict)
+    """Precision that goes by another one -> what trained networks have cost in it, as shares of that one's costs."""
+    _seen: set[int] = field(default_factory=set)
+    """Trials whose costs were taken in."""
 
     def of(self, networks: Sequence[Network]) -> dict[str, np.ndarray]:
         """Precision -> cost of each network."""
         known = {name: model.costs(networks) for name, model in self.models.items()}
         return {name: known[base] * factor for name, (base, factor) in self.factors.items()}
+
+    def take_in_trained(self) -> None:
+        """Correct precisions that go by another one's costs by what trained networks have cost in them.
+
+        Until then they go by the untouched baseline, and kernels that pay for its widths may not for smaller ones.
+        """
+        state = self.context.run.state
+        for trial in state.trials.values():
+            network = network_of(trial.params)
+            if trial.state != "finished" or network is None or trial.number in self._seen:
+                continue
+            self._seen.add(trial.number)
+            shares = self._shares(state.candidates[name] for name in trial.candidates if name in state.candidates)
+            for scheme, share in shares.items():
+                base, _ = self.factors.get(scheme, (scheme, 1.0))
+                if base != scheme:
+                    known = shares.get(base, float(self.models[base].costs([network])[0]))
+                    self._ratios.setdefault(scheme, []).append(share / known)
+        found = {scheme: (self.factors[scheme][0], median(ratios)) for scheme, ratios in self._ratios.items()}
+        self.factors = {**self.factors, **found}
+
+    def _shares(self, candidates: Iterable[Candidate]) -> dict[str, float]:
+        """Precision -> what a candidate in it has cost on the first target, where that was measured."""
+        target, zero = self.context.targets.first.name, self.context.baseline.candidate
+        found = {
+            one.config["precision"]["scheme"]: costs_of(one, zero, target, (self.quantity,))[0]
+            for one in candidates
+            if target in one.measured
+        }
+        return {scheme: share for scheme, share in found.items() if math.isfinite(share) and share > 0}
 
     def worth_making(self, network: Network) -> tuple[str, ...]:
         """Names of the variants in which a trained network is worth a file.

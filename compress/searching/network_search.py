@@ -82,6 +82,7 @@ class NetworkSearch:
                 self.known.progress.note(f"the costs of networks cannot be learnt ({error}); the sampler is 'auto'")
         if self.is_blind:
             return self.configs.propose(number)
+        self.known.costs.take_in_trained()
         with self.context.cache.timed("sampler"):
             return self._chosen()
 

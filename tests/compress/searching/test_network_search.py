@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
@@ -17,6 +19,7 @@ import torch
 import compress
 from compress.results import Result
 from compress.values.networks import network_of
+from targets.runtimes.fake.fake_target import FakeTarget
 
 Search = Callable[..., Result]
 
@@ -30,8 +33,6 @@ def asked(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def chosen(task: compress.Task, tiny: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A finished run of nine trials, in which networks were chosen; tests look at it, none may change it."""
-    from targets.runtimes.fake.fake_target import FakeTarget
-
     folder = tmp_path_factory.mktemp("chosen") / "run"
     return compress.search(task, FakeTarget(), trials=9, space=tiny.SPACE, out=folder, sampler="cost-aware")
 
@@ -62,6 +63,35 @@ def test_a_precision_is_made_where_it_is_cheaper_than_a_more_exact_one(chosen: R
         if costs["int8"] > costs["fp32"]:
             assert "int8" not in one["precisions"]
         assert one["precisions"]
+
+
+def test_a_precision_that_pays_for_the_baseline_alone_is_found_out(
+    task: compress.Task, tiny: ModuleType, tmp_path: Path
+) -> None:
+    """In mixed precision the untouched network takes 0.9 of its time, and every smaller one 1.6 of its own."""
+    largest = 0.0
+
+    def seconds(path: Path) -> float:
+        nonlocal largest
+        graph = onnx.load(path).graph
+        elements = sum(math.prod(one.dims) for one in graph.initializer if len(one.dims) > 1)
+        largest = max(largest, elements)
+        is_mixed = any(node.op_type == "DequantizeLinear" for node in graph.node)
+        return 1e-9 * elements * ((0.9 if elements > 0.95 * largest else 1.6) if is_mixed else 1.0)
+
+    space = replace(tiny.SPACE, precision=compress.Choice("fp32", "mixed"))
+    target = FakeTarget(cost=seconds)
+    compress.search(
+        task, target, trials=8, space=space, out=tmp_path / "run", sampler="cost-aware",
+        constraints=["quality_drop<=1"],
+    )  # fmt: skip
+    first, *later = asked(tmp_path / "run")[1:]
+    assert first["why"]["cost"]["mixed"] < first["why"]["cost"]["fp32"]
+    assert "mixed" in first["precisions"]
+    assert len(later) == 6
+    for one in later:
+        assert one["why"]["cost"]["mixed"] == pytest.approx(1.6 * one["why"]["cost"]["fp32"], rel=0.1)
+        assert "mixed" not in one["precisions"]
 
 
 def test_networks_are_told_to_other_samplers_as_ratios(chosen: Result) -> None:
