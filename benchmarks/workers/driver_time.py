@@ -31,6 +31,7 @@ from compress.run_folder.runs import Run
 from compress.searching.progress import Silent
 from compress.searching.requests import Asked, resolved
 from compress.searching.trial_loop import Budget, Loop
+from compress.searching.trial_recording import TrialRecorder
 from compress.stages.trials import Finished
 from targets.runtimes.fake.fake_target import FakeTarget
 
@@ -125,7 +126,8 @@ def main() -> None:
             step = max(1, arguments.trials // 10)
             for upto in range(step, arguments.trials + 1, step):
                 before = time.perf_counter()
-                loop = Loop(context, Budget(upto, None, 0.0), arguments.sampler, True, Silent(), executor)
+                recorder = TrialRecorder(run, Silent())
+                loop = Loop(context, Budget(upto, None, 0.0), arguments.sampler, True, Silent(), executor, recorder)
                 loop.run()
                 took, count = time.perf_counter() - before, upto - done
                 done = upto

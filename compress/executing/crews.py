@@ -30,8 +30,6 @@ class Crew:
     """Of a training, at most; None where there is one worker, which may use all cores."""
     setup: bytes | None
     """What workers are made ready from; None where this process carries out the trials."""
-    named: tuple[str | Target, ...] = ()
-    """The targets as they travel."""
     gpus: int = 0
     cluster: Cluster | None = None
 
@@ -43,7 +41,7 @@ class Crew:
             return InProcess(context, constraints)
         run, targets = context.run, context.targets.all
         if self.cluster is not None:
-            return RayWorkers(self.cluster, self.setup, run, targets, self.named, self.workers, note)
+            return RayWorkers(self.cluster, self.setup, run, targets, self.workers, note)
         return LocalWorkers(self.setup, run.folder / "cache" / "workers", self.workers or 1, note, gpus=self.gpus)
 
 
@@ -56,10 +54,10 @@ def crew_of(
         connect(cluster)
         setup = worker_setup(task, folder, targets, device, protocol, cluster.cpus)
         fixed = workers if isinstance(workers, int) else None
-        return Crew(fixed, cluster.cpus, pickled(setup), setup.targets, cluster=cluster)
+        return Crew(fixed, cluster.cpus, pickled(setup), cluster=cluster)
     count = worker_count(workers, gpus(device), trials)
     if count == 1:
         return Crew(1, None, None)
     threads = max(1, cores() // count)
     setup = worker_setup(task, folder, targets, device, protocol, threads)
-    return Crew(count, threads, pickled(setup), setup.targets, gpus(device))
+    return Crew(count, threads, pickled(setup), gpus(device))

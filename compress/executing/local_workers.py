@@ -24,12 +24,11 @@ from typing import Any
 
 from compress.executing.jobs import Done, Failure, Job, Told
 from compress.executing.messages import read_message, write_message
+from compress.executing.silences import Silence, computed_by
 from targets.errors import StageError
 from targets.machine import cpus
 from targets.workers.process import local_launch
 
-_SILENCE = 900.0
-"""Seconds without a word after which a worker hangs; ten times its longest silence so far, where that is more."""
 _ENDING = 5.0
 """Seconds that workers get to leave a trial by themselves when the time is over."""
 _WORDS = 400
@@ -65,9 +64,7 @@ class _Worker:
     job: Job | None = None
     begun: float = 0.0
     stage: str = "starting"
-    heard: float = field(default_factory=clock.monotonic)
-    longest: float = 0.0
-    """Its longest silence so far, in seconds."""
+    silence: Silence = field(default_factory=Silence)
     is_ready: bool = False
     was_killed: bool = False
     """Once already before it was ready."""
@@ -103,8 +100,8 @@ class LocalWorkers:
                 self._start(one)
         idle = [worker for worker in self._workers if worker.job is None]
         worker = next((one for one in idle if one.is_ready), idle[0])
-        worker.job, worker.begun, worker.heard = job, clock.monotonic(), clock.monotonic()
-        worker.stage = "starting"
+        worker.job, worker.begun, worker.stage = job, clock.monotonic(), "starting"
+        worker.silence.begun(worker.begun)
         with contextlib.suppress(OSError):  # it has just ended: that is heard of
             if worker.process is not None and worker.process.stdin is not None:
                 write_message(worker.process.stdin, job)
@@ -122,7 +119,7 @@ class LocalWorkers:
                 hung = [(worker, job) for worker, job in self._busy() if _hangs(worker)]
                 if hung:
                     return tuple(
-                        self._lost(*one, f"nothing was heard of it in {clock.monotonic() - one[0].heard:.0f} s")
+                        self._lost(*one, f"nothing was heard of it in {clock.monotonic() - one[0].silence.heard:.0f} s")
                         for one in hung
                     )
                 continue
@@ -160,8 +157,7 @@ class LocalWorkers:
 
     def _heard(self, worker: _Worker, message: Any, told: Told) -> Done | None:
         """Take a worker's message in; what it says of the end of its trial is returned."""
-        now = clock.monotonic()
-        worker.longest, worker.heard = max(worker.longest, now - worker.heard), now
+        worker.silence.broken(clock.monotonic())
         kind, content = message
         if kind == "ready":
             worker.is_ready = True
@@ -221,7 +217,7 @@ class LocalWorkers:
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, env=environment,
                 start_new_session=True,
             )  # fmt: skip
-        worker.is_ready, worker.heard = False, clock.monotonic()
+        worker.is_ready, worker.silence = False, Silence()
         listening = threading.Thread(target=self._listen, args=(worker.process,), daemon=True)
         listening.start()
 
@@ -244,7 +240,8 @@ class LocalWorkers:
 
 
 def _hangs(worker: _Worker) -> bool:
-    return clock.monotonic() - worker.heard > max(_SILENCE, 10 * worker.longest)
+    pid = None if worker.process is None else worker.process.pid
+    return worker.silence.is_hang(clock.monotonic(), lambda: None if pid is None else computed_by(pid))
 
 
 def _last_words(worker: _Worker) -> str:

@@ -12,19 +12,23 @@ import socket
 import time as clock
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from compress.executing.forwarded_targets import DeviceRequest, facts_of
+from compress.executing.desks import DeskActor, DeviceClerk
+from compress.executing.forwarded_targets import facts_of
 from compress.executing.jobs import Done, Failure, Job, Told
-from compress.executing.ray_actors import DeviceActor, RemoteDone, TrialActor
+from compress.executing.ray_actors import RemoteDone, TrialActor
 from compress.executing.seeds import packed_run
+from compress.executing.silences import Silence
 from compress.executing.worker_counts import Cluster
 from compress.run_folder.runs import Run
 from compress.values.error_lines import one_line, root_cause
 from targets.errors import RequestError
 from targets.target import Target
 
+_HEAR = 1.0
+"""Seconds between two looks at what the workers say."""
 _LOOK = 5.0
 """Seconds between two looks at how large the cluster is."""
 _ENDING = 5.0
@@ -75,41 +79,44 @@ def _ray() -> Any:
     return ray
 
 
-@dataclass
+@dataclass(eq=False)
 class _Slot:
     """A worker: its actor while it has one, and what that is doing."""
 
+    number: int
     actor: Any = None
     job: Job | None = None
     result: Any = None
     begun: float = 0.0
+    stage: str = ""
+    computed: float | None = None
+    silence: Silence = field(default_factory=Silence)
+
+    def is_hang(self) -> bool:
+        """Whether it has said and computed nothing for too long."""
+        return self.silence.is_hang(clock.monotonic(), lambda: self.computed)
 
 
 class RayWorkers:
     """Carries out as many trials at once as there are workers; without a number, as the cluster has room for."""
 
     def __init__(
-        self, cluster: Cluster, setup: bytes, run: Run, targets: Sequence[Target], named: Sequence[str | Target],
-        workers: int | None, note: Note,
-    ) -> None:  # fmt: skip
-        """``targets``: those of the search; ``named``: the same as they travel. ``note``: see ``LocalWorkers``."""
+        self, cluster: Cluster, setup: bytes, run: Run, targets: Sequence[Target], workers: int | None, note: Note
+    ) -> None:
+        """``targets``: those of the search, which stay here. ``note``: see ``LocalWorkers``."""
         self._ray, self._cluster, self._run, self._note = _ray(), cluster, run, note
         self._fixed = workers
-        self._slots = [_Slot() for _ in range(workers or room(cluster))]
-        self._looked = clock.monotonic()
+        self._slots = [_Slot(number) for number in range(workers or room(cluster))]
+        self._looked = self._heard = clock.monotonic()
         self._setup = self._ray.put(setup)
         self._seed = self._ray.put(packed_run(run.folder))
-        self._device: Any = None
+        self._desk = (
+            self._ray.remote(DeskActor)
+            .options(num_cpus=0, scheduling_strategy=_here(self._ray), max_restarts=-1)
+            .remote()
+        )
         self._facts = () if all(target.deterministic for target in targets) else tuple(map(facts_of, targets))
-        if self._facts:
-            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-            here = NodeAffinitySchedulingStrategy(self._ray.get_runtime_context().get_node_id(), soft=False)
-            holds = self._ray.remote(DeviceActor).options(
-                num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=2,
-                max_concurrency=sum(target.at_once for target in targets),
-            )  # fmt: skip
-            self._device = holds.remote(tuple(named))
+        self._clerk = DeviceClerk(self._ray, self._desk, targets) if self._facts else None
 
     @property
     def workers(self) -> int:
@@ -121,7 +128,7 @@ class RayWorkers:
         """Whether a worker has nothing to do; where nodes have joined there are more workers."""
         if self._fixed is None and clock.monotonic() - self._looked > _LOOK:
             self._looked = clock.monotonic()
-            self._slots += [_Slot() for _ in range(room(self._cluster) - len(self._slots))]
+            self._slots += [_Slot(number) for number in range(len(self._slots), room(self._cluster))]
         return any(slot.job is None for slot in self._slots)
 
     def submit(self, job: Job) -> int:
@@ -129,23 +136,49 @@ class RayWorkers:
         idle = [slot for slot in self._slots if slot.job is None]
         slot = next((one for one in idle if one.actor is not None), idle[0])
         if slot.actor is None:
-            slot.actor = self._actor()
+            slot.actor = self._actor(slot.number)
         further = job.plan.further
         weights = further.weights.read_bytes() if further is not None else None
-        slot.job, slot.begun = job, clock.monotonic()
+        slot.job, slot.begun, slot.stage = job, clock.monotonic(), "starting"
+        slot.silence.begun(slot.begun)
         slot.result = slot.actor.evaluate.remote(job, weights)
-        return self._slots.index(slot)
+        return slot.number
 
     def wait(self, told: Told, seconds: float | None) -> Sequence[Done]:
         """What has ended; after ``seconds``, trials that are still under way are left."""
-        del told  # what a node does is not told step by step
-        busy = {slot.result: slot for slot in self._slots if slot.job is not None}
-        patience = None if seconds is None else max(0.0, seconds) + _ENDING
-        ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=patience)
-        if not ready:
-            return tuple(self._left(slot) for slot in busy.values())
-        more, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
-        return tuple(self._taken(busy[one]) for one in dict.fromkeys([*ready, *more]))
+        deadline = None if seconds is None else clock.monotonic() + max(0.0, seconds) + _ENDING
+        while True:
+            busy = {slot.result: slot for slot in self._slots if slot.job is not None}
+            ready, _ = self._ray.wait(list(busy), num_returns=len(busy), timeout=0)
+            if not ready:
+                left = _HEAR if deadline is None else min(_HEAR, max(0.0, deadline - clock.monotonic()))
+                ready, _ = self._ray.wait(list(busy), num_returns=1, timeout=left)
+            self._hear(told)
+            if ready:
+                return tuple(self._taken(busy[one]) for one in ready)
+            if deadline is not None and clock.monotonic() > deadline:
+                return tuple(self._left(slot) for slot in busy.values())
+            hung = [slot for slot in busy.values() if slot.is_hang()]
+            if hung:
+                return tuple(self._hung(slot) for slot in hung)
+
+    def _hear(self, told: Told) -> None:
+        """What the workers say that they are doing."""
+        now = clock.monotonic()
+        if now - self._heard < _HEAR:
+            return
+        self._heard = now
+        try:
+            said = self._ray.get(self._desk.said.remote(), timeout=_KNOCK)
+        except Exception:  # it is started anew, and hears what is said next
+            return
+        for number, (stage, computed) in said.items():
+            slot = self._slots[number]
+            slot.computed = computed if computed is not None else slot.computed
+            if stage != slot.stage and slot.job is not None:
+                slot.stage = stage
+                slot.silence.broken(now)
+                told(number, stage)
 
     def beside(self) -> nullcontext[None]:
         """The driver's machine is its own."""
@@ -158,20 +191,20 @@ class RayWorkers:
             self._ray.wait(idle, num_returns=len(idle), timeout=_ENDING)
         for slot in self._slots:
             self._end(slot)
-        if self._device is not None:
-            with suppress(Exception):
-                self._ray.kill(self._device)
-            self._device = None
+        if self._clerk is not None:
+            self._clerk.close()
+        with suppress(Exception):
+            self._ray.kill(self._desk)
 
-    def _actor(self) -> Any:
+    def _actor(self, number: int) -> Any:
         placed = self._ray.remote(TrialActor).options(
             num_cpus=self._cluster.cpus, num_gpus=self._cluster.gpus, max_restarts=0
         )
-        return placed.remote(self._setup, self._seed, self._facts, _Asking(self._device))
+        return placed.remote(self._setup, self._seed, self._facts, self._desk, number)
 
     def _taken(self, slot: _Slot) -> Done:
         """What came of a worker's trial; where its actor is gone, another one is made for its next."""
-        number = self._slots.index(slot)
+        number = slot.number
         job, took = slot.job, clock.monotonic() - slot.begun
         slot.job = None
         try:
@@ -192,10 +225,17 @@ class RayWorkers:
             os.replace(temporary, path)
         return replace(found.done, worker=number)
 
+    def _hung(self, slot: _Slot) -> Done:
+        number, job, now = slot.number, slot.job, clock.monotonic()
+        cause = f"worker {number + 1} was lost: nothing was heard of it in {now - slot.silence.heard:.0f} s"
+        failure = Failure(slot.stage.split(",")[0], cause, transient=True, lost=True)
+        self._end(slot)
+        return Done(-1 if job is None else job.number, failure, now - slot.begun, worker=number)
+
     def _left(self, slot: _Slot) -> Done:
         job = slot.job
         self._end(slot)
-        number = self._slots.index(slot)
+        number = slot.number
         return Done(-1 if job is None else job.number, None, clock.monotonic() - slot.begun, worker=number)
 
     def _end(self, slot: _Slot) -> None:
@@ -205,16 +245,8 @@ class RayWorkers:
                 self._ray.kill(actor)
 
 
-class _Asking:
-    """Asks the actor that holds the devices; errors of ours come back as they were raised."""
+def _here(ray: Any) -> Any:
+    """On the node that the driver has reached the cluster by."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def __init__(self, device: Any) -> None:
-        self.device = device
-
-    def __call__(self, request: DeviceRequest) -> Any:
-        import ray
-
-        try:
-            return ray.get(self.device.ask.remote(request))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from None
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
