@@ -48,6 +48,9 @@ def choose(
         test = candidate.measured[target].quality.test
         verdict = verdicts.verdict_of(candidate, question, target)
         if test is None or verdict.verdict != verdicts.REFUTED:
+            if test is not None:
+                candidate = _best_that_holds(which, candidate, candidates, question, target)
+                verdict = verdicts.verdict_of(candidate, question, target)
             left = [one for one in candidates if one.id not in refuted]
             tied = rankings.tied_with(candidate, _ranking(which, left, question, target), target, which)
             read = len(refuted) + (test is not None)
@@ -77,6 +80,33 @@ def reading_order(which: str, candidates: Sequence[Candidate], question: Questio
             break
         order.append(choices[0])
     return order
+
+
+def _best_that_holds(
+    which: str, chosen: Candidate, candidates: Sequence[Candidate], question: Question, target: str
+) -> Candidate:
+    """The fastest, or smallest, of what was read on test for any pick and holds; ``chosen`` is one of these.
+
+    What was expected to hold on test has decided what was read there; among those that do, it decides nothing more.
+    """
+    if which not in ("fastest", "smallest"):
+        return chosen
+    held = [
+        one
+        for one in _feasible(candidates, question, target)
+        if one.measured[target].quality.test is not None
+        and verdicts.verdict_of(one, question, target).verdict != verdicts.REFUTED
+    ]
+    order = rankings.ranked(which, held, target, higher_is_better=question.higher_is_better)
+    return order[0] if order else chosen
+
+
+def _feasible(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
+    return [
+        one
+        for one in candidates
+        if target in one.measured and is_feasible(one, question.baseline, target, question.constraints)
+    ]
 
 
 def _shape(one: Candidate) -> tuple[object, object]:
@@ -121,9 +151,7 @@ def _useful(candidates: Sequence[Candidate], question: Question, target: str) ->
         cost = costs_of(one, question.baseline, target, ("latency",))[0]
         return max(0.0, 1.0 - cost) * math.sqrt(question.certainties.get(one.id, 1.0))
 
-    feasible = [
-        one
-        for one in candidates
-        if target in one.measured and is_feasible(one, question.baseline, target, question.constraints)
-    ]
-    return sorted(feasible, key=lambda one: (-usefulness(one), speed_cost(one, target), one.size, one.id))
+    return sorted(
+        _feasible(candidates, question, target),
+        key=lambda one: (-usefulness(one), speed_cost(one, target), one.size, one.id),
+    )

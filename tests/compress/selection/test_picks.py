@@ -190,6 +190,27 @@ def test_what_is_unlikely_to_hold_on_test_is_the_fastest_only_where_nothing_else
     assert next(one.id for one in picks.reading_order("fastest", [lucky, sure], blind, "fake")) == "0001-fp32"
 
 
+@pytest.mark.parametrize(
+    ("which", "test", "expected"),
+    [("fastest", 0.006, "0001-fp32"), ("smallest", 0.006, "0001-fp32"), ("fastest", 0.05, "0002-fp32")],
+)
+def test_what_was_read_for_another_pick_and_holds_counts_for_this_one(
+    candidate: Make, which: str, test: float, expected: str
+) -> None:
+    """A candidate that nobody expected to hold was read as the knee: the fastest is not a slower one beside it."""
+    doubted = replace(_shaped(candidate("0001-fp32", 0.0, 0.26, test=test), 16), size=100)
+    sure = replace(_shaped(candidate("0002-fp32", 0.006, 0.3, test=0.006), 32), size=120)
+    unread = replace(_shaped(candidate("0003-fp32", 0.002, 0.2), 8), size=80)
+    asked = question(candidate, certainties={"0001-fp32": 0.4, "0002-fp32": 0.84, "0003-fp32": 0.1})
+    first = picks.reading_order(which, [doubted, sure, unread], asked, "fake")[0]
+    if which == "fastest":
+        assert first.id == "0002-fp32"
+    pick, to_read = picks.choose(which, [doubted, sure, *([unread] if which == "fastest" else [])], asked, "fake")
+    assert to_read is None
+    assert pick is not None
+    assert pick.id == expected
+
+
 def test_of_trainings_of_one_network_the_more_certain_is_read_first(candidate: Make) -> None:
     short, long = (_shaped(candidate(name, 0.004, 0.3), 16) for name in ("0001-fp32", "0002-fp32"))
     asked = question(candidate, certainties={"0001-fp32": 0.75, "0002-fp32": 0.95})
