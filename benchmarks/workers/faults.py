@@ -193,7 +193,7 @@ def one(kind: str, number: int, trials: int, cluster: Any, nodes: Path | None) -
         driver = scene.call()
         while driver.poll() is None and not any(event["event"] == "begun" for event in scene.events()):
             time.sleep(0.05)
-        moment = rng.uniform(0.0, 12.0)
+        moment = rng.uniform(0.0, 7.0)
         time.sleep(moment)
         before = {event["trial"] for event in scene.events() if event["event"] == "finished"}
         over = driver.poll() is not None

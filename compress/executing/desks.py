@@ -65,8 +65,9 @@ class DeskActor:
             future.set_result(found)
 
     async def tell(self, worker: int, stage: str, computed: float | None) -> None:
-        """A worker says what it is doing, and how many seconds of processors it has used so far."""
-        self._said[worker] = (stage, computed)
+        """A worker says what it is doing, and (now and then) how many seconds of processors it has used so far."""
+        before = self._said.get(worker, ("", None))[1]
+        self._said[worker] = (stage, before if computed is None else computed)
 
     async def said(self) -> dict[int, tuple[str, float | None]]:
         """What each worker said last."""
@@ -88,8 +89,12 @@ class DeviceClerk:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more questions; what is being measured is left to itself."""
+        """Take no more questions, and end the actor; what is being measured is left to itself."""
         self._closed.set()
+        with suppress(Exception):
+            self._ray.kill(self._desk)
+        # It may still ask for the next question: that must not reach the cluster that this process connects to next.
+        self._thread.join(2 * _PATIENCE)
 
     def _receive(self) -> None:
         while not self._closed.is_set():

@@ -41,7 +41,7 @@ class TrialActor:
     """Carries out trials on a node, in a folder of its own; ``ready`` is answered when its context is there."""
 
     def __init__(self, setup: bytes, seed: bytes, facts: Sequence[TargetFacts], desk: Any, number: int) -> None:
-        """``desk``: the actor that passes on what is asked and said; ``number``: of the worker, from 0."""
+        """``desk``: passes on what is asked and said; ``number``: the name under which it says what it does."""
         self._desk, self._number, self._stage = desk, number, "preparing"
         threading.Thread(target=self._tell, daemon=True, name="telling").start()
         self._opened = contextlib.ExitStack()

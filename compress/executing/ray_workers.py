@@ -7,6 +7,7 @@ done on this machine, which holds the devices, unless a target's costs are the s
 
 from __future__ import annotations
 
+import itertools
 import os
 import socket
 import time as clock
@@ -29,6 +30,7 @@ from targets.target import Target
 
 _HEAR = 1.0
 """Seconds between two looks at what the workers say."""
+_WAITING = "waiting for room on the cluster"
 _LOOK = 5.0
 """Seconds between two looks at how large the cluster is."""
 _ENDING = 5.0
@@ -85,6 +87,10 @@ class _Slot:
 
     number: int
     actor: Any = None
+    name: int = -1
+    """Of its actor: another one than of every actor before."""
+    is_there: bool = False
+    """Whether its actor was heard of: until then it waits for room on the cluster."""
     job: Job | None = None
     result: Any = None
     begun: float = 0.0
@@ -94,7 +100,7 @@ class _Slot:
 
     def is_hang(self) -> bool:
         """Whether it has said and computed nothing for too long."""
-        return self.silence.is_hang(clock.monotonic(), lambda: self.computed)
+        return self.is_there and self.silence.is_hang(clock.monotonic(), lambda: self.computed)
 
 
 class RayWorkers:
@@ -108,6 +114,7 @@ class RayWorkers:
         self._fixed = workers
         self._slots = [_Slot(number) for number in range(workers or room(cluster))]
         self._looked = self._heard = clock.monotonic()
+        self._names = itertools.count()
         self._setup = self._ray.put(setup)
         self._seed = self._ray.put(packed_run(run.folder))
         self._desk = (
@@ -136,7 +143,7 @@ class RayWorkers:
         idle = [slot for slot in self._slots if slot.job is None]
         slot = next((one for one in idle if one.actor is not None), idle[0])
         if slot.actor is None:
-            slot.actor = self._actor(slot.number)
+            self._place(slot)
         further = job.plan.further
         weights = further.weights.read_bytes() if further is not None else None
         slot.job, slot.begun, slot.stage = job, clock.monotonic(), "starting"
@@ -172,13 +179,27 @@ class RayWorkers:
             said = self._ray.get(self._desk.said.remote(), timeout=_KNOCK)
         except Exception:  # it is started anew, and hears what is said next
             return
-        for number, (stage, computed) in said.items():
-            slot = self._slots[number]
-            slot.computed = computed if computed is not None else slot.computed
-            if stage != slot.stage and slot.job is not None:
+        for slot in self._slots:
+            if slot.actor is None or slot.job is None:
+                continue
+            if slot.name in said:
+                slot.is_there = True
+                stage, computed = said[slot.name]
+                slot.computed = computed if computed is not None else slot.computed
+            else:
+                stage = _WAITING
+            if stage != slot.stage:
                 slot.stage = stage
                 slot.silence.broken(now)
-                told(number, stage)
+                told(slot.number, stage)
+        self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Where trials wait for room on the cluster, idle workers leave it to them."""
+        waiting = sum(slot.job is not None and not slot.is_there and now - slot.begun > _LOOK for slot in self._slots)
+        idle = [slot for slot in self._slots if slot.job is None and slot.actor is not None]
+        for slot in idle[:waiting]:
+            self._end(slot)
 
     def beside(self) -> nullcontext[None]:
         """The driver's machine is its own."""
@@ -196,11 +217,13 @@ class RayWorkers:
         with suppress(Exception):
             self._ray.kill(self._desk)
 
-    def _actor(self, number: int) -> Any:
+    def _place(self, slot: _Slot) -> None:
+        """Ask the cluster for an actor."""
         placed = self._ray.remote(TrialActor).options(
             num_cpus=self._cluster.cpus, num_gpus=self._cluster.gpus, max_restarts=0
         )
-        return placed.remote(self._setup, self._seed, self._facts, self._desk, number)
+        slot.name, slot.is_there, slot.computed = next(self._names), False, None
+        slot.actor = placed.remote(self._setup, self._seed, self._facts, self._desk, slot.name)
 
     def _taken(self, slot: _Slot) -> Done:
         """What came of a worker's trial; where its actor is gone, another one is made for its next."""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import socket
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +20,11 @@ import pytest
 import compress
 from compress.executing.forwarded_targets import DeviceRequest, ForwardedTarget, answer, facts_of
 from compress.run_folder.records import Record
+from compress.searching.progress import Silent
+from processes import wait_for
 from targets.errors import MeasurementError, RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
+from targets.target import Measurement
 
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 ray = pytest.importorskip("ray", reason="no Ray here; pip install 'paretopress[ray]'")
@@ -78,6 +86,78 @@ def test_a_node_that_is_killed_in_the_middle_loses_nothing(cluster: Any, task: c
     for candidate in state.candidates.values():
         assert (folder / (candidate.path or "")).is_file()
     assert all(one["measured"]["fake"]["latency"] for one in report["candidates"])
+
+
+@pytest.fixture
+def client(cluster: Any) -> Iterator[str]:
+    """The cluster as it is reached from a machine that is no part of it."""
+    pytest.importorskip("grpc", reason="ray:// needs grpcio; pip install 'paretopress[ray]'")
+    ray.shutdown()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "ray.util.client.server", "--address", cluster.address, "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    try:
+        wait_for(lambda: _listens(port), lambda: "no server", seconds=60)
+        yield f"ray://127.0.0.1:{port}"
+    finally:
+        ray.shutdown()
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+        return True
+    return False
+
+
+class Here(Timed):
+    """Knows what was measured by this very object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.measured: list[int] = []
+
+    def measure(self, models: Sequence[Path], **more: Any) -> list[Measurement]:
+        self.measured.append(len(models))
+        return super().measure(models, **more)
+
+
+def test_from_outside_the_cluster_devices_stay_where_the_search_was_started(
+    client: str, task: compress.Task, tmp_path: Path
+) -> None:
+    """Networks are trained there, and measured and scored here; what workers do is told."""
+    target, heard = Here(), Heard()
+    marks = tmp_path / "marks"
+    marks.mkdir()
+
+    def finetune(module: Any, data: Any, settings: Any) -> None:  # noqa: ARG001  what a task's own loop is given
+        import ray
+
+        (marks / ray.get_runtime_context().get_node_id()).touch()
+        time.sleep(2)
+
+    report = compress.search(
+        replace(task, finetune=finetune), target, trials=3, space=SPACE, sampler="random", cluster=client,
+        out=tmp_path / "run", progress=heard,
+    ).report  # fmt: skip
+    assert report["trials"]["finished"] == 3
+    assert list(marks.iterdir()), "trained on nodes of the cluster"
+    ids = [one["id"] for one in report["candidates"] if one["id"] != "baseline"]
+    assert len(target.measured) >= len(ids) >= 2
+    assert any("finetune" in said for said in heard.stages)
+
+
+class Heard(Silent):
+    """Keeps the stages that are told."""
+
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def stage(self, name: str) -> None:
+        self.stages.append(name)
 
 
 class _Killer:
