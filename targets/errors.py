@@ -17,7 +17,8 @@
     │   │   └── ParityError        the ONNX file does not compute what the network computes
     │   ├── QuantizeError          the quantizer failed
     │   └── MeasurementError       the runtime refused, crashed, hung or ate the memory
-    │       └── TransientError     likely to work when tried again (device gone, out of memory)
+    │       └── TransientError     likely to work when tried again (out of memory, no space)
+    │           └── Disconnected   the device is gone, or does not answer
     └── NoFeasibleCandidate        nothing found meets the constraints
 
 A message names the thing, its value, the limit and the remedy, on one line.
@@ -97,6 +98,10 @@ class MeasurementError(StageError):
 
 class TransientError(MeasurementError):
     """A failure that may not happen again: it is recorded, but never cached."""
+
+
+class Disconnected(TransientError):
+    """The connection to a device was lost, or cannot be made now."""
 
 
 class NoFeasibleCandidate(CompressError):

@@ -26,7 +26,7 @@ from benchmarks.tabular import synthetic
 from benchmarks.tabular.tables import Table, load, volume
 from compress.sampling import cost_model, quality_model, rungs
 from compress.sampling.network_features import Eyes
-from compress.sampling.next_training import Aim, Known, Options, Trained, next_training, shipped
+from compress.sampling.next_training import Aim, Known, Options, Trained, Training, UnderWay, next_training, shipped
 from compress.sampling.pool import spread
 from compress.values.networks import Network
 
@@ -60,8 +60,12 @@ class Clock:
 
     def train(self, network: Network, length: int, epochs: float) -> bool:
         """Whether it ended in time; then what was read counts."""
+        self.seconds += epochs * self.table.of[network].seconds_per_epoch
+        return self.trained(network, length)
+
+    def trained(self, network: Network, length: int) -> bool:
+        """The same of a training that has just ended."""
         entry = self.table.of[network]
-        self.seconds += epochs * entry.seconds_per_epoch
         if self.seconds > self.budget:
             return False
         self.trainings += 1
@@ -88,8 +92,23 @@ class Clock:
         return next((at for at, value in self.curve if value >= share * self.table.exact), float("inf"))
 
 
-def replay_ours(table: Table, seed: int, budget: float, **changes: Any) -> Clock:
-    """The search that this project runs, without the parts that need real networks. ``changes``: of its ``Aim``."""
+@dataclass(frozen=True)
+class Running:
+    """A training that is under way."""
+
+    ends: float
+    order: int
+    found: Training
+    length: int
+
+
+def replay_ours(
+    table: Table, seed: int, budget: float, workers: int = 1, most: int | None = None, **changes: Any
+) -> Clock:
+    """The search that this project runs, without the parts that need real networks.
+
+    ``workers``: trainings that go on at once. ``most``: of them in all. ``changes``: of its ``Aim``.
+    """
     clock = Clock(table, budget)
     patterns = table.by_dropped
     measured = [network for network in spread(patterns, 18, seed) if network in table.of]
@@ -109,28 +128,40 @@ def replay_ours(table: Table, seed: int, budget: float, **changes: Any) -> Clock
     plan = rungs.plan(budget, [table.of[n].seconds_per_epoch for n in measured], table.lengths)
     readings: list[quality_model.Reading] = []
     trained: dict[Network, Trained] = {}
-    endings = 0
+    running: list[Running] = []
+    endings = begun = 0
     model = quality_model.fit(eyes, response, readings, own_noise)
     while True:
-        options = Options(networks, {p: each.costs(networks) for p, each in models.items()}, seconds)
-        known = Known(plan, clock.seconds, aim, options, tuple(trained.values()), model, endings=endings)
-        found = next_training(known)
-        now = shipped(known)
-        clock.choice = now[0] if now else None
-        if found is None:
+        while len(running) < workers and (most is None or begun < most):
+            options = Options(networks, {p: each.costs(networks) for p, each in models.items()}, seconds)
+            busy = tuple(UnderWay(each.found.network, table.lengths[each.length]) for each in running)
+            past = [one for one in trained.values() if one.network not in {each.network for each in busy}]
+            known = Known(plan, clock.seconds, aim, options, past, model, busy, endings // workers)
+            found = next_training(known)
+            now = shipped(known)
+            clock.choice = now[0] if now else None
+            if found is None:
+                break
+            entry = table.of[found.network]
+            if found.network not in models["fp32"].measured:
+                clock.measure()
+                models = {p: each.with_measured(found.network, entry.costs[p]) for p, each in models.items()}
+            endings += found.reason == "ending"
+            before = trained[found.network].rungs if found.network in trained else 0
+            length = len(table.lengths) - 1 if found.reason == "ending" else before
+            running.append(Running(clock.seconds + found.epochs * entry.seconds_per_epoch, begun, found, length))
+            begun += 1
+        if not running:
             return clock
-        entry = table.of[found.network]
-        if found.network not in models["fp32"].measured:
-            clock.measure()
-            models = {p: each.with_measured(found.network, entry.costs[p]) for p, each in models.items()}
-        endings += found.reason == "ending"
-        before = trained[found.network].rungs if found.network in trained else 0
-        length = len(table.lengths) - 1 if found.reason == "ending" else before
-        if not clock.train(found.network, length, found.epochs):
+        done = min(running, key=lambda each: (each.ends, each.order))
+        running.remove(done)
+        network, length = done.found.network, done.length
+        clock.seconds = max(clock.seconds, done.ends)
+        if not clock.trained(network, length):
             return clock
-        drops = {p: errors[length] - table.baseline_error for p, errors in entry.val.items()}
-        trained[found.network] = Trained(found.network, length + 1, table.lengths[length], drops)
-        readings += _readings(table, found.network, length)
+        drops = {p: errors[length] - table.baseline_error for p, errors in table.of[network].val.items()}
+        trained[network] = Trained(network, length + 1, table.lengths[length], drops)
+        readings += _readings(table, network, length)
         scales = model.scales if clock.trainings % REFITTED else None
         model = quality_model.fit(eyes, response, readings, own_noise, scales)
 
@@ -227,6 +258,21 @@ def compare(table: Table, samplers: list[str], seeds: int, times: float) -> dict
     return found
 
 
+def by_workers(table: Table, workers: list[int], seeds: int, trainings: int) -> None:
+    """Print where a search stands after so many trainings, whatever time it took, for each number of workers."""
+    for count in workers:
+        # Each has time for all of them; what is kept for the end is a share of that.
+        clocks = [replay_ours(table, seed, table.budget * 4 / count, count, trainings) for seed in range(seeds)]
+        ends = np.array([clock.curve[-1][1] / table.exact for clock in clocks])
+        found, error, last = summary(clocks), ends.std(ddof=1) / np.sqrt(len(ends)), 100 * ends.min()
+        print(
+            f"{count:3d} workers: {found['trainings']:.0f} trainings of {found['networks']:.0f} networks, "
+            f"hypervolume {100 * ends.mean():.1f} % in the mean (error {100 * error:.1f}), worst {last:.1f} %, "
+            f"shipped {found['shipped']:.3f}, beyond the limit {100 * found['beyond the limit']:.0f} %",
+            flush=True,
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--table", type=Path, help="a table that make_table.py made")
@@ -236,9 +282,14 @@ def main() -> None:
     parser.add_argument("--samplers", nargs="+", default=["ours", *_PLAIN])
     parser.add_argument("--times", type=float, default=1.0, help="budget of the plain samplers, in budgets of ours")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--workers", type=int, nargs="+", help="only ours, with so many trainings at once")
+    parser.add_argument("--trainings", type=int, default=64, help="with --workers: after how many it is judged")
     asked = parser.parse_args()
     table = load(asked.table) if asked.table else synthetic.make(asked.synthetic, asked.table_seed)
     print(f"{table.name}: {len(table.entries)} networks, {table.budget / 60:.0f} min, fastest {table.fastest:.3f}")
+    if asked.workers:
+        by_workers(table, asked.workers, asked.seeds, asked.trainings)
+        return
     found = compare(table, asked.samplers, asked.seeds, asked.times)
     for name, values in found.items():
         print(f"{name:24s}", "  ".join(f"{key} {value:.3f}" for key, value in values.items()))

@@ -11,26 +11,33 @@ After any failure of the connection the next call begins from scratch.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
 from targets.boards import bundle
 from targets.boards.board_pools import BoardPool
-from targets.boards.boot import MARK
-from targets.boards.device_cache import no_space
 from targets.boards.parcels import MODEL, Parcel, ParcelFile, pack_model
+from targets.boards.preparing import Preparation
 from targets.boards.remote import RUNTIMES, load_target
-from targets.boards.ssh_line import FAILED, CommandResult, SshLine, quoted
-from targets.errors import CompressError, MeasurementError, ModelError, TargetError, TargetUnavailable, TransientError
+from targets.boards.ssh_line import FAILED, SshLine, quoted
+from targets.errors import (
+    CompressError,
+    Disconnected,
+    MeasurementError,
+    ModelError,
+    TargetError,
+    TargetUnavailable,
+    TransientError,
+)  # fmt: skip
 from targets.settings import Setting, canonical_name, checked_settings
 from targets.target import Capabilities, Estimate, Latency, Layer, Measurement, Protocol, Samples, Target, Watch
 from targets.tflite import conversion, installation
@@ -40,6 +47,7 @@ from targets.workers import measuring
 from targets.workers.inputs import checked_shapes, join
 from targets.workers.local import LocalTarget, check_request, first_samples, pieces
 from targets.workers.process import Heard, Launch, WorkerProcess
+from targets.workers.worker import one_line
 
 _OWN: Mapping[str, Setting] = {
     "host": Setting("", help="HOST or USER@HOST, as ssh takes it; HOST+HOST+...: boards of one kind"),
@@ -53,6 +61,7 @@ _PATHS = ("cache", "python", "config")
 _PIECE = 1 << 20
 """Bytes of a file sent at once."""
 _MEGA = 1e6
+_Answer = TypeVar("_Answer")
 
 
 def _all_settings() -> dict[str, Setting]:
@@ -82,6 +91,8 @@ class Ssh(Target):
     """Seconds of silence after which the device is taken to be gone."""
     first: float = 120.0
     """Seconds the device may take for its first answer: it may have to load numpy from a slow card."""
+    pauses: tuple[float, ...] = (2.0, 5.0, 10.0, 20.0)
+    """Seconds to wait before what a lost connection has cut off is done again: a board may be starting anew."""
 
     def __init__(self, **settings: Any) -> None:
         name = str(settings.get("runtime", _OWN["runtime"].default))
@@ -115,6 +126,8 @@ class Ssh(Target):
         if twice is not None:
             raise TargetError(f"target 'ssh': host={whole} names {twice!r} more than once; once is enough")
         boards = {host: cls(**{**settings, "host": host}) for host in hosts}
+        for board in boards.values():
+            board.pauses = ()  # another one takes its work at once
         first = boards[hosts[0]]
         return BoardPool(boards, first.name.replace(f"host={hosts[0]}", f"host={whole}", 1))
 
@@ -133,9 +146,12 @@ class Ssh(Target):
 
     def moment(self) -> dict[str, Any]:
         """What changes there from minute to minute: load, free memory, temperature (degrees Celsius), frequency."""
-        with self._lock:
+
+        def ask() -> dict[str, Any]:
             self._connect()
             return dict(self._ask({"operation": "moment", "doing": "asking for the load"}, {}, []).header["moment"])
+
+        return self._insisting(ask)
 
     def measure(
         self,
@@ -159,9 +175,12 @@ class Ssh(Target):
             "doing": "starting to measure",
         }
         arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
-        with self._lock:
+
+        def ask() -> Any:
             self._send(parcels, watch)
-            reply = self._ask(header, arrays, parcels, watch)
+            return self._ask(header, arrays, parcels, watch)
+
+        reply = self._insisting(ask, watch)
         return [self._measurement(*pair) for pair in zip(parcels, reply.header["measured"], strict=True)]
 
     def run(self, model: Path, inputs: Mapping[str, np.ndarray], *, batch: int = 64) -> list[np.ndarray]:
@@ -171,23 +190,29 @@ class Ssh(Target):
         parcel = self._packed(Path(model))
         arrays = {name: np.asarray(array) for name, array in inputs.items()}
         header = {"operation": "run", "model": parcel.key, "batch": batch, "doing": f"running {parcel.path}"}
-        parts: list[list[np.ndarray]] = []
-        counts: list[int] = []
-        with self._lock:
+
+        def ask() -> list[np.ndarray]:
+            parts: list[list[np.ndarray]] = []
+            counts: list[int] = []
             self._send([parcel])
             for piece in pieces(arrays, batch):
                 reply = self._ask(header, piece, [parcel])
                 parts.append([reply.arrays[str(number)] for number in range(reply.header["outputs"])])
                 counts.append(len(next(iter(piece.values()))))
-        return join(parts, counts)
+            return join(parts, counts)
+
+        return self._insisting(ask)
 
     def audit(self, model: Path) -> tuple[Layer, ...] | None:
         """The products of the graph that is really executed there; None where the runtime does not show it."""
         parcel = self._packed(Path(model))
         header = {"operation": "audit", "model": parcel.key, "doing": f"auditing {parcel.path}"}
-        with self._lock:
+
+        def ask() -> Any:
             self._send([parcel])
-            found = self._ask(header, {}, [parcel]).header["layers"]
+            return self._ask(header, {}, [parcel]).header["layers"]
+
+        found = self._insisting(ask)
         return None if found is None else tuple(Layer(**one) for one in found)
 
     def convert(self, model: Path, precision: str, samples: Mapping[str, np.ndarray], made: Path) -> Path | None:
@@ -219,9 +244,24 @@ class Ssh(Target):
     def _known(self) -> dict[str, Any]:
         with self._lock:
             if self._facts is None:
-                self._connect()
-                self._facts = dict(self._ask({"operation": "facts", "doing": "loading the runtime"}, {}, []).header)
+                self._facts = self._insisting(self._ask_facts)
             return self._facts
+
+    def _ask_facts(self) -> dict[str, Any]:
+        self._connect()
+        return dict(self._ask({"operation": "facts", "doing": "loading the runtime"}, {}, []).header)
+
+    def _insisting(self, ask: Callable[[], _Answer], watch: Watch | None = None) -> _Answer:
+        """What the board answers; what a lost connection cuts off is done again, after a pause that gets longer."""
+        with self._lock:
+            for pause in self.pauses:
+                try:
+                    return ask()
+                except Disconnected as error:
+                    if watch is not None:
+                        watch(Estimate(self.name, f"{one_line(error)}; again in {pause:g} s"))
+                time.sleep(pause)
+            return ask()
 
     def _send(self, parcels: Sequence[Parcel], watch: Watch | None = None) -> None:
         """Connect, and bring over what is not there yet."""
@@ -266,7 +306,8 @@ class Ssh(Target):
                 if text.startswith(self.name):  # said by the target there
                     raise type(error)(text) from None
                 # What happens to the connection or to the runner has nothing to do with the model.
-                raise TransientError(f"{self.name}: {text}") from None
+                kind = Disconnected if isinstance(error, Disconnected) else TransientError
+                raise kind(f"{self.name}: {text}") from None
             except CompressError as error:
                 raise type(error)(ours(str(error))) from None
 
@@ -289,7 +330,7 @@ class Ssh(Target):
         if self.runner is None or not self.runner.alive:
             self._part()
             try:
-                self._folder = self._prepare()
+                self._folder = self._preparation().done()
             except MeasurementError as error:
                 raise type(error)(f"{self.name}: {error}") from None
             path = f"{self._folder}/{bundle.make().name}"
@@ -315,79 +356,17 @@ class Ssh(Target):
             self.runner = None
         self.line.drop()
 
-    def _prepare(self) -> str:
-        """See that the host has what is needed and the runner; returns the cache folder as it is called there."""
-        runner = bundle.make()
-        found = self._look(b"")
-        if not found["there"]:
-            found = self._look(runner.data)
-        if not found["there"]:
-            raise TransientError(f"the runner did not arrive whole in {found['folder']} on {self.line.host}")
-        return str(found["folder"])
-
-    def _look(self, data: bytes) -> dict[str, Any]:
-        runner = bundle.make()
-        asked = {
-            "cache": self.values["cache"],
-            "runner": runner.name,
-            "sha256": runner.sha256,
-            "modules": ["numpy", *(name for name in self._runtime.requires if name != "numpy")],
-        }
-        words = [quoted(self.values["python"]), "-c", quoted(bundle.boot_code()), quoted(json.dumps(asked))]
-        done = self.line.run(f"exec {' '.join(words)}", data, self.first)
-        found = self._understood(done)
-        self._check_python(found)
-        if "problem" in found:
-            number, text = found["problem"]
-            if "there" not in found and "no space" in text.lower():
-                raise TransientError(no_space(found["folder"], len(runner.data), found["free"]))
-            raise TargetUnavailable(
-                f"{self.name}: cannot use {found['folder']} on {self.line.host} ({text}, error {number}); "
-                "choose another folder with cache=FOLDER"
-            )
-        return found
-
-    def _understood(self, done: CommandResult) -> dict[str, Any]:
-        """What ``boot.py`` answered; raises TargetUnavailable where something else came."""
-        host, python = self.line.host, self.values["python"]
-        if done.status in (126, 127):
-            raise TargetUnavailable(
-                f"{self.name}: there is no {python} on {host} ({done.words}); "
-                "install Python 3.9 or newer there, or name it with python=PATH"
-            )
-        before, mark, said = done.output.decode(errors="replace").rpartition(MARK)
-        if not mark:
-            raise TargetUnavailable(
-                f"{self.name}: {python} on {host} ended with status {done.status}: {done.words or 'nothing was said'}"
-            )
-        if before.strip():
-            raise TargetUnavailable(
-                f"{self.name}: the shell on {host} prints {before.strip().splitlines()[0][:80]!r} when it starts; "
-                "make its startup files silent for programs"
-            )
-        return dict(json.loads(said))
-
-    def _check_python(self, found: Mapping[str, Any]) -> None:
-        host, python = self.line.host, self.values["python"]
-        version = ".".join(map(str, found["python"]))
-        if tuple(found["python"]) < bundle.OLDEST:
-            raise TargetUnavailable(
-                f"{self.name}: {python} on {host} is {version}, Python 3.9 or newer is needed; "
-                "name another with python=PATH"
-            )
-        if found["missing"]:
-            raise TargetUnavailable(
-                f"{self.name}: {_list(found['missing'])} is missing for {python} ({version}) on {host}; "
-                f"run there: {python} -m pip install {' '.join(found['missing'])}"
-            )
-        if found["broken"]:
-            raise TargetUnavailable(f"{self.name}: numpy cannot be loaded on {host}: {found['broken']}")
+    def _preparation(self) -> Preparation:
+        modules = ["numpy", *(name for name in self._runtime.requires if name != "numpy")]
+        return Preparation(
+            self.line, self.name, self.values["python"], self.values["cache"], modules, seconds=self.first
+        )
 
     def _explain(self, status: int, stage: str, words: str) -> CompressError | None:
         host = self.line.host
         if status in (0, FAILED) or status < 0:
             said = f": {words}" if words else ""
-            return TransientError(f"lost the connection to {host} while {stage}{said}")
+            return Disconnected(f"lost the connection to {host} while {stage}{said}")
         if "no space" in words.lower():
             return TransientError(f"{words} on {host}; free some, or choose another folder with cache=FOLDER")
         return None

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from targets.errors import CompressError, TargetError, TargetUnavailable, TransientError
+from targets.errors import CompressError, Disconnected, TargetError, TargetUnavailable
 
 FAILED = 255
 """ssh's exit status where the connection, and not the command, is at fault."""
@@ -80,7 +80,7 @@ class SshLine:
     def run(self, words: str, data: bytes, seconds: float) -> CommandResult:
         """Run ``words`` in the host's shell with ``data`` on stdin.
 
-        Raises TargetUnavailable where the host does not let us in, TransientError where it cannot be reached or
+        Raises TargetUnavailable where the host does not let us in, Disconnected where it cannot be reached or
         does not answer in that time.
         """
         with tempfile.TemporaryFile() as errors:
@@ -96,7 +96,7 @@ class SshLine:
                 ) from None
             except subprocess.TimeoutExpired:
                 self.drop()
-                raise TransientError(f"{self.host} did not answer in {seconds:g} s; is it busy or frozen?") from None
+                raise Disconnected(f"{self.host} did not answer in {seconds:g} s; is it busy or frozen?") from None
             errors.seek(0)
             found = CommandResult(done.returncode, done.stdout, _last(errors.read()))
             errors.seek(0)
@@ -123,7 +123,7 @@ class SshLine:
             if sign in text:
                 return TargetUnavailable(f"target 'ssh': cannot connect to {self.host}: {meaning} ({words})")
         said = words or "the connection was closed"
-        return TransientError(f"cannot connect to {self.host} ({said}); see whether `ssh {self.host}` does")
+        return Disconnected(f"cannot connect to {self.host} ({said}); see whether `ssh {self.host}` does")
 
 
 def _end(folder: Path, command: list[str]) -> None:

@@ -21,8 +21,9 @@ needs_sshd = pytest.mark.skipif(servers.find() is None, reason=servers.MISSING)
 
 
 class Board(Ssh):
-    """With a runtime more, which goes wrong as it is told to."""
+    """With a runtime more, which goes wrong as it is told to; what is lost is said at once."""
 
+    pauses = ()
     runtimes = {**Ssh.runtimes, "misbehaving": "misbehaving_target:Misbehaving"}  # noqa: RUF012
 
 

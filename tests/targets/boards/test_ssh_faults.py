@@ -68,6 +68,24 @@ def test_an_sshd_that_dies_while_measuring(sshd, boards, model):
     assert len(target.measure([model], protocol=QUICK)) == 1
 
 
+def test_a_board_that_is_back_in_a_moment_costs_nothing(sshd, boards, model):
+    target, said = boards(sshd), []
+    target.pauses = (0.1, 0.1)
+
+    def watch(estimate: Estimate) -> None:
+        if estimate.ratios and not said:
+            sshd.kill()
+        elif "again in 0.1 s" in estimate.stage:
+            said.append(estimate.stage)
+            if len(said) == 2:
+                sshd.start()
+
+    measured = target.measure([model, model], protocol=QUICK, watch=watch)
+    assert len(measured) == 2
+    assert "lost the connection to board while timing" in said[0]
+    assert "cannot connect to board" in said[1]
+
+
 def test_an_sshd_that_dies_while_a_result_is_read(sshd, boards, tmp_path, monkeypatch):
     target, model = boards(sshd), external_model(tmp_path, "external.bin")
     x = np.zeros((4_000, 300), np.float32)  # 5 MB, which no pipe holds
