@@ -111,7 +111,7 @@ class Scene:
 
     def worker(self, driver: subprocess.Popen[bytes]) -> None:
         """A worker is killed."""
-        there = workers_of(driver.pid)
+        there = workers_of(driver.pid) if self.cluster is None else processes(b"ray::TrialActor")
         if there:
             os.kill(self.rng.choice(there), signal.SIGKILL)
 
@@ -170,17 +170,23 @@ def lose(board: Any) -> None:
     board.start()
 
 
+def processes(text: bytes) -> list[int]:
+    """Those in whose command line a text stands."""
+    found = []
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and text in Path(f"/proc/{name}/cmdline").read_bytes():
+                found.append(int(name))
+    return found
+
+
 def workers_of(driver: int) -> list[int]:
     """Processes of the workers that a driver has started."""
     found = []
-    for name in os.listdir("/proc"):
-        if name.isdigit():
-            try:
-                parent = int(Path(f"/proc/{name}/stat").read_text().rpartition(")")[2].split()[1])
-                if parent == driver and b"compress.executing.worker" in Path(f"/proc/{name}/cmdline").read_bytes():
-                    found.append(int(name))
-            except (OSError, IndexError):
-                continue
+    for pid in processes(b"compress.executing.worker"):
+        with contextlib.suppress(OSError, IndexError):
+            if int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) == driver:
+                found.append(pid)
     return found
 
 
@@ -193,7 +199,7 @@ def one(kind: str, number: int, trials: int, cluster: Any, nodes: Path | None) -
         driver = scene.call()
         while driver.poll() is None and not any(event["event"] == "begun" for event in scene.events()):
             time.sleep(0.05)
-        moment = rng.uniform(0.0, 7.0)
+        moment = rng.uniform(2.0, 14.0)
         time.sleep(moment)
         before = {event["trial"] for event in scene.events() if event["event"] == "finished"}
         over = driver.poll() is not None
@@ -224,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kinds", nargs="+", default=["worker", "driver", "disk", "hang", "board"])
     parser.add_argument("--times", type=int, default=10)
-    parser.add_argument("--trials", type=int, default=8)
+    parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--cluster", action="store_true")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place, contextlib.ExitStack() as opened:
