@@ -45,7 +45,10 @@ def make_module(task: Task, *, trained: bool = True) -> nn.Module:
         made = task.model
     elif callable(task.model):
         function: Callable[..., Any] = task.model
-        knows = "trained" in inspect.signature(function).parameters
+        try:
+            knows = "trained" in inspect.signature(function).parameters
+        except ValueError:  # of a builtin nobody knows what it takes
+            knows = False
         with threads(_half_the_cores()), _seeded():
             made = guarded(
                 f"the model function of task {task.name!r}", lambda: function(trained=trained) if knows else function()

@@ -145,11 +145,12 @@ def prepare_network(
             counted = counted_in_torch(preparation, network.module)
             context = replace(context, baseline=replace(context.baseline, candidate=counted))
     training, groups = None, Groups((), ())
-    if network is not None:
-        made, say_training = network, say
+    train = preparation.splits.train
+    if network is not None and train is not None:
+        made, given, say_training = network, train, say
         found = steps.do(
             "finding out where the network can be cut and how it is trained", "it is quantized, not pruned", LEARNING,
-            lambda: _trainable(preparation, made, device, say_training, threads),
+            lambda: _trainable(preparation, made, given, device, say_training, threads),
         )  # fmt: skip
         training, groups = found if found is not None else (None, groups)
     say("sensitivity")
@@ -167,13 +168,18 @@ def prepare_network(
 
 
 def _trainable(
-    preparation: Preparation, network: BaselineNetwork, device: str, say: Say, threads: int | None
+    preparation: Preparation,
+    network: BaselineNetwork,
+    train: datasets.Split | datasets.Stream,
+    device: str,
+    say: Say,
+    threads: int | None,
 ) -> tuple[Training, Groups]:
     """How a network is trained, and its groups."""
     say("profile")
     groups = grouping.find_groups(network.module, preparation.example)
     training = training_setup.make_training(
-        _setup(preparation, threads), network.module, network.template, groups, device, say
+        _setup(preparation, train, threads), network.module, network.template, groups, device, say
     )
     return training, groups
 
@@ -231,10 +237,12 @@ def _variants(preparation: Preparation, abilities: schemes.Abilities, *, trained
     return tuple(variant for variant in found if trained or variant.scheme != QAT)
 
 
-def _setup(preparation: Preparation, threads: int | None) -> training_setup.Setup:
+def _setup(
+    preparation: Preparation, train: datasets.Split | datasets.Stream, threads: int | None
+) -> training_setup.Setup:
     deterministic = all(target.deterministic for target in preparation.places)
-    train, example = preparation.splits.train, preparation.example
     return training_setup.Setup(
-        preparation.task, preparation.run, preparation.cache, preparation.metric, train, example, deterministic,
+        preparation.task, preparation.run, preparation.cache, preparation.metric, train, preparation.example,
+        deterministic,
         lambda text: warn(preparation.run, text), threads,
     )  # fmt: skip

@@ -29,7 +29,6 @@ from compress.training.training_modes import TrainingMode, default_mode, find_mo
 from compress.values.configs import FinetuneSettings
 from compress.values.domains import corners, middle
 from compress.values.search_spaces import AUTO, SearchSpace
-from targets.errors import TaskError
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class Setup:
     run: Run
     cache: Cache
     metric: Metric
-    train: datasets.Split | datasets.Stream | None
+    train: datasets.Split | datasets.Stream
     example: tuple[torch.Tensor, ...]
     deterministic: bool
     """Costs are repeatable, and so is the search as a whole: nothing is decided by timing."""
@@ -54,8 +53,6 @@ def make_training(
 ) -> Training:
     """For the baseline ``module``, whose raw exported graph is ``template`` and which may be cut by ``groups``."""
     task, metric, train = setup.task, setup.metric, setup.train
-    if train is None:
-        raise TaskError(f"task {task.name!r}: train is None; fine-tuning needs training data")
     outputs = setup.run.state.facts.outputs
     if task.finetune is None:
         objective = make_objective(task.loss, metric.loss, metric.name, outputs)
@@ -157,7 +154,7 @@ def _find_rates(
 
 def _check_features(setup: Setup, module: torch.nn.Module, space: SearchSpace) -> None:
     """Warn where ``feature_weight`` is asked for and can do nothing."""
-    if setup.train is None or not any(corners(space.feature_weight)):
+    if not any(corners(space.feature_weight)):
         return
     inputs, _ = datasets.sample(setup.train, 3, 0)
     if not distilling.matching(module, module, inputs):

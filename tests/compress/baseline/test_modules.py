@@ -227,6 +227,7 @@ def _statistic() -> nn.Module:
         (lambda: 1 / 0, r"raised ZeroDivisionError: division by zero \(.*test_modules.py:\d+\)"),
         (lambda x: x, "missing 1 required positional argument"),
         (5, "model is int"),
+        (torch.relu, r"the model function of task '.*' raised TypeError"),
     ],
 )
 def test_models_that_cannot_be_worked_with(model: Any, said: str, tmp_path: Path, monkeypatch: Any) -> None:

@@ -20,7 +20,7 @@ from compress.precision.quantizer import outputs, quantize_static
 from compress.precision.ranges import collect_ranges
 from compress.precision.refining import refine
 from compress.values.configs import PrecisionSettings
-from targets.errors import QuantizeError, SpaceError
+from targets.errors import QuantizeError, RequestError, SpaceError
 from targets.target import Capabilities
 
 SEVEN, EIGHT = Capabilities(reduce_range=True), Capabilities()
@@ -221,6 +221,12 @@ def test_a_model_that_does_not_run_is_refused_in_one_line(network: tuple[Path, n
     with pytest.raises(QuantizeError, match=r"\.onnx cannot be refined before it is quantized") as caught:
         refine(path, _samples(path, x[:, :, :2, :2]), EIGHT, PrecisionSettings(adaround=True))
     assert "\n" not in str(caught.value)
+
+
+def test_a_layer_that_is_not_there_is_named_as_everywhere(network: tuple[Path, np.ndarray]) -> None:
+    path, x = network
+    with pytest.raises(RequestError, match=r"keep_float names \['none'\], which .* lacks; it has"):
+        refine(path, _samples(path, x), EIGHT, PrecisionSettings(correct_bias=True), ("none",))
 
 
 def test_a_refinement_is_on_or_off() -> None:

@@ -107,6 +107,22 @@ def test_what_cannot_be_fast_enough_is_gated_before_training(search: Search) -> 
     assert result.pick("fastest").latency.ratio <= 0.6  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(("share", "gated"), [(1.0, 0), (1 - 1e-6, 1)])
+def test_what_is_just_as_fast_as_is_asked_is_trained(
+    search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, share: float, gated: int
+) -> None:
+    """The gate turns away what is beyond a limit, not what is at it."""
+    monkeypatch.setattr(trial_loop, "_FRUITLESS", 2)
+    space = compress.SearchSpace(epochs=1, l1=0.0, precision="fp32", prune_ratio=0.5, prune_delta=0.0)
+    made = search(trials=1, space=space, sampler="random", out=tmp_path / "free")
+    [pruned] = [one for one in made.candidates() if one.id != "baseline"]
+    assert pruned.latency is not None
+    limit = f"latency<={share * pruned.latency.p50!r}s"
+    report = search(trials=1, space=space, sampler="random", constraints=[limit], out=tmp_path / "limited").report
+    assert report["trials"]["gated"] >= gated
+    assert (report["trials"]["finished"] == 1) is (gated == 0)
+
+
 def test_a_search_for_the_impossible_ends(search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(trial_loop, "_FRUITLESS", 6)
     notes = Notes()
