@@ -75,9 +75,10 @@ def _environment(run: Run) -> dict[str, Any]:
 def _workers(run: Run) -> list[dict[str, Any]]:
     """Who carried out which trial and when, in seconds since the call began; empty where there was one worker."""
     spans = [
-        {"trial": trial.number, "state": trial.state, **to_json(span)}
+        # What an earlier span has trained was lost with its worker.
+        {"trial": trial.number, "state": trial.state, **to_json(span), "train_seconds": trial.train_seconds * is_last}
         for trial in run.state.trials.values()
-        for span in trial.spans
+        for span, is_last in zip(trial.spans, [*[False] * (len(trial.spans) - 1), True], strict=False)
     ]
     return spans if any(span["worker"] for span in spans) else []
 

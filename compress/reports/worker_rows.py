@@ -12,7 +12,7 @@ View = dict[str, Any]
 
 
 def worker_rows(report: Report) -> list[View]:
-    """A row for each worker: its bars (``left`` and ``width`` in percent of the time), and the share it was idle.
+    """A row for each worker: bars (``left``, ``width`` in percent of the time), and the shares it trained and was idle.
 
     The time goes from the first trial that was begun to the last one that ended, all calls of the search in a row.
     Empty where there was one worker.
@@ -32,12 +32,16 @@ def worker_rows(report: Report) -> list[View]:
                 "left": 100 * (begun - first) / whole,
                 "width": 100 * (ended - begun) / whole,
                 "state": span["state"],
-                "text": f"trial {span['trial']}, {span['state']}: {format_duration(ended - begun)}",
+                "text": f"trial {span['trial']}, {span['state']}: {format_duration(ended - begun)}, of these "
+                f"{format_duration(span['train_seconds'])} of training",
             }
             for span, begun, ended in mine
         ]
-        idle = format_percent(max(0.0, 1 - busy / whole))
-        rows.append({"name": f"worker {worker + 1}", "bars": bars, "trials": len(mine), "idle": idle})
+        trained = sum(span["train_seconds"] for span, *_ in mine)
+        rows.append({
+            "name": f"worker {worker + 1}", "bars": bars, "trials": len(mine),
+            "training": format_percent(min(1.0, trained / whole)), "idle": format_percent(max(0.0, 1 - busy / whole)),
+        })  # fmt: skip
     return rows
 
 
