@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from targets.errors import ModelError
+from targets.model_files.whole_models import read_model
 from targets.tflite.fixed_models import fix_shapes, pool_means, refuse_quantized
 from targets.tflite.tflite_files import METADATA, Port, TfliteFile, read_tflite
 
@@ -140,19 +141,8 @@ def _named(path: Path) -> Iterator[None]:
 
 def _read(path: Path, samples: Mapping[str, np.ndarray]) -> _Source:
     onnx: Any = importlib.import_module("onnx")
-    try:
-        model = onnx.load(str(path))  # follows external data, never out of the file's folder
-    except MemoryError:
-        raise
-    except Exception as error:
-        garbage = type(error).__name__ == "DecodeError"
-        text = "truncated or not an ONNX file" if garbage else " ".join(str(error).split())[:250]
-        raise ModelError(text) from None
-    if not model.graph.output:
-        raise ModelError("truncated or not an ONNX file")
+    model, inputs = read_model(path)
     refuse_quantized(model)
-    weights = {one.name for one in model.graph.initializer}
-    inputs = [one for one in model.graph.input if one.name not in weights]
     opened = fix_shapes(model, inputs)
     kinds = [str(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type))) for one in inputs]
     shapes = [tuple(axis.dim_value for axis in one.type.tensor_type.shape.dim) for one in inputs]

@@ -37,6 +37,7 @@ import numpy as np
 
 from targets.errors import CompressError, MeasurementError, ModelError, TargetUnavailable, TransientError
 from targets.machine import memory
+from targets.model_files.whole_models import read_model
 from targets.runtimes.ncnn.network import DTYPES, Converted, NcnnNetwork
 from targets.runtimes.ort.ort_cpu import OrtCpu, OrtRuntime
 from targets.runtimes.ort.refusals import refusal
@@ -134,18 +135,7 @@ def convert(request: Mapping[str, Any], keeper: Keeper, report: Callable[[str], 
 def copy_model(path: Path, copy: Path) -> tuple[list[Input], list[str]]:
     """Write ``copy``, one file with all its weights; returns its inputs and the names of its outputs."""
     onnx: Any = importlib.import_module("onnx")
-    try:
-        model = onnx.load(str(path))  # follows external data, never out of the file's folder
-    except MemoryError:
-        raise
-    except Exception as error:
-        garbage = type(error).__name__ == "DecodeError"
-        text = "truncated or not an ONNX file" if garbage else " ".join(str(error).split())[:300]
-        raise ModelError(f"{path}: {text}") from None
-    if not model.graph.output:
-        raise ModelError(f"{path}: truncated or not an ONNX file")
-    weights = {one.name for one in model.graph.initializer}
-    listed = [one for one in model.graph.input if one.name not in weights]
+    model, listed = read_model(path)
     inputs = [_input(path, one, onnx) for one in listed]
     for output in model.graph.output:
         kind = _dtype(output, onnx)
