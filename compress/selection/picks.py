@@ -40,27 +40,32 @@ def choose(
     """The pick ``which`` on ``target``, and the candidate to read on test before more can be said.
 
     The pick is None where no candidate is feasible; the candidate is None where nothing is left to read. Where all
-    that may be read are refuted, the pick is the last of them, with the verdict ``refuted``.
+    that may be read are refuted, the pick is one that was read for another pick and holds, or else the last of them,
+    with the verdict ``refuted``.
     """
     refuted: list[str] = []
     order = reading_order(which, candidates, question, target)
+    chosen: Candidate | None = None
     for candidate in order:
-        test = candidate.measured[target].quality.test
-        verdict = verdicts.verdict_of(candidate, question, target)
-        if test is None or verdict.verdict != verdicts.REFUTED:
-            if test is not None:
-                candidate = _best_that_holds(which, candidate, candidates, question, target)
-                verdict = verdicts.verdict_of(candidate, question, target)
-            left = [one for one in candidates if one.id not in refuted]
-            tied = rankings.tied_with(candidate, _ranking(which, left, question, target), target, which)
-            read = len(refuted) + (test is not None)
-            certainty = question.certainties.get(candidate.id)
-            pick = Pick(candidate.id, verdict.verdict, read, tuple(refuted), verdict.needed, tied, certainty)
-            return pick, candidate if test is None else None
+        verdict = verdicts.verdict_of(candidate, question, target).verdict
+        if candidate.measured[target].quality.test is None or verdict != verdicts.REFUTED:
+            chosen = candidate
+            break
         refuted.append(candidate.id)
     if not order:
         return None, None
-    return Pick(order[-1].id, verdicts.REFUTED, len(refuted), tuple(refuted[:-1])), None
+    if chosen is None or chosen.measured[target].quality.test is not None:
+        chosen = _best_that_holds(which, chosen, candidates, question, target)
+    if chosen is None:
+        return Pick(order[-1].id, verdicts.REFUTED, len(refuted), tuple(refuted[:-1])), None
+    unread = chosen if chosen.measured[target].quality.test is None else None
+    found = verdicts.verdict_of(chosen, question, target)
+    left = [one for one in candidates if one.id not in refuted]
+    tied = rankings.tied_with(chosen, _ranking(which, left, question, target), target, which)
+    # One that stands in for all that were refuted was read for another pick.
+    read = min(MOST_READ, len(refuted) + (unread is None))
+    certainty = question.certainties.get(chosen.id)
+    return Pick(chosen.id, found.verdict, read, tuple(refuted), found.needed, tied, certainty), unread
 
 
 def reading_order(which: str, candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:
@@ -83,18 +88,20 @@ def reading_order(which: str, candidates: Sequence[Candidate], question: Questio
 
 
 def _best_that_holds(
-    which: str, chosen: Candidate, candidates: Sequence[Candidate], question: Question, target: str
-) -> Candidate:
+    which: str, chosen: Candidate | None, candidates: Sequence[Candidate], question: Question, target: str
+) -> Candidate | None:
     """The fastest, or smallest, of what was read on test for any pick and holds; ``chosen`` is one of these.
 
     What was expected to hold on test has decided what was read there; among those that do, it decides nothing more.
+    Another pick stays ``chosen``, where there is one. None where nothing but the baseline holds.
     """
-    if which not in ("fastest", "smallest"):
+    if chosen is not None and which not in ("fastest", "smallest"):
         return chosen
     held = [
         one
         for one in _feasible(candidates, question, target)
-        if one.measured[target].quality.test is not None
+        if (chosen is not None or one.id != question.baseline.id)
+        and one.measured[target].quality.test is not None
         and verdicts.verdict_of(one, question, target).verdict != verdicts.REFUTED
     ]
     order = rankings.ranked(which, held, target, higher_is_better=question.higher_is_better)

@@ -179,7 +179,8 @@ class Pick:
     verdict: str
     """``confirmed``, ``refuted`` or ``open``."""
     read: int = 0
-    """How many candidates were read on test for this pick, this one included (at most three)."""
+    """How many candidates were read on test for this pick, at most three: this one included, unless all three were
+    refuted and one that was read for another pick stands in."""
     refuted: tuple[str, ...] = ()
     """The ids that were read before it and refuted."""
     needed: int | None = None
