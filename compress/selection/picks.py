@@ -93,18 +93,19 @@ def _best_that_holds(
     """The fastest, or smallest, of what was read on test for any pick and holds; ``chosen`` is one of these.
 
     What was expected to hold on test has decided what was read there; among those that do, it decides nothing more.
-    Another pick stays ``chosen``, where there is one. None where nothing but the baseline holds.
+    Another pick stays ``chosen``, where there is one. Without: None where nothing better than the baseline holds.
     """
     if chosen is not None and which not in ("fastest", "smallest"):
         return chosen
     held = [
         one
         for one in _feasible(candidates, question, target)
-        if (chosen is not None or one.id != question.baseline.id)
-        and one.measured[target].quality.test is not None
+        if one.measured[target].quality.test is not None
         and verdicts.verdict_of(one, question, target).verdict != verdicts.REFUTED
     ]
     order = rankings.ranked(which, held, target, higher_is_better=question.higher_is_better)
+    if chosen is None and order and order[0].id == question.baseline.id:
+        return None
     return order[0] if order else chosen
 
 

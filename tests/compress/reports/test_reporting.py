@@ -81,7 +81,7 @@ def test_where_everything_was_refuted_there_is_no_best(tmp_path: Path, candidate
 
 def test_another_pick_can_be_the_one_that_counts(tmp_path: Path, candidate: Make) -> None:
     refuted = [candidate(f"{i:04d}-x", 0.009 - 0.001 * i, 0.4 + 0.1 * i, 2000, test=0.05) for i in range(3)]
-    small = candidate("0007-int8", 0.004, 0.9, 100, test=0.001)
+    small = candidate("0007-int8", 0.004, 1.05, 100, test=0.001)
     objectives = ("quality", "latency", "size")
     run = made(tmp_path / "run", [candidate("baseline", test=0.0), *refuted, small], objectives=objectives)
     assert not picks.satisfied(run)
