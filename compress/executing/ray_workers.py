@@ -112,7 +112,8 @@ class RayWorkers:
         """``targets``: those of the search, which stay here. ``note``: see ``LocalWorkers``."""
         self._ray, self._cluster, self._run, self._note = _ray(), cluster, run, note
         self._fixed = workers
-        self._slots = [_Slot(number) for number in range(workers or room(cluster))]
+        self._room = workers or room(cluster)
+        self._slots = [_Slot(number) for number in range(self._room)]
         self._looked = self._heard = clock.monotonic()
         self._names = itertools.count()
         self._setup = self._ray.put(setup)
@@ -132,11 +133,14 @@ class RayWorkers:
 
     @property
     def has_room(self) -> bool:
-        """Whether a worker has nothing to do; where nodes have joined there are more workers."""
+        """Whether a worker has nothing to do; there are more where nodes have joined, and less where they have left.
+
+        Of a given number of workers some may wait, since a cluster may grow when it is asked for more than it has.
+        """
         if self._fixed is None and clock.monotonic() - self._looked > _LOOK:
-            self._looked = clock.monotonic()
-            self._slots += [_Slot(number) for number in range(len(self._slots), room(self._cluster))]
-        return any(slot.job is None for slot in self._slots)
+            self._looked, self._room = clock.monotonic(), room(self._cluster)
+            self._slots += [_Slot(number) for number in range(len(self._slots), self._room)]
+        return sum(slot.job is not None for slot in self._slots) < self._room
 
     def submit(self, job: Job) -> int:
         """Hand a trial to an idle worker, one with an actor if there is one; gives its number."""

@@ -20,7 +20,7 @@ from compress.onnx_files import graphs
 from compress.onnx_files.exporting import export
 from compress.onnx_files.parity import open_session
 from compress.precision.layer_costs import layer_errors
-from compress.precision.quantizer import has_matmul, quantizable_layers, quantize_static, split_gemm
+from compress.precision.quantizer import has_matmul, quantizable_layers, quantize_static
 from compress.precision.quantizing import quantize
 from compress.precision.ranges import collect_ranges
 from targets.errors import ModelError, QuantizeError, RequestError
@@ -332,58 +332,6 @@ def test_structure_is_the_same_for_two_trainings_in_int8(
     assert graphs.count_macs(found.path) == graphs.count_macs(exported)
 
 
-@pytest.mark.parametrize("turned", [0, 1])
-@pytest.mark.parametrize("biased", [True, False])
-def test_a_gemm_is_a_product_and_a_sum(turned: int, biased: bool) -> None:
-    random = np.random.default_rng(0)
-    weight = random.standard_normal((3, 6) if turned else (6, 3)).astype(np.float32)
-    node = helper.make_node("Gemm", ["x", "w", "b"] if biased else ["x", "w"], ["y"], name="g", transB=turned)
-    graph = helper.make_graph(
-        [node],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
-        [onnx.numpy_helper.from_array(weight, "w"), onnx.numpy_helper.from_array(np.ones(3, np.float32), "b")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    before = model.SerializeToString()
-    found = split_gemm(model)
-    assert model.SerializeToString() == before
-    assert [n.op_type for n in found.graph.node] == (["MatMul", "Add"] if biased else ["MatMul"])
-    a, b = (
-        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]) for m in (model, found)
-    )
-    assert np.allclose(a.run(None, {"x": ROWS})[0], b.run(None, {"x": ROWS})[0], atol=1e-5)
-
-
-def test_weights_that_an_inner_graph_reads_are_not_lost() -> None:
-    """Only the Gemm's own weight goes; what an If's branches read stays."""
-    branch = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["z"])],
-        "t",
-        [],
-        [helper.make_tensor_value_info("z", TensorProto.FLOAT, None)],
-    )
-    nodes = [
-        helper.make_node("Gemm", ["x", "w"], ["g"], name="g"),
-        helper.make_node("If", ["c"], ["i"], then_branch=branch, else_branch=branch),
-        helper.make_node("Add", ["g", "i"], ["y"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 6])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
-        [
-            onnx.numpy_helper.from_array(np.ones((6, 3), np.float32), "w"),
-            onnx.numpy_helper.from_array(np.array(True), "c"),
-        ],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    found = onnxruntime.InferenceSession(split_gemm(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    assert np.allclose(found.run(None, {"x": ROWS})[0], 2 * ROWS.sum(1, keepdims=True), atol=1e-4)
-
-
 @pytest.fixture(scope="module")
 def spotter(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, np.ndarray]:
     """A convolution, a GRU whose weights are put in order in the graph (too large to be folded), and a linear layer."""
@@ -432,41 +380,3 @@ def test_a_quantized_recurrent_network_runs(spotter: tuple[Path, np.ndarray], tm
     session = open_session(path)
     (expected,) = session.run(None, {session.get_inputs()[0].name: x})
     assert np.abs(got - expected).max() < 0.1 * np.abs(expected).max()
-
-
-class Between(torch.nn.Module):
-    """Products with and without a ReLU behind them, each between quantized ones, without biases."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolutions = torch.nn.ModuleList(
-            torch.nn.Conv2d(2 if i == 0 else 8, 8, 3, padding=1, bias=i % 2 == 0) for i in range(4)
-        )
-        self.first, self.second, self.third = (torch.nn.Linear(8, 8, bias=False) for _ in range(3))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        a, b, c, d = self.convolutions
-        x = torch.relu(a(x))
-        x = torch.nn.functional.relu6(d(x + c(torch.relu(b(x)))))
-        return self.third(torch.relu(self.second(self.first(x.mean((2, 3))))))
-
-
-def test_every_layer_can_be_kept_in_float(tmp_path: Path) -> None:
-    """ONNX Runtime quantizes float weights itself where they stand between quantized values."""
-    torch.manual_seed(0)
-    x = torch.randn(16, 2, 8, 8)
-    export(Between(), x, tmp_path / "m.onnx")
-    target = targets.get("ort-cpu")
-    for name in quantizable_layers(tmp_path / "m.onnx"):
-        found = quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", "mixed", x.numpy(), target, keep_float=(name,))
-        audited = {layer.name: layer.integer for layer in target.audit(found.path) or ()}
-        assert [other for other, integer in audited.items() if not integer] == [name]
-        same, weight = (_weight(path, name) for path in (tmp_path / "m.onnx", found.path))
-        assert np.array_equal(same, weight)
-    target.close()
-
-
-def _weight(path: Path, name: str) -> np.ndarray:
-    graph = onnx.load(path).graph
-    node = next(node for node in graph.node if node.name == name)
-    return onnx.numpy_helper.to_array(next(t for t in graph.initializer if t.name == node.input[1]))
