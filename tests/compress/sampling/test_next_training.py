@@ -84,6 +84,19 @@ def test_first_the_range_of_costs_is_halved() -> None:
     assert COSTS[POOL.index(bad.network)] > middle
 
 
+def test_several_at_once_halve_it_at_several_places() -> None:
+    """What is under way counts as what is expected of it; otherwise all workers would try the same cost."""
+    state, places = known(), []
+    for _ in range(3):
+        found = next_training(state)
+        assert found is not None
+        assert found.reason == "halving"
+        places.append(COSTS[POOL.index(found.network)])
+        state = replace(state, under_way=(*state.under_way, UnderWay(found.network, found.epochs)))
+    apart = np.abs(np.diff(np.log(places)))
+    assert (apart > np.log(1.1)).all()
+
+
 def test_then_what_may_be_faster_than_the_incumbent_and_nothing_else() -> None:
     good = network(32, 32, 32, 32)
     state = known([(good, 3, 0.002), (network(16, 16, 16, 16), 1, 0.3), (POOL[5], 3, 0.0)])
