@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -59,7 +60,8 @@ def searched(folder: str, run: str, trials: int, cluster: str | None, target: st
             (marks.parent / "hang").unlink()
             time.sleep(1000)
         time.sleep(1.0)
-        name = sum(p.numel() for p in network.parameters())
+        size = sum(p.numel() for p in network.parameters())
+        name = hashlib.sha256(f"{size} {settings}".encode()).hexdigest()[:16]
         (marks / f"{name}-{time.monotonic_ns()}").touch()
 
     from dataclasses import replace

@@ -160,20 +160,27 @@ def print_picks(report: Report, console: Console) -> None:
 
 
 def front_table(report: Report, target: str) -> Table:
-    """The front on ``target``, best quality first, with the baseline above it and the picks marked."""
+    """The front on ``target``, best quality first, with the baseline above it and the picks marked.
+
+    Picks that stand in for what was refuted on test, and are on no front of val, come last.
+    """
     written, cost = reading.quality_format(report, target), reading.main_cost(report, target)
     unit = "\npoints" if written.percent else ""
     candidates, zero = reading.by_id(report), reading.baseline(report)
     picked: dict[str, list[str]] = {zero["id"]: ["baseline"]}
+    front = report["front"].get(target, [])
     for row in reading.pick_rows(report, target):
         if row.candidate is not None:
             picked.setdefault(row.candidate["id"], []).append(row.pick.replace("_", " "))
+    shown = dict.fromkeys([zero["id"], *front, *picked])
+    for name in dict.fromkeys(name for row in reading.pick_rows(report, target) for name in _refuted(row)):
+        picked.setdefault(name, []).append("refuted on test")
     columns = [
         *(("id", "<"), (f"{written.metric}\nval", ">"), (f"drop on val{unit}", ">"), *_cost_columns(cost)),
         *(("size", ">"), ("precision", "<"), ("pruning\nratio", ">"), ("", "<")),
     ]
     table = _table(columns, title=f"on {target}")
-    for name in dict.fromkeys([zero["id"], *report["front"].get(target, [])]):
+    for name in shown:
         candidate = candidates[name]
         _add(
             table,
@@ -189,6 +196,12 @@ def front_table(report: Report, target: str) -> Table:
             ],
         )
     return table
+
+
+def _refuted(row: reading.PickRow) -> list[str]:
+    """Ids of what was read on test for a pick and is refuted there, the pick itself included where it is."""
+    own = [row.candidate["id"]] if row.candidate is not None and row.verdict == "refuted" else []
+    return [*row.refuted, *own]
 
 
 def print_front(report: Report, console: Console, target: str | None = None) -> None:

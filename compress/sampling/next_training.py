@@ -187,9 +187,9 @@ def _halved(known: Known) -> Training | None:
         at = place[each.network]
         is_within = min(each.drops.values()) <= known.aim.limit or bool(prediction.mean[at] <= limit)
         bracket = bracket.after(float(costs[at]), is_within)
-    for each in known.under_way:
+    for network in (each.network for each in known.under_way):
         # As if it were known already; else all workers would try the same cost at once.
-        at = place[each.network]
+        at = place[network]
         bracket = bracket.after(float(costs[at]), bool(prediction.mean[at] <= limit))
     free = np.ones(len(costs), dtype=bool)
     for network in [*(each.network for each in known.trained), *(each.network for each in known.under_way)]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import re
 from collections.abc import Callable
@@ -67,8 +68,20 @@ def test_the_front_is_in_the_reports_order_with_the_picks_marked() -> None:
     report = fixture.report()
     text = printed(lambda console: tables.print_front(report, console))
     names = [row.split()[0] for row in text.splitlines() if row[:4].isdigit()]
-    assert names == report["front"][TARGET]
+    assert names[: len(report["front"][TARGET])] == report["front"][TARGET]
     assert "most accurate" in line(text, report["picks"][TARGET]["most_accurate"]["id"])
+
+
+def test_what_stands_in_for_refuted_members_is_shown_below_the_front() -> None:
+    report = copy.deepcopy(fixture.report())
+    first, second = report["front"][TARGET][:2]
+    report["front"][TARGET] = [first]
+    for pick in report["picks"][TARGET].values():
+        pick |= {"id": second, "verdict": "open", "refuted": [first]}
+    text = printed(lambda console: tables.print_front(report, console))
+    assert [row.split()[0] for row in text.splitlines() if row[:4].isdigit()] == [first, second]
+    assert line(text, first).rstrip().endswith("refuted on test")
+    assert "fastest, knee" in line(text, second)
 
 
 def test_the_front_of_one_target_only() -> None:
