@@ -62,7 +62,7 @@ def get(target: str | Target) -> Target:
     if missing:
         raise TargetUnavailable(f"target {name!r} needs {missing}, which is not installed; run: {_install(name, cls)}")
     # A class may make several of its kind into one.
-    make: Callable[..., Target] = getattr(cls, "make", cls)
+    make: Callable[..., Target] = getattr(cls, "from_settings", cls)
     return make(**checked_settings(name, getattr(cls, "settings", {}), settings))
 
 

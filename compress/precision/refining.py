@@ -18,7 +18,7 @@ from compress.precision.adaround import round_weights
 from compress.precision.bias_correction import correct_biases
 from compress.values.configs import PrecisionSettings
 from compress.values.error_lines import one_line
-from targets.errors import CompressError, QuantizeError
+from targets.errors import CompressError, ModelError, QuantizeError
 from targets.target import Capabilities
 
 VERSION = 2
@@ -43,8 +43,8 @@ def refine(
             model = correct_biases(
                 model, samples, capabilities, settings.calibration, keep_float, settings.int8_operators
             )
-    except CompressError:
-        raise
     except Exception as error:
+        if isinstance(error, CompressError) and not isinstance(error, ModelError):
+            raise
         raise QuantizeError(f"{source.name} cannot be refined before it is quantized: {one_line(error)}") from error
     return model

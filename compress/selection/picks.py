@@ -90,7 +90,7 @@ def reading_order(which: str, candidates: Sequence[Candidate], question: Questio
 def _best_that_holds(
     which: str, chosen: Candidate | None, candidates: Sequence[Candidate], question: Question, target: str
 ) -> Candidate | None:
-    """The fastest, or smallest, of what was read on test for any pick and holds; ``chosen`` is one of these.
+    """The fastest, or smallest, of what was read on test for any pick and holds, where it is better than ``chosen``.
 
     What was expected to hold on test has decided what was read there; among those that do, it decides nothing more.
     Another pick stays ``chosen``, where there is one. Without: None where nothing better than the baseline holds.
@@ -104,9 +104,20 @@ def _best_that_holds(
         and verdicts.verdict_of(one, question, target).verdict != verdicts.REFUTED
     ]
     order = rankings.ranked(which, held, target, higher_is_better=question.higher_is_better)
-    if chosen is None and order and order[0].id == question.baseline.id:
-        return None
-    return order[0] if order else chosen
+    if not order:
+        return chosen
+    best = order[0]
+    if chosen is None:
+        return None if best.id == question.baseline.id else best
+    return best if _is_better(which, best, chosen, target) else chosen
+
+
+def _is_better(which: str, one: Candidate, other: Candidate, target: str) -> bool:
+    """Whether ``one`` is smaller, or faster by more than a tie."""
+    if which == "smallest":
+        return one.size < other.size
+    tied = rankings.tied_with(one, [one, other], target)
+    return speed_cost(one, target) < speed_cost(other, target) and other.id not in tied
 
 
 def _feasible(candidates: Sequence[Candidate], question: Question, target: str) -> list[Candidate]:

@@ -113,7 +113,7 @@ class Ssh(Target):
         self._lock = threading.RLock()
 
     @classmethod
-    def make(cls, **settings: Any) -> Target:
+    def from_settings(cls, **settings: Any) -> Target:
         """The board of these settings, or several of one kind where ``host`` names several with ``+`` between them.
 
         Raises TargetError where a setting is not allowed, or a board is named twice.
