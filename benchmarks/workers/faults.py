@@ -112,13 +112,13 @@ class Scene:
                 yield getattr(self, kind)
 
     def worker(self, driver: subprocess.Popen[bytes]) -> None:
-        """A worker is killed."""
+        """A worker is killed, one of those that run at that moment."""
         there = workers_of(driver.pid) if self.cluster is None else processes(b"ray::TrialActor")
         if there:
             os.kill(self.rng.choice(there), signal.SIGKILL)
 
     def driver(self, driver: subprocess.Popen[bytes]) -> None:
-        """The driver is killed."""
+        """The driver is killed; its workers notice and end."""
         driver.kill()
 
     def node(self, _: subprocess.Popen[bytes]) -> None:

@@ -70,7 +70,7 @@ class DeskActor:
         self._said[worker] = (stage, before if computed is None else computed)
 
     async def said(self) -> dict[int, tuple[str, float | None]]:
-        """What each worker said last."""
+        """What each worker said last, by the name of its actor."""
         return dict(self._said)
 
 

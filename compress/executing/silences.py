@@ -34,7 +34,7 @@ class Silence:
     """When it was looked at last, and the processor's seconds that it had used then."""
 
     def broken(self, now: float) -> None:
-        """Something was heard of it."""
+        """Something was heard of it: its silence begins anew, and how long it was is kept."""
         self.longest, self.heard, self._looked = max(self.longest, now - self.heard), now, None
 
     def begun(self, now: float) -> None:

@@ -216,9 +216,6 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress, opened
         for text in _caught_up(context, moved, progress):
             progress.note(f"warning: {text}")
         _note_targets(run, described)
-        for text in (remark for place in places for remark in place.remarks()):
-            warn(run, text)
-            progress.note(f"warning: {text}")
         executor = crew.executor(context, recorder.problem.constraints, lambda event: _taken(run, event))
         with _ending_in_time(limit, progress), contextlib.closing(executor):
             loop = Loop(context, budget, wanted.sampler, deterministic, progress, executor, recorder)
@@ -297,6 +294,10 @@ def _caught_up(context: Context, moved: dict[str, str], progress: Progress) -> I
     if changed is not None:
         yield changed
     yield from catch_up(context, progress.stage)
+    for place in context.targets.all:
+        for remark in place.remarks():
+            warn(context.run, remark)
+            yield remark
 
 
 def _confirm(context: Context, protocol: Protocol, progress: Progress) -> None:

@@ -132,7 +132,7 @@ class BoardPool(Target):
         return (*silent, *said)
 
     def close(self) -> None:
-        """Let go of all boards."""
+        """Let go of all boards and of the connections to them."""
         for board in self.boards.values():
             board.close()
 

@@ -223,3 +223,14 @@ def test_a_precision_that_costs_time_is_said_in_so_many_words() -> None:
 @pytest.mark.parametrize("ratios", [[(0.5, 0.4), (0.4, 0.3)], [(0.5, 0.505), (0.4, 0.404)], [(0.5, 0.6)]])
 def test_nothing_is_said_where_it_pays_or_hardly_anything_is_known(ratios: list[tuple[float, float]]) -> None:
     assert target_notes.notes(_noted(ratios), "t") == []
+
+
+def test_what_a_target_says_of_its_device_is_a_warning_of_the_run(search: Search) -> None:
+    class Pool(FakeTarget):
+        """Has seen that its boards differ."""
+
+        def remarks(self) -> tuple[str, ...]:
+            return ("fake: b takes 20 % longer than a",)
+
+    report = search(target=Pool(), trials=1).report
+    assert "fake: b takes 20 % longer than a" in report["environment"]["warnings"]

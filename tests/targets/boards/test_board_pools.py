@@ -14,6 +14,7 @@ import pytest
 import sshd as servers
 from ssh_boards import Boards, needs_sshd
 from targets import registry
+from targets.benches.benching import bench
 from targets.boards.board_pools import BoardPool
 from targets.boards.ssh import Ssh
 from targets.errors import ModelError, TargetError, TransientError
@@ -143,6 +144,11 @@ def test_boards_that_differ_by_more_than_a_tie_are_named(model: Path) -> None:
     three.measure([model])
     [said] = three.remarks()
     assert said.startswith("ssh:host=a+b+c: c takes 20 % longer than b for one file")
+
+
+def test_a_bench_warns_of_boards_that_differ(model: Path) -> None:
+    found = bench([model], [pool(a=OneBoard("a", 1e-3), b=OneBoard("b", 1.5e-3))])
+    assert any("b takes 50 % longer than a" in text for text in found.warnings)
 
 
 def test_boards_of_two_kinds_are_no_pool() -> None:
