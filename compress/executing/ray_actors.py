@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from compress.executing.desks import Asking
+from compress.executing.device_brokers import Asking
 from compress.executing.evaluating import evaluate_job
 from compress.executing.forwarded_targets import ForwardedTarget, TargetFacts
 from compress.executing.jobs import Done, Job
@@ -40,9 +40,9 @@ class RemoteDone:
 class TrialActor:
     """Carries out trials on a node, in a folder of its own; ``ready`` is answered when its context is there."""
 
-    def __init__(self, setup: bytes, seed: bytes, facts: Sequence[TargetFacts], desk: Any, number: int) -> None:
-        """``desk``: passes on what is asked and said; ``number``: the name under which it says what it does."""
-        self._desk, self._number, self._stage = desk, number, "preparing"
+    def __init__(self, setup: bytes, seed: bytes, facts: Sequence[TargetFacts], broker: Any, number: int) -> None:
+        """``broker``: passes on what is asked and said; ``number``: the name under which it says what it does."""
+        self._broker, self._number, self._stage = broker, number, "preparing"
         threading.Thread(target=self._tell, daemon=True, name="telling").start()
         self._opened = contextlib.ExitStack()
         self._events: list[dict[str, Any]] = []
@@ -50,7 +50,7 @@ class TrialActor:
         self._opened.callback(shutil.rmtree, folder, ignore_errors=True)
         unpacked_run(seed, folder)
         found = unpickled(setup)
-        targets = tuple(ForwardedTarget(one, Asking(desk)) for one in facts) or found.targets
+        targets = tuple(ForwardedTarget(one, Asking(broker)) for one in facts) or found.targets
         self._opened.enter_context(kept_worker())
         self._context = self._opened.enter_context(
             opened_context(replace(found, folder=folder, targets=targets), self._events.append, lambda _: None)
@@ -80,12 +80,12 @@ class TrialActor:
 
     def _say(self, stage: str) -> None:
         self._stage = stage
-        self._desk.tell.remote(self._number, stage, None)
+        self._broker.tell.remote(self._number, stage, None)
 
     def _tell(self) -> None:
         """Say again and again what it is doing, and what it has computed so far."""
         while True:
-            self._desk.tell.remote(self._number, self._stage, computed_by(os.getpid()))
+            self._broker.tell.remote(self._number, self._stage, computed_by(os.getpid()))
             time.sleep(_PULSE)
 
     def _files(self, number: int) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from compress.executing.desks import DeskActor, DeviceClerk
+from compress.executing.device_brokers import BrokerActor, DeviceServer
 from compress.executing.forwarded_targets import facts_of
 from compress.executing.jobs import Done, Failure, Job, Told
 from compress.executing.ray_actors import RemoteDone, TrialActor
@@ -118,13 +118,13 @@ class RayWorkers:
         self._names = itertools.count()
         self._setup = self._ray.put(setup)
         self._seed = self._ray.put(packed_run(run.folder))
-        self._desk = (
-            self._ray.remote(DeskActor)
+        self._broker = (
+            self._ray.remote(BrokerActor)
             .options(num_cpus=0, scheduling_strategy=_here(self._ray), max_restarts=-1)
             .remote()
         )
         self._facts = () if all(target.deterministic for target in targets) else tuple(map(facts_of, targets))
-        self._clerk = DeviceClerk(self._ray, self._desk, targets) if self._facts else None
+        self._server = DeviceServer(self._ray, self._broker, targets) if self._facts else None
 
     @property
     def workers(self) -> int:
@@ -180,7 +180,7 @@ class RayWorkers:
             return
         self._heard = now
         try:
-            said = self._ray.get(self._desk.said.remote(), timeout=_KNOCK)
+            said = self._ray.get(self._broker.said.remote(), timeout=_KNOCK)
         except Exception:  # it is started anew, and hears what is said next
             return
         for slot in self._slots:
@@ -216,10 +216,10 @@ class RayWorkers:
             self._ray.wait(idle, num_returns=len(idle), timeout=_ENDING)
         for slot in self._slots:
             self._end(slot)
-        if self._clerk is not None:
-            self._clerk.close()
         with suppress(Exception):
-            self._ray.kill(self._desk)
+            self._ray.kill(self._broker)
+        if self._server is not None:
+            self._server.close()
 
     def _place(self, slot: _Slot) -> None:
         """Ask the cluster for an actor."""
@@ -227,7 +227,7 @@ class RayWorkers:
             num_cpus=self._cluster.cpus, num_gpus=self._cluster.gpus, max_restarts=0
         )
         slot.name, slot.is_there, slot.computed = next(self._names), False, None
-        slot.actor = placed.remote(self._setup, self._seed, self._facts, self._desk, slot.name)
+        slot.actor = placed.remote(self._setup, self._seed, self._facts, self._broker, slot.name)
 
     def _taken(self, slot: _Slot) -> Done:
         """What came of a worker's trial; where its actor is gone, another one is made for its next."""

@@ -24,11 +24,12 @@ from targets.target import Target
 Answer = tuple[bool, Any]
 """(whether it is one, what was answered or the error instead)."""
 _LOOK = 0.02
+"""Seconds between two looks for a question."""
 _PATIENCE = 5.0
 """Seconds that the driver waits for a question before it asks for the next one again."""
 
 
-class DeskActor:
+class BrokerActor:
     """Questions of trials, until the driver has answered them; and the last word of each worker."""
 
     def __init__(self) -> None:
@@ -74,14 +75,14 @@ class DeskActor:
         return dict(self._said)
 
 
-class DeviceClerk:
+class DeviceServer:
     """Answers, in threads of the driver, what trials on a cluster ask of its devices.
 
     A target is asked from several threads, as many things at the same time as it says (``Target.at_once``).
     """
 
-    def __init__(self, ray: Any, desk: Any, targets: Sequence[Target]) -> None:
-        self._ray, self._desk = ray, desk
+    def __init__(self, ray: Any, broker: Any, targets: Sequence[Target]) -> None:
+        self._ray, self._broker = ray, broker
         self._targets = {target.name: target for target in targets}
         self._free = {target.name: threading.BoundedSemaphore(target.at_once) for target in targets}
         self._closed = threading.Event()
@@ -89,17 +90,15 @@ class DeviceClerk:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more questions, and end the actor; what is being measured is left to itself."""
+        """Take no more questions, once the broker is gone; what is being measured is left to itself."""
         self._closed.set()
-        with suppress(Exception):
-            self._ray.kill(self._desk)
         # It may still ask for the next question: that must not reach the cluster that this process connects to next.
         self._thread.join(2 * _PATIENCE)
 
     def _receive(self) -> None:
         while not self._closed.is_set():
             try:
-                asked = self._ray.get(self._desk.question.remote(_PATIENCE))
+                asked = self._ray.get(self._broker.question.remote(_PATIENCE))
             except Exception:  # the actor is gone, and those who have asked are told so: it is started anew
                 self._closed.wait(1.0)
                 continue
@@ -116,20 +115,20 @@ class DeviceClerk:
         except Exception as error:
             found = (False, MeasurementError(f"{request.target}: {type(error).__name__}: {one_line(error)}"))
         with suppress(Exception):  # as above
-            self._ray.get(self._desk.give.remote(number, found))
+            self._ray.get(self._broker.give.remote(number, found))
 
 
 class Asking:
-    """Asks the driver's devices through the desk; errors of ours come back as they were raised."""
+    """Asks the driver's devices through the broker; errors of ours come back as they were raised."""
 
-    def __init__(self, desk: Any) -> None:
-        self.desk = desk
+    def __init__(self, broker: Any) -> None:
+        self.broker = broker
 
     def __call__(self, request: DeviceRequest) -> Any:
         """Wait for the answer of a device; raises what is raised there."""
         import ray
 
-        is_answer, found = ray.get(self.desk.ask.remote(request))
+        is_answer, found = ray.get(self.broker.ask.remote(request))
         if is_answer:
             return found
         raise found
