@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -106,6 +107,8 @@ def peak() -> int | None:
 
 def grown_by(work: Callable[[], object]) -> int | None:
     """Bytes that this process's resident set grows by at most while ``work`` is done; None where nobody knows."""
+    gc.collect()  # what would be freed while it is done would hide as much growth
+    trim()
     before = resident()
     known = reset_peak()
     work()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,6 +30,19 @@ class Hungry(Session):
 def test_the_growth_of_memory_is_seen_although_it_is_given_back() -> None:
     assert memory.grown_by(lambda: None) < 10_000_000  # type: ignore[operator]
     assert memory.grown_by(lambda: np.ones(10_000_000)) > 60_000_000  # type: ignore[operator]
+
+
+@known
+def test_garbage_that_is_freed_meanwhile_hides_no_growth() -> None:
+    ring: list[object] = [np.ones(10_000_000)]
+    ring.append(ring)
+    del ring
+
+    def work() -> None:
+        gc.collect()
+        np.ones(10_000_000)
+
+    assert memory.grown_by(work) > 60_000_000  # type: ignore[operator]
 
 
 @known
