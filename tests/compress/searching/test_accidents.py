@@ -75,8 +75,11 @@ def whole(folder: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     "error",
-    [KeyboardInterrupt(), ZeroDivisionError("a fault of ours"), OSError(errno.ENOSPC, "No space left on device")],
-    ids=["interrupted", "fault", "full"],
+    [
+        pytest.param(KeyboardInterrupt(), id="interrupted"),
+        pytest.param(ZeroDivisionError("a fault of ours"), id="fault", marks=pytest.mark.slow),
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), id="full"),
+    ],
 )
 def test_nothing_that_is_finished_is_lost_whatever_is_raised_at_whatever_stage(
     search: Search, copied: Path, error: BaseException

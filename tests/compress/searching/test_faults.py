@@ -39,7 +39,7 @@ class Faulty(LocalTarget):
         ("segfault", "killed by SIGSEGV while"),
         pytest.param("abort", "killed by SIGABRT while", marks=pytest.mark.slow),
         pytest.param("exit", "ended with status 7 while", marks=pytest.mark.slow),
-        ("hang", "hung: no answer in 1.5 s while"),
+        pytest.param("hang", "hung: no answer in 1.5 s while", marks=pytest.mark.slow),
         pytest.param("eat", "GB of memory, more than the limit of", marks=pytest.mark.slow),
         pytest.param("nan", "returned NaN for", marks=pytest.mark.slow),
         pytest.param("shape", "output 0 has shape 0x10", marks=pytest.mark.slow),
