@@ -28,9 +28,10 @@ from compress.executing.jobs import Done, Job
 from compress.run_folder.caching import Cache
 from compress.run_folder.records import Record
 from compress.run_folder.runs import Run
+from compress.searching.budgets import Budget
 from compress.searching.progress import Silent
 from compress.searching.requests import Asked, resolved
-from compress.searching.trial_loop import Budget, Loop
+from compress.searching.trial_loop import Loop
 from compress.searching.trial_recording import TrialRecorder
 from compress.stages.trials import Finished
 from targets.runtimes.fake.fake_target import FakeTarget

@@ -7,7 +7,7 @@ import os
 import shutil
 import time as clock
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from compress.baseline.baselines import warn
 from compress.baseline.contexts import Context
 from compress.executing.crews import crew_of
 from compress.executing.worker_counts import Cluster
-from compress.measurement.latencies import FINAL, QUICK, SEARCHING
+from compress.measurement.latencies import QUICK, SEARCHING
 from compress.onnx_files.isolation import kept_worker
 from compress.precision.fidelity import close_checker
 from compress.precision.schemes import steps_in_words
@@ -30,11 +30,12 @@ from compress.run_folder.records import Record
 from compress.run_folder.restoring import restore_files
 from compress.run_folder.runs import Request, Run
 from compress.run_folder.storage_failures import is_storage_failure, name_storage_failure, naming_storage_failures
+from compress.searching.budgets import Budget, budget_of, final_protocol, seconds_of_a_reading, too_short
 from compress.searching.first_candidates import make_first_candidates
 from compress.searching.progress import Progress, Silent
 from compress.searching.proposals import chooses_networks
 from compress.searching.requests import Asked, Resolved, resolved
-from compress.searching.trial_loop import Budget, Loop
+from compress.searching.trial_loop import Loop
 from compress.searching.trial_recording import TrialRecorder
 from compress.selection.questions import question_of
 from compress.stages.added_targets import catch_up
@@ -193,12 +194,12 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress, opened
     # Of a target that moved, once everything is measured again on it.
     _note_targets(run, {name: said for name, said in described.items() if name not in moved})
     deterministic = all(place.deterministic for place in places)
-    budget = _budget(asked, start, len(places))
-    limit = TimeLimit(start, budget.deadline)
     protocol = QUICK if chooses_networks(wanted.sampler, asked.trials) else SEARCHING
     crew = crew_of(asked.task, run.folder, places, asked.device, protocol, asked.workers, asked.trials, asked.cluster)
     prepared = preparing.prepare_baseline(asked.task, run, cache, places, splits, progress.stage, moved, protocol)
     context, loop = prepared.context, None
+    budget, baseline_took = _budget(asked, start, context), clock.monotonic() - start
+    limit = TimeLimit(start, budget.deadline)
     recorder = TrialRecorder(run, progress)
     told = _told_warnings(run, progress, len(splits.warnings))
     progress.note(_opening(context))
@@ -224,7 +225,9 @@ def _search(run: Run, wanted: Resolved, start: float, progress: Progress, opened
         if loop is not None:
             loop.note_learnt()
         progress.trial(-1, 0, None, None)
-        _confirm(context, _final_protocol(budget, len(context.targets.all)), progress)
+        if limit.is_over and len(run.state.candidates) == 1:
+            progress.note(f"warning: {too_short(clock.monotonic() - start, baseline_took)}")
+        _confirm(context, final_protocol(budget, len(context.targets.all)), progress)
     except BaseException:
         # Also when interrupted: everything finished so far is in the report, as far as that can be written.
         with contextlib.suppress(Exception):
@@ -377,21 +380,13 @@ def _finish(run: Run, cache: Cache, report: dict[str, Any], keep: str, progress:
     reporting.write_report(run)
 
 
-def _budget(asked: Asked, start: float, count: int) -> Budget:
-    """What is kept for the confirmation grows with the targets it is made on."""
-    seconds = parse_duration(asked.time)
-    if seconds is None:
-        return Budget(asked.trials, None, 0.0)
-    reserve = min(60.0 * count, max(5.0, 0.12 * seconds * count), 0.4 * seconds)
-    return Budget(asked.trials, start + seconds - reserve, reserve)
-
-
-def _final_protocol(budget: Budget, count: int) -> Protocol:
-    """How finalists are timed on each target, so that all of it fits into what is kept for it."""
-    if budget.deadline is None:
-        return FINAL
-    each = 0.8 * budget.reserve / count
-    return replace(FINAL, seconds=max(1.0, min(FINAL.seconds, 0.7 * each / FINAL.processes)), total=each)
+def _budget(asked: Asked, start: float, context: Context) -> Budget:
+    """What the call may take, now that it is known how long a reading of the baseline takes."""
+    reading = 0.0
+    if context.test is not None:
+        examples = len(context.targets.all) * len(context.test)
+        reading = seconds_of_a_reading(context.run.state.stages, examples, len(context.val))
+    return budget_of(asked.trials, parse_duration(asked.time), start, len(context.targets.all), reading)
 
 
 def _keep_front(run: Run, report: dict[str, Any]) -> None:

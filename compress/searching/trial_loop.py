@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import math
 import time as clock
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from compress.baseline.contexts import Context
@@ -19,6 +18,7 @@ from compress.run_folder.records import Trial
 from compress.sampling.network_history import rungs_before
 from compress.sampling.network_spaces import why_not_networks
 from compress.sampling.problems import Problem, problem_of
+from compress.searching.budgets import Budget
 from compress.searching.config_proposals import ConfigProposals
 from compress.searching.first_candidates import complete
 from compress.searching.network_knowledge import NetworkKnowledge, Time
@@ -47,15 +47,6 @@ _FRUITLESS = 100
 _REPEATED, _REPEATED_LATE = 5, 20
 """Trials in a row that fail for one reason after which the search ends: in the very same words or while none is
 finished, and otherwise (trainings may diverge in a part of the space)."""
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop; ``deadline`` is when the last trial must have ended (monotonic seconds)."""
-
-    trials: int | None
-    deadline: float | None
-    reserve: float
 
 
 class Loop:
