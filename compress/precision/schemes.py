@@ -149,6 +149,15 @@ def _takes(here: Capabilities, made_for: Capabilities) -> bool:
     return True
 
 
+def runs(here: Capabilities, scheme: str, int8_format: str, *, converted: bool) -> bool:
+    """Whether a target runs a file that is there: of that precision and format, ``.tflite`` (converted) or not."""
+    if scheme in refused(here.refuses, here.lacks):
+        return False
+    if converted:
+        return int8_format == here.int8_format
+    return not converts(here) or scheme == "fp32"
+
+
 def _format(scheme: str, one: Capabilities) -> tuple[object, ...]:
     """What tells two files of one scheme apart."""
     if converts(one):

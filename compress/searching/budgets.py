@@ -11,7 +11,7 @@ from targets.target import Protocol
 
 _TIMING_SHARE, _LEAST, _MOST = 0.12, 5.0, 60.0
 """Of the whole time, for timing finalists on one target; at least and at most so many seconds."""
-_TIMING_PART, _READING_PART = 0.4, 0.3
+_END = 0.4
 """Of the whole time, that timing on all targets and reading on test may take at most."""
 _READINGS = 2
 """Files that are read on test in the usual case: the baseline, and the first choice."""
@@ -35,8 +35,8 @@ def budget_of(trials: int | None, seconds: float | None, start: float, targets: 
     """
     if seconds is None:
         return Budget(trials, None, 0.0)
-    timing = min(_MOST * targets, max(_LEAST, _TIMING_SHARE * seconds * targets), _TIMING_PART * seconds)
-    kept = timing + min(_READINGS * reading, _READING_PART * seconds)
+    timing = min(_MOST * targets, max(_LEAST, _TIMING_SHARE * seconds * targets), _END * seconds)
+    kept = min(timing + _READINGS * reading, _END * seconds)
     return Budget(trials, start + seconds - kept, timing)
 
 

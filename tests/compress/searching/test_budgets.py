@@ -25,7 +25,7 @@ def kept(seconds: float, targets: int = 1, reading: float = 0.0) -> float:
 
 @given(st.floats(1.0, 1e5), st.integers(1, 5), st.floats(0.0, 1e5))
 def test_trials_always_have_a_good_part_of_the_time(seconds: float, targets: int, reading: float) -> None:
-    assert 0.0 < kept(seconds, targets, reading) <= 0.7 * seconds + 1e-6
+    assert 0.0 < kept(seconds, targets, reading) <= 0.4 * seconds + 1e-6
     assert kept(seconds, targets, reading) >= kept(seconds, targets) - 1e-6
 
 
@@ -38,7 +38,7 @@ def test_what_is_read_slowly_has_its_time_at_the_end() -> None:
 
 def test_finalists_are_timed_in_what_is_kept_for_that() -> None:
     assert final_protocol(budget_of(8, None, 0.0, 1, 5.0), 1) == FINAL
-    short = final_protocol(budget_of(None, 100.0, 0.0, 2, 50.0), 2)
+    short = final_protocol(budget_of(None, 100.0, 0.0, 2, 5.0), 2)
     assert short.total == pytest.approx(0.8 * 24.0 / 2)
     assert short.seconds < FINAL.seconds
 

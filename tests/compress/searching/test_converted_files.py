@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from compress.commands import pick
 from compress.onnx_files.graphs import structure_hash
-from compress.precision.schemes import variants
+from compress.precision.schemes import runs, variants
 from compress.results import Result
 from compress.searching import dry_runs
 from compress.searching.requests import Asked
@@ -91,6 +92,21 @@ def test_a_search_keeps_both_files_and_a_pick_copies_both(search: Search, tmp_pa
     said = CliRunner().invoke(pick.pick_command, [str(result.folder), "--out", str(tmp_path / "out")])
     assert said.exit_code == 0, said.output
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["manifest.json", "model.onnx", "model.tflite"]
+
+
+def test_a_file_that_is_there_runs_where_its_format_and_precision_are_known() -> None:
+    wider = replace(TFLITE, precisions=("fp32", "int8", "int8-dynamic"), refuses=("mixed",))
+    for scheme, here, expected in (
+        ("int8", TFLITE, True),
+        ("int8-dynamic", TFLITE, False),
+        ("int8-dynamic", wider, True),
+    ):
+        assert runs(here, scheme, "tflite", converted=True) is expected
+        assert runs(here, scheme, "tflite-float-io", converted=True) is False
+    assert not runs(PLAIN, "int8", "tflite", converted=True)
+    assert [runs(TFLITE, scheme, "u8s8", converted=False) for scheme in ("fp32", "int8")] == [True, False]
+    assert [runs(PLAIN, scheme, "u8s8", converted=False) for scheme in ("fp32", "int8", "mixed")] == [True] * 3
+    assert not runs(replace(PLAIN, refuses=("mixed",)), "mixed", "u8s8", converted=False)
 
 
 @installed

@@ -29,7 +29,7 @@ from compress.results import Result
 from compress.run_folder.records import Record
 from compress.searching import trial_loop
 from processes import naming
-from targets.errors import MeasurementError, RequestError, RunError
+from targets.errors import CompressError, MeasurementError, ModelError, RequestError, RunError
 from targets.runtimes.fake import costs
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import Capabilities
@@ -228,13 +228,16 @@ def test_a_second_target_measures_what_is_there_without_training(search: Search,
     assert all(set(c["measured"]) == {"fake"} for c in alone["candidates"])
 
 
-def test_a_target_that_refuses_some_of_what_is_there_leaves_those_out(search: Search, copied: Path) -> None:
+@pytest.mark.parametrize("error", [MeasurementError, ModelError])
+def test_a_target_that_refuses_some_of_what_is_there_leaves_those_out(
+    search: Search, copied: Path, error: type[CompressError]
+) -> None:
     class Picky(FakeTarget):
         """Takes no file of the third trial."""
 
         def measure(self, models: Any, **options: Any) -> Any:
             if any("0002-" in str(path) for path in models):
-                raise MeasurementError("fake2: unsupported operator")
+                raise error("fake2: unsupported operator")
             return super().measure(models, **options)
 
     report = search(target=[FakeTarget(), Picky("fake2")], trials=6).report
