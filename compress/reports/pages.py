@@ -25,6 +25,7 @@ from compress.reports.formatting import (
     format_size,
 )
 from compress.reports.reading import Candidate, PickRow, Report
+from compress.reports.shipping import shipped
 from compress.reports.worker_rows import worker_rows
 from compress.values.durations import format_duration
 from compress.values.printable import printable
@@ -97,6 +98,7 @@ def view(report: Report, *, importances: Importances | None = None, notes: Seque
         "notes": list(notes),
         "facts": _facts(report),
         "targets": [_target(report, name) for name in names],
+        "shipped": _shipped(report),
         "importances": [_importance(objective, shares) for objective, shares in (importances or {}).items() if shares],
         "int8_damage": _int8_damage(report),
         "stages": _stages(report),
@@ -166,6 +168,32 @@ def _target(report: Report, target: str) -> View:
         "classes": _classes(target, [reading.baseline(report), *read]),
         "candidates": [_candidate(report, target, candidate) for candidate in reading.measured_on(report, target)],
     }
+
+
+def _shipped(report: Report) -> View | None:
+    """The table of which file goes to which device; None where there is one device only."""
+    rows = shipped(report)
+    if not rows:
+        return None
+    heads = [f"{one.target}: {reading.main_cost(report, one.target)}, x" for one in rows]
+    found = []
+    for one in rows:
+        candidate = one.row.candidate or reading.baseline(report)
+        test, _ = _qualities(report, one.target, candidate, "test")
+        costs = [one.elsewhere.get(other.target) for other in rows]
+        cells = [MISSING if cost is None else cost.text for cost in costs]
+        found.append(
+            {
+                "target": one.target,
+                "id": candidate["id"],
+                "test": test,
+                "verdict": one.row.verdict,
+                "size": format_size(candidate["size"]),
+                "network": MISSING if one.network is None else str(one.network),
+                "costs": [(text, other is one) for text, other in zip(cells, rows, strict=True)],
+            }
+        )
+    return {"heads": heads, "rows": found}
 
 
 def _with_interval(value: str, interval: str) -> View:

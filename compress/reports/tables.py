@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from compress.reports import outcomes, reading, target_notes
 from compress.reports.formatting import MISSING, format_count, format_fixed, format_seconds, format_size
 from compress.reports.reading import Candidate, PickRow, Report
+from compress.reports.shipping import Shipped, shipped
 from compress.values.printable import printable
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def _table(columns: Iterable[tuple[str, str]], title: str | None = None) -> Tabl
     )
     for heading, side in columns:
         # Names stay whole, so that they can be copied; numbers give way to a second line first.
-        name = heading in ("pick", "id", "target", "recipe")
+        name = heading in ("pick", "id", "target", "recipe", "device")
         table.add_column(
             Text(printable(heading, keep="\n")),
             justify="right" if side == ">" else "left",
@@ -147,8 +148,34 @@ def picks_table(report: Report, target: str) -> Table:
     return table
 
 
+def shipping_table(report: Report, rows: Sequence[Shipped]) -> Table:
+    """A row for every device with the file that goes to it, and what its network costs on each of them."""
+    columns = [("device", "<"), ("id", "<"), ("test", ">"), ("verdict", "<"), ("size", ">"), ("network", ">")]
+    columns += [(f"{one.target}\n{reading.main_cost(report, one.target)}, x", ">") for one in rows]
+    table = _table(columns, title="which file goes to which device, and what its network costs on each")
+    for one in rows:
+        candidate = one.row.candidate or reading.baseline(report)
+        costs = [one.elsewhere.get(other.target) for other in rows]
+        _add(
+            table,
+            [
+                one.target,
+                candidate["id"],
+                _quality(report, one.target, candidate, "test"),
+                one.row.verdict,
+                format_size(candidate["size"]),
+                MISSING if one.network is None else str(one.network),
+                *(MISSING if cost is None else cost.text for cost in costs),
+            ],
+        )
+    return table
+
+
 def print_picks(report: Report, console: Console) -> None:
-    """Print for every target the outcome in a sentence, the table of picks, and what a reader should know besides."""
+    """Print for every target the outcome in a sentence, the table of picks, and what a reader should know besides.
+
+    Where there are several targets, a table of them all comes last.
+    """
     for target in reading.target_names(report):
         if reading.on(reading.baseline(report), target) is None:
             continue
@@ -157,6 +184,9 @@ def print_picks(report: Report, console: Console) -> None:
         lines = [line.replace("`", "") for line in told]
         sentence = outcomes.outcome(report, target).replace("`", "")
         _show(console, sentence, "", picks_table(report, target), *lines, "")
+    rows = shipped(report)
+    if rows:
+        _show(console, shipping_table(report, rows), "paretopress pick RUN --target DEVICE copies a file out.", "")
 
 
 def front_table(report: Report, target: str) -> Table:
