@@ -100,6 +100,8 @@ def worth_telling(
     under_way = {trial.number: trial for trial in trials.values() if trial.state == "asked"}
     if len(ended) <= most:
         return {**{trial.number: trial for trial in ended}, **under_way}
+    if most == 0:  # nobody learns from them; which are the best is not asked
+        return under_way
     each = most // 3
     best = sorted((trial for trial in ended if trial.state == "finished"), key=partial(_merit, problem, candidates))
     chosen = {trial.number: trial for trial in (*best[:each], *ended[len(ended) - each :])}

@@ -51,10 +51,12 @@ class CostKnowledge:
     factors: Mapping[str, tuple[str, float]]
     """Precision that is made -> (the measured one it goes by, its cost as a share of that one's)."""
     precisions: tuple[str, ...]
-    """Names of the variants that are made of a trained network."""
+    """Names of the variants that are made of a trained network for the first target."""
     limits: tuple[Constraint, ...]
     table: FeatureTable
     """The columns of networks that latencies go by."""
+    elsewhere: tuple[str, ...] = ()
+    """Names of the variants that are made for the other targets, which gain by them."""
     by_size: bool = False
     """Whether sizes are an objective, or limited."""
     _ratios: dict[str, list[float]] = field(default_factory=dict)
@@ -100,7 +102,8 @@ class CostKnowledge:
     def worth_making(self, network: Network) -> tuple[str, ...]:
         """Names of the variants in which a trained network is worth a file.
 
-        One that is not cheaper than a more exact one gains nothing, unless sizes count.
+        One that is not cheaper than a more exact one gains nothing, unless sizes count. What the other targets gain by
+        is made as well.
         """
         costs = {name: float(values[0]) for name, values in self.of([network]).items()}
         least, kept = np.inf, set[str]()
@@ -109,7 +112,11 @@ class CostKnowledge:
                 kept.add(scheme)
             least = min(least, costs[scheme])
         variants = self.context.targets.variants
-        return tuple(one.name for one in variants if one.name in self.precisions and one.scheme in kept)
+        return tuple(
+            one.name
+            for one in variants
+            if (one.name in self.precisions and one.scheme in kept) or one.name in self.elsewhere
+        )
 
     def meets(self, networks: Sequence[Network]) -> np.ndarray:
         """Whether each network may meet the limits on costs, as far as they are known, in some precision."""
@@ -170,7 +177,8 @@ class CostKnowledge:
     @property
     def left_out(self) -> tuple[str, ...]:
         """Precisions that are made of no trained network, since they gain nothing."""
-        return tuple(one.name for one in self.context.targets.variants if one.name not in self.precisions)
+        made = {*self.precisions, *self.elsewhere}
+        return tuple(one.name for one in self.context.targets.variants if one.name not in made)
 
     @property
     def error(self) -> tuple[float, float]:
@@ -213,7 +221,7 @@ def learn_costs(
     return CostKnowledge(
         context, training, importance, quantity, models, others, factors, made,
         tuple(limit for limit in problem.constraints if limit.operator == "<="), tables.blocks,
-        by_size="size" in _quantities(problem),
+        elsewhere=_worth_elsewhere(context, problem), by_size="size" in _quantities(problem),
     )  # fmt: skip
 
 
@@ -304,6 +312,38 @@ def _factors(
         factors[measured[0]] = (measured[0], 1.0)
         names = [variant.name for variant in context.targets.variants]
     return factors, tuple(names)
+
+
+def _worth_elsewhere(context: Context, problem: Problem) -> tuple[str, ...]:
+    """Names of the variants that the targets after the first one gain by, as the untouched network's files cost there.
+
+    They go by that network alone: their costs are not what is searched.
+    """
+    found: set[str] = set()
+    for target in context.targets.all[1:]:
+        timed = {"latency", "instructions"} & set(problem.objectives)
+        quantity = target.cost_quantity if timed else next(name for name in problem.objectives if name != "quality")
+        shares = _untouched_on(context, target.name, quantity)
+        least = math.inf
+        for variant in sorted(context.targets.variants, key=lambda one: _EXACT.index(one.scheme)):
+            share = shares.get(variant.name, 1.0 if variant.scheme == "fp32" else None)
+            if target.name in variant.targets and share is not None:
+                if share <= _GAIN * least or "size" in _quantities(problem):
+                    found.add(variant.name)
+                least = min(least, share)
+    return tuple(variant.name for variant in context.targets.variants if variant.name in found)
+
+
+def _untouched_on(context: Context, target: str, quantity: str) -> dict[str, float]:
+    """Variant's name -> what the untouched network costs in it on ``target``, as a share of the baseline's cost."""
+    zero, found = context.baseline.candidate, dict[str, float]()
+    for one in context.run.state.candidates.values():
+        untouched = one.trial is not None and not one.config.get("widths") and "dropped" not in one.config
+        if untouched and target in one.measured:
+            [share] = costs_of(one, zero, target, (quantity,))
+            if math.isfinite(share):
+                found.setdefault(one.id.partition("-")[2], share)
+    return found
 
 
 def _share_of(limit: Constraint, zero: Candidate, target: str) -> float | None:

@@ -94,6 +94,31 @@ def test_a_precision_that_pays_for_the_baseline_alone_is_found_out(
         assert "mixed" not in one["precisions"]
 
 
+def test_what_another_target_gains_by_is_made_of_trained_networks_too(
+    task: compress.Task, tiny: ModuleType, tmp_path: Path
+) -> None:
+    """On the first target int8 takes 1.5 of the time of fp32; on the second one a third."""
+
+    def costing(int8: float) -> Callable[[Path], float]:
+        def seconds(path: Path) -> float:
+            graph = onnx.load(path).graph
+            elements = sum(math.prod(one.dims) for one in graph.initializer if len(one.dims) > 1)
+            return 1e-9 * elements * (int8 if any(n.op_type == "DequantizeLinear" for n in graph.node) else 1.0)
+
+        return seconds
+
+    targets = [FakeTarget(cost=costing(1.5)), FakeTarget("fake2", cost=costing(1 / 3))]
+    space = replace(tiny.SPACE, precision=compress.Choice("fp32", "int8"))
+    report = compress.search(
+        task, targets, trials=3, space=space, out=tmp_path / "run", sampler="cost-aware",
+        constraints=["quality_drop<=1"],
+    ).report  # fmt: skip
+    first, *later = asked(tmp_path / "run")[1:]
+    assert first["why"]["cost"]["int8"] > first["why"]["cost"]["fp32"]
+    assert [one["precisions"] for one in (first, *later)] == [["fp32", "int8"]] * 2
+    assert "int8" in report["picks"]["fake2"]["fastest"]["id"]
+
+
 def test_networks_are_told_to_other_samplers_as_ratios(chosen: Result) -> None:
     study = chosen.study()
     ratios = [trial.params["prune_ratio"] for trial in study.trials]
