@@ -114,7 +114,7 @@ def test_what_another_target_gains_by_is_made_of_trained_networks_too(
         constraints=["quality_drop<=1"],
     ).report  # fmt: skip
     first, *later = asked(tmp_path / "run")[1:]
-    assert first["why"]["cost"]["int8"] > first["why"]["cost"]["fp32"]
+    assert list(first["why"]["cost"]) == ["fp32"], "what pays on the first target"
     assert [one["precisions"] for one in (first, *later)] == [["fp32", "int8"]] * 2
     assert "int8" in report["picks"]["fake2"]["fastest"]["id"]
 
