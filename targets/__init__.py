@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from targets.benches.bench_results import Bench
     from targets.benches.benching import bench
     from targets.benches.comparing import Comparison, Ratio, compare
+    from targets.benches.tuning import tune
     from targets.errors import (
         CompressError,
         MeasurementError,
@@ -61,6 +62,7 @@ _HOME = {
     "bench": "benches.benching",
     "compare": "benches.comparing",
     "get": "registry",
+    "tune": "benches.tuning",
 }
 
 __all__ = [
@@ -88,6 +90,7 @@ __all__ = [
     "bench",
     "compare",
     "get",
+    "tune",
 ]
 
 

@@ -22,6 +22,17 @@ class Setting:
     least: int | None = None
     most: int | None = None
     help: str = ""
+    tried: tuple[Any, ...] = ()
+    """Values that change how fast a model runs and not what it computes: ``tune`` tries them."""
+    counts_cores: bool = False
+    """Whether it is a number of cores: then what is tried goes up to as many as there are."""
+
+    def worth_trying(self, cores: int) -> tuple[Any, ...]:
+        """The values that ``tune`` tries on a machine with so many cores, none where it leaves the setting alone."""
+        if not self.counts_cores:
+            return self.tried
+        powers = [2**i for i in range(cores.bit_length()) if 2**i < cores]
+        return (*powers, cores)
 
     @property
     def allowed(self) -> str:

@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 @click.option("--time", "time", help="The longest to measure on each target, as 10s or 2min.  [default: 30s]")
 @click.option("--save", metavar="FILE", help="Write the result with its raw samples, for a later --compare.")
 @click.option("--compare", metavar="FILE", help="Compare with a saved result; status 3 on a significant regression.")
+@click.option("--tune", is_flag=True, help="Find the settings of each target with which one model is fastest.")
 @json_option
-def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+def bench_command(models: tuple[str, ...], as_json: bool, tune: bool, **options: Any) -> None:
     """Time models on one or several targets.
 
     With several models, each gets its paired ratio to the first; below 1 is faster. Models are run in turns in several
@@ -46,7 +47,13 @@ def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> Non
     With --compare, ratios to the same first model are compared; a regression is significant where the intervals are
     disjoint and the ratios more than 3 % apart. Exit status: 0 no regression, 3 a significant regression, 2 the
     request was wrong.
+
+    With --tune, settings that change nothing but the speed (threads, optimization level) are tried on one model, each
+    in turns with the best so far; what comes out is the target to use.
     """
+    if tune:
+        _tune(models, as_json, **options)
+        return
     benched = run_bench(models, **options)
     if as_json:
         print_json(benched.document)
@@ -60,6 +67,32 @@ def bench_command(models: tuple[str, ...], as_json: bool, **options: Any) -> Non
         raise benched.refused
     if benched.worse:
         raise SystemExit(UNSATISFIED)
+
+
+def _tune(models: tuple[str, ...], as_json: bool, **options: Any) -> None:
+    """Tune each target for one model, and print what is fastest."""
+    from compress.reports.bench_progress import LiveBench
+    from compress.reports.tuning_tables import print_tuned
+    from compress.values.durations import parse_duration
+    from targets.benches import benching, tuning
+    from targets.registry import DEFAULT
+
+    if len(models) > 1:
+        raise RequestError(f"--tune takes one model, {len(models)} were given; tune them one by one")
+    for name in ("save", "compare", "precise"):
+        if options[name]:
+            raise RequestError(f"--tune does not go with --{name}; leave one of them out")
+    sizes = benching.shapes_for(models[0], benching.parse_shapes(options["shapes"]))
+    inputs, seconds = read_inputs(options["data"]), parse_duration(options["time"])
+    with LiveBench(models, tuning.TURN) as live:
+        found = [
+            tuning.tune(models[0], target, shapes=sizes, inputs=inputs, seconds=seconds, watch=live)
+            for target in options["targets"] or (DEFAULT,)
+        ]
+    if as_json:
+        print_json({"schema": 1, "tuned": [one.to_json() for one in found]})
+    else:
+        print_tuned(found, make_console())
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,15 @@ def _add(table: Table, cells: Sequence[str]) -> None:
     table.add_row(*(Text(printable(cell), style=_STYLES.get(cell.partition(" ")[0], "")) for cell in cells))
 
 
-def _show(console: Console, *parts: Table | str) -> None:
+def plain_table(columns: Iterable[tuple[str, str]], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A table of texts; a column is its heading and ``<`` or ``>`` for the side its text keeps to."""
+    table = _table(columns, title)
+    for row in rows:
+        _add(table, row)
+    return table
+
+
+def show(console: Console, *parts: Table | str) -> None:
     """Print tables and lines; where there is no terminal the console is widened, as rich would take 80 columns."""
     from rich.text import Text
 
@@ -183,10 +191,10 @@ def print_picks(report: Report, console: Console) -> None:
         told += [*filter(None, [outcomes.weak_baseline(report, target)]), *target_notes.notes(report, target)]
         lines = [line.replace("`", "") for line in told]
         sentence = outcomes.outcome(report, target).replace("`", "")
-        _show(console, sentence, "", picks_table(report, target), *lines, "")
+        show(console, sentence, "", picks_table(report, target), *lines, "")
     rows = shipped(report)
     if rows:
-        _show(console, shipping_table(report, rows), "paretopress pick RUN --target DEVICE copies a file out.", "")
+        show(console, shipping_table(report, rows), "paretopress pick RUN --target DEVICE copies a file out.", "")
 
 
 def front_table(report: Report, target: str) -> Table:
@@ -238,7 +246,7 @@ def print_front(report: Report, console: Console, target: str | None = None) -> 
     """Print the front on ``target``, or on every target where it is None."""
     for name in [target] if target is not None else reading.target_names(report):
         if reading.on(reading.baseline(report), name) is not None:
-            _show(console, front_table(report, name), "")
+            show(console, front_table(report, name), "")
 
 
 def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -247,7 +255,7 @@ def print_targets(listed: Sequence[Mapping[str, Any]], console: Console) -> None
     for row in listed:
         install = "" if row["available"] else row.get("install") or ""
         _add(table, [row["name"], "yes" if row["available"] else "no", row.get("description") or "", install])
-    _show(console, table)
+    show(console, table)
 
 
 def print_recipes(listed: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -255,4 +263,4 @@ def print_recipes(listed: Sequence[Mapping[str, Any]], console: Console) -> None
     table = _table([("recipe", "<"), ("what it is", "<")])
     for row in listed:
         _add(table, [row["name"], row.get("description") or ""])
-    _show(console, table)
+    show(console, table)

@@ -125,6 +125,11 @@ def parse_shapes(texts: Sequence[str]) -> Shapes:
     return shapes
 
 
+def shapes_for(model: str | Path, shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
+    """``fill_shapes`` of one file; raises ModelError where it is none."""
+    return fill_shapes([_read(Path(model)).facts], shapes)
+
+
 def fill_shapes(facts: Sequence[FileFacts | None], shapes: Mapping[str, tuple[int, ...]]) -> Shapes:
     """Shapes by input name: "" becomes each model's only input, and axes of one symbol get one size.
 

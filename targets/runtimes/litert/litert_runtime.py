@@ -19,7 +19,7 @@ from targets.workers.runtime import Runtime, Session
 
 _KERNELS = {"xnnpack": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
 SETTINGS: Mapping[str, Setting] = {
-    "threads": Setting(1, least=1, help="threads of one inference"),
+    "threads": Setting(1, least=1, help="threads of one inference", counts_cores=True),
     "kernels": Setting("xnnpack", words=tuple(_KERNELS), help="which kernels compute"),
     "io": Setting("int8", words=("int8", "float"), help="what int8 files take and give"),
 }

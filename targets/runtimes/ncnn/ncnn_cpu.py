@@ -60,7 +60,7 @@ class NcnnCpu(LocalTarget):
     slow_to_load = True
     runtime = "targets.runtimes.ncnn.ncnn_cpu:NcnnRuntime"
     settings: ClassVar[Mapping[str, Setting]] = {
-        "threads": Setting(1, least=1, help="threads of one inference"),
+        "threads": Setting(1, least=1, help="threads of one inference", counts_cores=True),
         "precision": Setting("fp32", words=("fp32", "fp16"), help="weights and arithmetic"),
     }
     requires = ("ncnn", "pnnx", "onnx")

@@ -53,7 +53,7 @@ class OpenvinoCpu(LocalTarget):
     base = "openvino-cpu"
     runtime = "targets.runtimes.openvino.openvino_cpu:OpenvinoRuntime"
     settings: ClassVar[Mapping[str, Setting]] = {
-        "threads": Setting(1, least=1, help="threads of one inference"),
+        "threads": Setting(1, least=1, help="threads of one inference", counts_cores=True),
         "precision": Setting("f32", words=("f32", "bf16"), help="arithmetic of what is not quantized"),
     }
     requires = ("openvino",)

@@ -51,9 +51,9 @@ class OrtCpu(LocalTarget):
     base = "ort-cpu"
     runtime = "targets.runtimes.ort.ort_cpu:OrtRuntime"
     settings: ClassVar[Mapping[str, Setting]] = {
-        "threads": Setting(1, least=1, help="threads of one inference"),
-        "opt": Setting("all", words=tuple(_LEVELS), help="graph optimization level"),
-        "spinning": Setting(0, least=0, most=1, help="whether idle threads burn CPU between runs"),
+        "threads": Setting(1, least=1, help="threads of one inference", counts_cores=True),
+        "opt": Setting("all", words=tuple(_LEVELS), help="graph optimization level", tried=("all", "extended")),
+        "spinning": Setting(0, least=0, most=1, help="whether idle threads burn CPU between runs", tried=(0, 1)),
     }
     requires = ("onnxruntime",)
     packages = ("onnxruntime", "numpy")
