@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from compress.networks.calling import argument_names
 from compress.onnx_files.flat_modules import PREFIX, FlatModule, distinct_names, is_flat, output_names
 from compress.onnx_files.parity import batch_first
+from compress.onnx_files.translations import kept_translations
 from targets.errors import ExportError
 
 OLDEST_OPSET = 18
@@ -50,18 +51,19 @@ def export_program(network: nn.Module, inputs: tuple[Tensor, ...], opset: int, *
     flat = is_flat(network, inputs)
     batch = {0: torch.export.Dim("batch")}
     shapes: Any = tuple(batch if free and first else None for first in batch_first(inputs))
-    program: Any = torch.onnx.export(
-        network if flat else FlatModule(network),
-        inputs,
-        dynamo=True,
-        dynamic_shapes=shapes if flat else (shapes,),
-        external_data=False,
-        optimize=False,
-        verbose=False,
-        opset_version=max(OLDEST_OPSET, opset),
-        input_names=given if not flat or _known(network) else None,
-        output_names=returned,
-    )
+    with kept_translations():
+        program: Any = torch.onnx.export(
+            network if flat else FlatModule(network),
+            inputs,
+            dynamo=True,
+            dynamic_shapes=shapes if flat else (shapes,),
+            external_data=False,
+            optimize=False,
+            verbose=False,
+            opset_version=max(OLDEST_OPSET, opset),
+            input_names=given if not flat or _known(network) else None,
+            output_names=returned,
+        )
     if program is None:
         raise ExportError("the exporter returned nothing")
     _check_batch(program)
