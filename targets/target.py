@@ -19,6 +19,9 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
+COUNTS = ("instructions", "cycles")
+"""What stands for speed where nothing is timed: executed instructions, or the cycles of a compiler's model."""
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -146,11 +149,18 @@ class Measurement:
     memory: int | None = None
     flash: int | None = None
     """What the file takes of a device together with the code that runs it; None where that is not known."""
+    cycles: int | None = None
+    """Of one inference, as a model of the device counts them; on targets that do not count instructions."""
     first: float | None = None
     load_seconds: float | None = None
     settled: bool = True
     """Whether the interval came within the asked width before the time was spent."""
     samples: tuple[Samples, ...] = field(default=(), repr=False)
+
+    @property
+    def count(self) -> int | None:
+        """What is counted of it, instructions or cycles; None where neither is."""
+        return self.cycles if self.instructions is None else self.instructions
 
 
 class Target(abc.ABC):
@@ -179,7 +189,7 @@ class Target(abc.ABC):
 
     @property
     def cost_quantity(self) -> str:
-        """The quantity that stands for speed here: ``latency``, ``instructions`` or ``memory``."""
+        """The quantity that stands for speed here: ``latency``, ``instructions``, ``cycles`` or ``memory``."""
         return "instructions" if self.counted else "latency"
 
     @property

@@ -46,7 +46,7 @@ def measure(
     inputs: Mapping[str, np.ndarray],
     protocol: Protocol = SEARCHING,
 ) -> list[dict[str, Any]]:
-    """Latency (or instructions) and memory of the ONNX files ``paths`` on ``target``, a JSON document each, in order.
+    """Latency (or what is counted) and memory of the files ``paths`` on ``target``, a JSON document each, in order.
 
     They are timed in turns with ``baseline`` on ``inputs`` (by input name), as ``protocol`` says; times are in seconds
     and memory in bytes. Files of one structure are measured once, and none that the cache has under ``description``,
@@ -83,7 +83,7 @@ def measure(
 
 
 def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
-    """The latency in a result of ``measure``, in seconds; None where instructions are counted instead."""
+    """The latency in a result of ``measure``, in seconds; None where cost is counted instead."""
     data = info.get("latency")
     if data is None:
         return None
@@ -111,6 +111,7 @@ def measured(info: Mapping[str, Any], quality: Quality, drop: Drop, check: Devic
         scored_on_host={} if check is None else {"val": check},
         integer=integer_share(info),
         flash=info.get("flash"),
+        cycles=info.get("cycles"),
     )
 
 

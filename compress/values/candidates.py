@@ -116,6 +116,13 @@ class Measured:
     """None where the runtime does not show what it executes."""
     flash: int | None = None
     """Bytes of the file and of the code that runs it, where a target knows that; limits on ``size`` are held to it."""
+    cycles: int | None = None
+    """Modelled, on targets that count these and no instructions."""
+
+    @property
+    def count(self) -> int | None:
+        """What is counted of it, instructions or cycles; None where neither is."""
+        return self.cycles if self.instructions is None else self.instructions
 
 
 @dataclass(frozen=True)

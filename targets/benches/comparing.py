@@ -150,7 +150,7 @@ def entry(one: Measurement, reference: Measurement) -> dict[str, Any]:
         "memory": one.memory,
         "instructions": one.instructions,
         "size": one.size,
-        **({} if one.flash is None else {"flash": one.flash}),
+        **{name: value for name, value in (("cycles", one.cycles), ("flash", one.flash)) if value is not None},
         "processes": len(one.samples),
         "settled": one.settled,
         "tied": one is not reference and ratio.tied,
@@ -174,8 +174,8 @@ def fastest(one: Measurement) -> list[float] | None:
 def _ratio(one: Measurement, reference: Measurement) -> Ratio:
     if one.latency:
         return Ratio(one.latency.ratio, one.latency.low, one.latency.high)
-    if one.instructions is not None and reference.instructions:
-        counted = one.instructions / reference.instructions
+    if one.count is not None and reference.count:
+        counted = one.count / reference.count
     elif one.memory is not None and reference.memory:
         counted = one.memory / reference.memory
     else:

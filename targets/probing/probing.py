@@ -249,7 +249,7 @@ class _Bench:
         kinds = [(kind, width) for kind, widths in wanted.items() for width in widths]
         files = [self._file(kind, width) for kind, width in kinds]
         measured = self.target.measure(files, protocol=PROTOCOL, watch=self.watch)
-        counts = [float(one.instructions) for one in measured if one.instructions]
+        counts = [float(one.count) for one in measured if one.count]
         ratios = [count / counts[0] for count in counts] if len(counts) == len(files) else _best_ratios(measured)
         found: dict[str, dict[int, float]] = {kind: {} for kind in wanted}
         for (kind, width), ratio in zip(kinds, ratios, strict=True):

@@ -45,6 +45,7 @@ def make(
     feasible: bool = True,
     memory: int | None = None,
     instructions: int | None = None,
+    cycles: int | None = None,
 ) -> Candidate:
     """A candidate on TARGET; the baseline's quality is 0.9; ``noise``: half-width of the ratio's interval.
 
@@ -59,6 +60,7 @@ def make(
         latency,
         memory,
         instructions,
+        cycles=cycles,
     )
     return Candidate(name, None, {}, size, 10, 10, Parity(0.0, 1.0), {TARGET: measured})
 
@@ -252,14 +254,17 @@ def test_noise_ties_latencies() -> None:
     assert ids(ranked("fastest", [quick, small], TARGET)) == ["small", "quick"]
 
 
-def test_fewest_instructions_where_cost_is_counted() -> None:
-    few, more = (
-        make("few", 0.9, None, 900, instructions=1_000_000),
-        make("more", 0.9, None, 300, instructions=1_010_000),
-    )
+@pytest.mark.parametrize("count", ["instructions", "cycles"])
+def test_fewest_of_what_is_counted(count: str) -> None:
+    def counted(name: str, size: int, number: int) -> Candidate:
+        made: dict[str, Any] = {count: number}
+        return make(name, 0.9, None, size, **made)
+
+    few, more = counted("few", 900, 1_000_000), counted("more", 300, 1_010_000)
     assert ids(ranked("fastest", [more, few], TARGET)) == ["few", "more"]
     assert tied_with(few, [few, more], TARGET) == ()
-    same = make("same", 0.9, None, 300, instructions=1_000_100)
+    same = counted("same", 300, 1_000_100)
+    assert costs_of(more, few, TARGET, (count,)) == (1.01,)
     assert ids(ranked("fastest", [few, same], TARGET)) == ["same", "few"]
 
 
