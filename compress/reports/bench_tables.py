@@ -78,7 +78,8 @@ def _note(entry: Entry, first: Entry) -> str:
     found = ["tied"] if verdict(entry, first) == "tied" else []
     audit = entry.get("audit")
     if audit:
-        found.append(f"int8 {audit['integer']}/{audit['layers']}")
+        label, number = ("NPU", audit["npu"]) if "npu" in audit else ("int8", audit["integer"])
+        found.append(f"{label} {number}/{audit['layers']}")
     return ", ".join(found)
 
 

@@ -120,6 +120,10 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
         for name in ("flash", "cycles"):
             if measured[name] is None:
                 del measured[name]
+        if not measured["stand_in"]:
+            del measured["stand_in"]
+        if measured["integer"] and not measured["integer"]["on_npu"]:
+            del measured["integer"]["on_npu"]
     # How near a quantized file is to its float source belongs to its precision; the entry's own keys are a contract.
     files = data.pop("files")
     if files:

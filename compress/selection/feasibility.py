@@ -103,5 +103,6 @@ def excesses(
 
 
 def is_feasible(candidate: Candidate, baseline: Candidate, target: str, constraints: tuple[Constraint, ...]) -> bool:
-    """Whether ``candidate`` meets every constraint on ``target``, by its values on val."""
-    return all(x <= ROUNDING for x in excesses(candidate, baseline, target, constraints, scaled=True).values())
+    """Whether ``candidate`` runs on ``target`` and meets every constraint there, by its values on val."""
+    found = excesses(candidate, baseline, target, constraints, scaled=True).values()
+    return not candidate.measured[target].stand_in and all(x <= ROUNDING for x in found)
