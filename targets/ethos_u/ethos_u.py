@@ -91,7 +91,7 @@ class EthosU(TfliteTarget):
         self.variant = VARIANTS[self.values["variant"]]
         self._known: dict[str, Compiled] = {}
         self._left: set[str] = set()
-        self._stood_in = False
+        self._stood_in = self._ran = False
 
     @property
     def cost_quantity(self) -> str:
@@ -125,7 +125,7 @@ class EthosU(TfliteTarget):
         }
 
     def remarks(self) -> tuple[str, ...]:
-        """That a float file was measured as another one, and what is left to the CPU, where either was seen."""
+        """Whose outputs were given, that a float file was measured as another, and what is left to the CPU, if so."""
         found = []
         if self._stood_in:
             found.append(
@@ -134,8 +134,12 @@ class EthosU(TfliteTarget):
             )
         if self._left:
             found.append(
-                f"{self.name}: the NPU lacks {', '.join(sorted(self._left))}, in the form that it has in a file; the "
-                "CPU beside it runs that, which is not in the cycles"
+                f"{self.name}: left to the CPU beside the NPU, and not in the cycles: {', '.join(sorted(self._left))}"
+            )
+        if self._ran:
+            found.append(
+                f"{self.name}: outputs, and so quality, are those of TensorFlow Lite Micro's reference kernels on the "
+                "same file, since Vela executes nothing"
             )
         return tuple(found)
 
@@ -166,6 +170,11 @@ class EthosU(TfliteTarget):
         check_names(names, arrays, "values")
         check_names(names, sizes, "shape", TargetError)
         return found
+
+    def run(self, model: Path, inputs: Mapping[str, np.ndarray], *, batch: int = 64) -> list[np.ndarray]:
+        """Outputs for all samples, of TensorFlow Lite Micro on this machine (see ``Target``)."""
+        self._ran = True
+        return super().run(model, inputs, batch=batch)
 
     def audit(self, model: Path) -> tuple[Layer, ...] | None:
         """All operators of an int8 file, and which of them run on the NPU; None of a float file (see ``Target``)."""

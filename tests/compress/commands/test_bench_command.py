@@ -122,6 +122,11 @@ def test_one_table_has_a_group_for_each_target() -> None:
     assert "not paired" in text
 
 
+def test_operators_on_an_npu_are_counted_beside_the_model() -> None:
+    entry = {**ENTRY, **COUNTED, "cycles": 89_900, "audit": {"integer": 13, "layers": 13, "npu": 12}}
+    assert line(printed(entry), "base.onnx").rstrip().endswith("NPU 12/13")
+
+
 @pytest.mark.parametrize("name", ["instructions", "cycles"])
 def test_counts_stand_where_nothing_is_timed(name: str) -> None:
     heavy = {**ENTRY, **COUNTED, name: 6_490_000}

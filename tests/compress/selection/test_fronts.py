@@ -330,6 +330,16 @@ def test_an_unknown_pick_is_refused() -> None:
         ranked("best", [BASELINE], TARGET)
 
 
+def test_what_does_not_run_itself_is_no_choice_and_no_miss() -> None:
+    def standing_in(one: Candidate) -> Candidate:
+        return one.on(TARGET, replace(one.measured[TARGET], stand_in=True))
+
+    zero, int8 = standing_in(make("baseline", 0.9, 1.0)), make("int8", 0.89, 1.0)
+    asked = ask("quality_drop<=0.05", baseline=zero)
+    assert ids(front([zero, int8], asked, TARGET)) == ["int8"]
+    assert nearest_miss([zero], asked, TARGET) is None
+
+
 def test_nearest_miss_by_the_worst_violation() -> None:
     asked = ask("quality_drop<=0.01", "size<=500B")
     # Twice the drop allowed; then 60 % too large and otherwise fine; then hardly worse in both.
