@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from targets.documents import file_hash
-from targets.errors import ModelError, TargetError
+from targets.errors import ModelError
 from targets.ethos_u import vela_installation
 from targets.ethos_u.variants import CONFIGURATION, MEMORY_MODE, VARIANTS
 from targets.settings import Setting
@@ -35,10 +35,9 @@ from targets.tflite import conversion
 from targets.tflite.installation import Say
 from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, SUFFIX, TfliteFile, read_tflite
 from targets.tflite.tflite_target import TfliteTarget
-from targets.workers.inputs import check_names, checked_shapes, make_feeds
-from targets.workers.local import check_request, first_samples
+from targets.workers.inputs import make_feeds
+from targets.workers.local import check_request, given
 from targets.workers.process import Launch
-from targets.workers.runtime import Input
 
 _FLOATS = (*REFUSES, "fp32", "fp16", "int8-weights", "int8-dynamic")
 """What computes in floats, wholly or in part."""
@@ -155,20 +154,18 @@ class EthosU(TfliteTarget):
         """Cycles of each on the NPU, and what it needs of SRAM and flash, as Vela models them (see ``Target``)."""
         paths = [self.for_us(model) for model in models]
         check_request(paths, protocol or Protocol())
-        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
-        sizes = checked_shapes(shapes or {})
+        known = given(inputs, shapes)
         found, names = [], list[str]()
         for path in paths:
             taken = self.taken(path)
-            items = [Input(port.name, port.dtype, port.shape) for port in read_tflite(taken).inputs]
+            items = read_tflite(taken).takes
             names += [item.name for item in items]
-            made = self._compiled(path, taken, make_feeds(items, arrays, sizes, seed=0), watch)
+            made = self._compiled(path, taken, make_feeds(items, known.arrays, known.shapes, seed=0), watch)
             found.append(Measurement(
                 path, self.name, path.stat().st_size, cycles=made.cycles, memory=made.sram, flash=made.flash,
                 stand_in=path.suffix != SUFFIX,
             ))  # fmt: skip
-        check_names(names, arrays, "values")
-        check_names(names, sizes, "shape", TargetError)
+        known.check_names(names)
         return found
 
     def run(self, model: Path, inputs: Mapping[str, np.ndarray], *, batch: int = 64) -> list[np.ndarray]:

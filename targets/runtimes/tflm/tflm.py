@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from targets.errors import MeasurementError, ModelError, TargetError
+from targets.errors import MeasurementError, ModelError
 from targets.settings import Setting
 from targets.target import Capabilities, Layer, Measurement, Protocol, Watch
 from targets.tflite import installation
@@ -25,8 +25,8 @@ from targets.tflite.operators import PRODUCTS
 from targets.tflite.sessions import TfliteSession
 from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, TfliteFile, read_tflite
 from targets.tflite.tflite_target import TfliteTarget
-from targets.workers.inputs import check_names, checked_shapes, make_feeds
-from targets.workers.local import check_request, first_samples
+from targets.workers.inputs import make_feeds
+from targets.workers.local import check_request, given
 from targets.workers.runtime import Runtime, Session
 
 _ARENAS = (1 << 24, 1 << 28)
@@ -83,8 +83,7 @@ class Tflm(TfliteTarget):
         """The arena of each, in bytes as ``memory``, after one inference (see ``Target``)."""
         paths = [Path(model) for model in models]
         check_request(paths, protocol or Protocol())
-        sizes = checked_shapes(shapes or {})
-        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
+        known = given(inputs, shapes)
         found, names = [], list[str]()
         with self.lock:
             heard = self.listener(watch, 1, 1)
@@ -92,14 +91,13 @@ class Tflm(TfliteTarget):
                 header = {
                     "operation": "call",
                     "function": "targets.runtimes.tflm.tflm:measure_arena",
-                    "arguments": {"model": str(self.taken(path).absolute()), "shapes": sizes},
+                    "arguments": {"model": str(self.taken(path).absolute()), "shapes": known.shapes},
                     "doing": f"running {path}",
                 }
-                answer = self.ask_scorer(header, arrays, heard).header
+                answer = self.ask_scorer(header, known.arrays, heard).header
                 names += answer["inputs"]
                 found.append(Measurement(path, self.name, path.stat().st_size, memory=int(answer["arena"])))
-        check_names(names, arrays, "values")
-        check_names(names, sizes, "shape", TargetError)
+        known.check_names(names)
         return found
 
 
