@@ -23,8 +23,7 @@ from compress.reports.formatting import (
 )
 from compress.values.printable import printable
 from targets.benches.advice import short_names
-from targets.benches.comparing import Ratio
-from targets.intervals import TIE
+from targets.benches.comparing import Ratio, tie_share
 from targets.target import COUNTS
 
 if TYPE_CHECKING:
@@ -62,9 +61,13 @@ def verdict(entry: Entry, first: Entry) -> str:
     """How ``entry`` compares with ``first``: ``first`` (it is the same), ``tied``, ``faster`` or ``slower``."""
     if entry is first:
         return "first"
-    if Ratio(entry["ratio"], entry["low"], entry["high"]).tied:
+    if Ratio(entry["ratio"], entry["low"], entry["high"], _tie(entry)).tied:
         return "tied"
     return "faster" if entry["ratio"] < 1 else "slower"
+
+
+def _tie(entry: Entry) -> float:
+    return tie_share(entry.get("p50"), entry.get("instructions"))
 
 
 def _ratio(entry: Entry, first: Entry) -> str:
@@ -186,7 +189,7 @@ def _fastest(group: Sequence[Entry], names: Mapping[int, str], target: str) -> s
     interval = "" if low == high else f" ({format_interval(low, high, _times)})"
     # Within the tie rule of the best: which of them it is would be chance.
     others = [one for one in group if one is not best and one is not first]
-    near = [names[id(one)] for one in others if one["low"] < best["ratio"] * (1 + TIE)]
+    near = [names[id(one)] for one in others if one["low"] <= best["ratio"] * (1 + _tie(best))]
     also = f"; {', '.join(near)} cannot be told from it" if near else ""
     if best.get("p50") is None:
         share = format_percent(best["ratio"])

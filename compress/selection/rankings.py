@@ -98,7 +98,7 @@ def chord_positions(points: Sequence[tuple[float, float]]) -> list[float]:
 def tied_with(candidate: Candidate, front: Sequence[Candidate], target: str, which: str = "fastest") -> tuple[str, ...]:
     """Ids of the others on the front that cannot be told apart from ``candidate`` in what it was picked for.
 
-    Latencies are tied if the intervals of their ratios overlap or they are within 3 %, counts within 0.1 %;
+    Latencies are tied if the intervals of their ratios overlap or they are within 3 %, instructions within 0.1 %;
     qualities if the intervals of their drops overlap; sizes if they are equal. A knee is tied if speed and quality are.
     """
     others = [c for c in front if c.id != candidate.id]
@@ -117,7 +117,8 @@ def _same_speed(a: Candidate, b: Candidate, target: str) -> bool:
     if one.latency is not None and other.latency is not None:
         return _overlap(one.latency, other.latency) or _near(one.latency.ratio, other.latency.ratio, SAME_LATENCY)
     if one.latency is None and other.latency is None and one.count and other.count:
-        return _near(one.count, other.count, SAME_COUNT)
+        # Modelled cycles are those of the file, whatever the input.
+        return _near(one.count, other.count, 0.0 if one.instructions is None else SAME_COUNT)
     if one.latency is None and other.latency is None and one.count is None and other.count is None:
         return one.memory == other.memory
     return False

@@ -22,14 +22,12 @@ from typing import Any
 
 from targets.documents import finite, parse_json, read_text, write_text
 from targets.errors import RequestError
-from targets.intervals import TIE
+from targets.intervals import COUNTED_TIE, TIE
 from targets.target import COUNTS
 
 Entry = Mapping[str, Any]
 Document = Mapping[str, Any]
 
-COUNTED_TIE = 0.001
-"""Counts closer than this share are the same."""
 ABSOLUTE_TIE = 0.15
 """Absolute times of two calls closer than this share are not told apart."""
 

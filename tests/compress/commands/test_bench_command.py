@@ -138,6 +138,16 @@ def test_counts_stand_where_nothing_is_timed(name: str) -> None:
     assert f"[red]small.onnx takes 50 % of the {name} of base.onnx." in text
 
 
+@pytest.mark.parametrize(
+    ("name", "share", "tied"),
+    [("instructions", 0.99, False), ("instructions", 0.9995, True), ("cycles", 0.9995, False)],
+)
+def test_what_is_counted_is_tied_only_by_what_moves_with_the_input(name: str, share: float, tied: bool) -> None:
+    heavy = {**ENTRY, **COUNTED, name: 1_000_000}
+    light = {**SMALL, **COUNTED, name: int(share * 1e6), "ratio": share, "low": share, "high": share}
+    assert ("tied" in line(printed(heavy, light), "[red]small.onnx")) == tied
+
+
 @pytest.mark.parametrize("width", range(63, 125, 3))
 @pytest.mark.parametrize("target", ["ort-cpu", "ssh:host=pi@board"])
 def test_a_narrow_terminal_loses_columns_and_no_cell(width: int, target: str) -> None:

@@ -265,7 +265,8 @@ def test_fewest_of_what_is_counted(count: str) -> None:
     assert tied_with(few, [few, more], TARGET) == ()
     same = counted("same", 300, 1_000_100)
     assert costs_of(more, few, TARGET, (count,)) == (1.01,)
-    assert ids(ranked("fastest", [few, same], TARGET)) == ["same", "few"]
+    # Instructions move a little with the input, a compiler's cycles do not.
+    assert ids(ranked("fastest", [few, same], TARGET)) == (["few", "same"] if count == "cycles" else ["same", "few"])
 
 
 def test_most_accurate_of_equal_quality_is_the_faster() -> None:
