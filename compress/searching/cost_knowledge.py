@@ -322,7 +322,7 @@ def _worth_elsewhere(context: Context, problem: Problem) -> tuple[str, ...]:
     """
     found: set[str] = set()
     for target in context.targets.all[1:]:
-        timed = {"latency", "instructions"} & set(problem.objectives)
+        timed = {"latency", *COUNTS} & set(problem.objectives)
         quantity = target.cost_quantity if timed else next(name for name in problem.objectives if name != "quality")
         shares = _untouched_on(context, target.name, quantity)
         least = math.inf
