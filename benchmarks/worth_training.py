@@ -50,7 +50,7 @@ def count(folder: Path, first: int = 10) -> Count:
 
 def _point(candidate: dict[str, Any]) -> tuple[float, float]:
     measured = next(iter(candidate["measured"].values()))
-    cost = measured["latency"]["ratio"] if measured["latency"] else measured["instructions"]
+    cost = measured["latency"]["ratio"] if measured["latency"] else measured["instructions"] or measured.get("cycles")
     return float(cost), float(measured["quality_drop"]["val"]["value"])
 
 

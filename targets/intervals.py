@@ -23,6 +23,8 @@ _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2
 
 TIE = 0.03
 """Two sessions of one model differ by so large a share: times that are closer are not told apart."""
+COUNTED_TIE = 0.001
+"""Counts closer than this share are the same: instructions move by some hundredths of a percent with the input."""
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ BUILT_IN = {
     "ssh": "targets.boards.ssh:Ssh",
     "arm-emulated": "targets.emulated_arm.arm_emulated:ArmEmulated",
     "cortex-m": "targets.cortex_m.cortex_m:CortexM",
+    "ethos-u": "targets.ethos_u.ethos_u:EthosU",
     "fake": "targets.runtimes.fake.fake_target:FakeTarget",
 }
 

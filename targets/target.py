@@ -19,6 +19,9 @@ import numpy as np
 
 Arrays = dict[str, np.ndarray]
 
+COUNTS = ("instructions", "cycles")
+"""What stands for speed where nothing is timed: executed instructions, or the cycles of a compiler's model."""
+
 
 @dataclass(frozen=True)
 class Capabilities:
@@ -98,6 +101,8 @@ class Layer:
     """Where not, or where the file says otherwise: the reason in words, as far as it can be seen."""
     instructions: int | None = None
     """That it executes in one inference, where these are counted for each operator."""
+    on_npu: bool | None = None
+    """Whether it runs on the NPU rather than on the CPU beside it; None where there is no NPU."""
 
 
 @dataclass(frozen=True)
@@ -146,11 +151,20 @@ class Measurement:
     memory: int | None = None
     flash: int | None = None
     """What the file takes of a device together with the code that runs it; None where that is not known."""
+    cycles: int | None = None
+    """Of one inference, as a model of the device counts them; on targets that do not count instructions."""
+    stand_in: bool = False
+    """Whether costs are of a file that was made of this one, which itself does not run there."""
     first: float | None = None
     load_seconds: float | None = None
     settled: bool = True
     """Whether the interval came within the asked width before the time was spent."""
     samples: tuple[Samples, ...] = field(default=(), repr=False)
+
+    @property
+    def count(self) -> int | None:
+        """What is counted of it, instructions or cycles; None where neither is."""
+        return self.cycles if self.instructions is None else self.instructions
 
 
 class Target(abc.ABC):
@@ -167,6 +181,10 @@ class Target(abc.ABC):
     """Cost is counted, not timed."""
     deterministic: bool = False
     """Same file, same cost, bit for bit: searches on it are reproducible."""
+    cost_by_weights: bool = False
+    """Cost depends on the values of weights, too: files of one structure may differ in it."""
+    has_npu: bool = False
+    """An NPU runs what it can of a file and the CPU beside it the rest: how much that is belongs to every figure."""
     remote: bool = False
     """Runs elsewhere or emulated: quality may be too slow to score there, so scoring looks at the time it takes."""
     slow_to_load: bool = False
@@ -179,7 +197,7 @@ class Target(abc.ABC):
 
     @property
     def cost_quantity(self) -> str:
-        """The quantity that stands for speed here: ``latency``, ``instructions`` or ``memory``."""
+        """The quantity that stands for speed here: ``latency``, ``instructions``, ``cycles`` or ``memory``."""
         return "instructions" if self.counted else "latency"
 
     @property

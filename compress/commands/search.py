@@ -55,7 +55,7 @@ WORKERS = _Workers()
     "--objective",
     "objectives",
     multiple=True,
-    help="What the front spans: two or more of quality, latency, size, memory and instructions. Repeatable.  "
+    help="What the front spans: two or more of quality, latency, size, memory, instructions and cycles. Repeatable.  "
     "[default: quality, latency]",
 )
 @click.option(

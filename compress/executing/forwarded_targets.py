@@ -41,6 +41,7 @@ class TargetFacts:
     cost_quantity: str
     capabilities: Capabilities
     described: dict[str, Any]
+    cost_by_weights: bool = False
 
 
 Ask = Callable[[DeviceRequest], Any]
@@ -51,7 +52,7 @@ def facts_of(target: Target) -> TargetFacts:
     """Name, abilities and description of ``target``, asked of it once so that they can be sent to workers."""
     return TargetFacts(
         target.name, target.counted, target.deterministic, target.cost_quantity, target.capabilities(),
-        target.describe(),
+        target.describe(), target.cost_by_weights,
     )  # fmt: skip
 
 
@@ -64,6 +65,7 @@ class ForwardedTarget(Target):
     def __init__(self, facts: TargetFacts, ask: Ask) -> None:
         self.facts, self.ask = facts, ask
         self.name, self.counted, self.deterministic = facts.name, facts.counted, facts.deterministic
+        self.cost_by_weights = facts.cost_by_weights
 
     @property
     def cost_quantity(self) -> str:

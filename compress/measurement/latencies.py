@@ -24,6 +24,7 @@ from compress.values.candidates import (
 )
 from compress.values.serialization import to_json
 from targets.benches.comparing import disturbed
+from targets.documents import file_hash
 from targets.errors import StageError
 from targets.target import Measurement, Protocol, Target
 
@@ -46,15 +47,15 @@ def measure(
     inputs: Mapping[str, np.ndarray],
     protocol: Protocol = SEARCHING,
 ) -> list[dict[str, Any]]:
-    """Latency (or instructions) and memory of the ONNX files ``paths`` on ``target``, a JSON document each, in order.
+    """Latency (or what is counted) and memory of the files ``paths`` on ``target``, a JSON document each, in order.
 
     They are timed in turns with ``baseline`` on ``inputs`` (by input name), as ``protocol`` says; times are in seconds
-    and memory in bytes. Files of one structure are measured once, and none that the cache has under ``description``,
-    the device's. The documents hold the raw samples too. Raises MeasurementError or ModelError where a file does not
-    run.
+    and memory in bytes. Files of one structure are measured once, unless weights act on cost there, and none that the
+    cache has under ``description``, the device's. The documents hold the raw samples too. Raises MeasurementError or
+    ModelError where a file does not run.
     """
     zero = structure_hash(baseline)
-    structures = [structure_hash(path) for path in paths]
+    structures = [(file_hash if target.cost_by_weights else structure_hash)(path) for path in paths]
     keys = {
         s: {
             "structure": s,
@@ -83,7 +84,7 @@ def measure(
 
 
 def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
-    """The latency in a result of ``measure``, in seconds; None where instructions are counted instead."""
+    """The latency in a result of ``measure``, in seconds; None where cost is counted instead."""
     data = info.get("latency")
     if data is None:
         return None
@@ -97,7 +98,9 @@ def latency_result(info: Mapping[str, Any]) -> LatencyResult | None:
 def integer_share(info: Mapping[str, Any]) -> IntegerShare | None:
     """What a result of ``measure`` says about integer kernels; None where the runtime shows nothing of itself."""
     data = info.get("integer")
-    return None if data is None else IntegerShare(data["integer"], data["layers"], tuple(data["why"]))
+    if data is None:
+        return None
+    return IntegerShare(data["integer"], data["layers"], tuple(data["why"]), data.get("on_npu", False))
 
 
 def measured(info: Mapping[str, Any], quality: Quality, drop: Drop, check: DeviceCheck | None) -> Measured:
@@ -111,6 +114,8 @@ def measured(info: Mapping[str, Any], quality: Quality, drop: Drop, check: Devic
         scored_on_host={} if check is None else {"val": check},
         integer=integer_share(info),
         flash=info.get("flash"),
+        cycles=info.get("cycles"),
+        stand_in=info.get("stand_in", False),
     )
 
 
@@ -128,7 +133,7 @@ def _audited(target: Target, path: Path) -> IntegerShare | None:
         return None  # it was measured: what it shows of itself is an extra
     if layers is None:
         return None
-    reasons = Counter(layer.why for layer in layers if not layer.integer and layer.why)
-    return IntegerShare(
-        sum(layer.integer for layer in layers), len(layers), tuple(why for why, _ in reasons.most_common())
-    )
+    on_npu = any(layer.on_npu is not None for layer in layers)
+    counted = [bool(layer.on_npu) if on_npu else layer.integer for layer in layers]
+    reasons = Counter(layer.why for layer, one in zip(layers, counted, strict=True) if not one and layer.why)
+    return IntegerShare(sum(counted), len(layers), tuple(why for why, _ in reasons.most_common()), on_npu)

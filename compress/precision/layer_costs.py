@@ -102,7 +102,7 @@ def layer_savings(
     folder: Path,
     operators: Sequence[str] = (),
 ) -> list[Saving]:
-    """What int8 saves of the time (or of the instructions) by each layer, in the order of ``quantizable_layers``.
+    """What int8 saves of the time (or of what is counted) by each layer, in the order of ``quantizable_layers``.
 
     Then by each of ``operators``, all of its nodes together. Raises MeasurementError as the target does.
     """
@@ -145,6 +145,6 @@ def _gain(zero: Measurement, one: Measurement) -> tuple[float, float]:
     """Share of the first's cost that the second takes more, and half its interval."""
     if one.latency is not None:
         return one.latency.ratio - 1.0, (one.latency.high - one.latency.low) / 2
-    if one.instructions and zero.instructions:
-        return one.instructions / zero.instructions - 1.0, 0.0
+    if one.count and zero.count:
+        return one.count / zero.count - 1.0, 0.0
     return 0.0, 0.0

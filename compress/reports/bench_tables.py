@@ -23,8 +23,8 @@ from compress.reports.formatting import (
 )
 from compress.values.printable import printable
 from targets.benches.advice import short_names
-from targets.benches.comparing import Ratio
-from targets.intervals import TIE
+from targets.benches.comparing import Ratio, tie_share
+from targets.target import COUNTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,9 +61,13 @@ def verdict(entry: Entry, first: Entry) -> str:
     """How ``entry`` compares with ``first``: ``first`` (it is the same), ``tied``, ``faster`` or ``slower``."""
     if entry is first:
         return "first"
-    if Ratio(entry["ratio"], entry["low"], entry["high"]).tied:
+    if Ratio(entry["ratio"], entry["low"], entry["high"], _tie(entry)).tied:
         return "tied"
     return "faster" if entry["ratio"] < 1 else "slower"
+
+
+def _tie(entry: Entry) -> float:
+    return tie_share(entry.get("p50"), entry.get("instructions"))
 
 
 def _ratio(entry: Entry, first: Entry) -> str:
@@ -77,14 +81,14 @@ def _note(entry: Entry, first: Entry) -> str:
     found = ["tied"] if verdict(entry, first) == "tied" else []
     audit = entry.get("audit")
     if audit:
-        found.append(f"int8 {audit['integer']}/{audit['layers']}")
+        label, number = ("NPU", audit["npu"]) if "npu" in audit else ("int8", audit["integer"])
+        found.append(f"{label} {number}/{audit['layers']}")
     return ", ".join(found)
 
 
 def _columns(entries: Sequence[Entry], firsts: Sequence[Entry], names: Sequence[str]) -> list[_Column]:
     longest = max(1.0, *(entry["ratio"] for entry in entries))
     timed = any(entry.get("p50") is not None for entry in entries)
-    counted = any(entry.get("instructions") is not None for entry in entries)
     pairs = list(zip(entries, firsts, strict=True))
     # Rows of several targets stand under the target's name, indented.
     titles = {entry["target"] for entry in entries}
@@ -103,8 +107,8 @@ def _columns(entries: Sequence[Entry], firsts: Sequence[Entry], names: Sequence[
             _Column("first\nrun", _each(format_seconds, entries, "first"), goes=2),
             _Column("model\nload", _each(format_seconds, entries, "load_s"), goes=1),
         ]
-    if counted:
-        columns.append(_Column("instructions", _each(format_count, entries, "instructions")))
+    counted = [name for name in COUNTS if any(entry.get(name) is not None for entry in entries)]
+    columns += [_Column(name, _each(format_count, entries, name)) for name in counted]
     columns += [
         _Column("memory", _each(format_size, entries, "memory"), goes=5),
         _Column("size", _each(format_size, entries, "size"), goes=6),
@@ -185,11 +189,11 @@ def _fastest(group: Sequence[Entry], names: Mapping[int, str], target: str) -> s
     interval = "" if low == high else f" ({format_interval(low, high, _times)})"
     # Within the tie rule of the best: which of them it is would be chance.
     others = [one for one in group if one is not best and one is not first]
-    near = [names[id(one)] for one in others if one["low"] < best["ratio"] * (1 + TIE)]
+    near = [names[id(one)] for one in others if one["low"] <= best["ratio"] * (1 + _tie(best))]
     also = f"; {', '.join(near)} cannot be told from it" if near else ""
     if best.get("p50") is None:
         share = format_percent(best["ratio"])
-        counted = "instructions" if best.get("instructions") is not None else "memory"
+        counted = next((name for name in COUNTS if best.get(name) is not None), "memory")
         return f"{where}{names[id(best)]} takes {share} of the {counted} of {names[id(first)]}{also}."
     return f"{where}{names[id(best)]} is {_times(value)} times as fast as {names[id(first)]}{interval}{also}."
 
@@ -274,11 +278,11 @@ def change_lines(changes: Sequence[Change]) -> list[Text]:
 def _moved(one: Change) -> str:
     if one.then is None or one.now is None or one.factor is None:
         return f"({one.why})"
-    words = ("more", "fewer") if one.by == "instructions" else ("slower", "faster")
+    words = ("more", "fewer") if one.by in COUNTS else ("slower", "faster")
     share = f"{format_percent(abs(one.factor - 1))} {words[one.factor < 1]}"
     how = "no significant change" if one.verdict == "unchanged" else share
-    if one.by == "instructions":
-        return f"{one.now[0]:,.0f} instructions, then {one.then[0]:,.0f}: {how}"
+    if one.by in COUNTS:
+        return f"{one.now[0]:,.0f} {one.by}, then {one.then[0]:,.0f}: {how}"
     if one.by == "time":
         wide = " (of absolute times only changes beyond 15 % count)" if one.verdict == "unchanged" else ""
         return f"{format_seconds(one.now[0])} at best, then {format_seconds(one.then[0])}: {how}{wide}"

@@ -14,6 +14,7 @@ from typing import Any
 from compress.reports import reading
 from compress.reports.formatting import format_fixed, format_seconds, format_size, is_known
 from compress.reports.reading import Candidate, Report
+from targets.target import COUNTS
 
 Figure = dict[str, Any]
 
@@ -23,7 +24,7 @@ SYMBOLS = {"fp32": "circle", "int8": "square", "mixed": "diamond", "int8-dynamic
 OTHER_COLOR, OTHER_SYMBOL, QUIET = "#b58900", "hexagon", "#8a8f98"
 AXES = {
     "latency": "latency, x of baseline (lower is better)",
-    "instructions": "instructions, x of baseline (lower is better)",
+    **{name: f"{name}, x of baseline (lower is better)" for name in COUNTS},
     "size": "file size, x of baseline (lower is better)",
     "memory": "memory, x of baseline (lower is better)",
 }
@@ -101,7 +102,7 @@ def _hover(report: Report, candidate: Candidate, target: str) -> str:
         f"[{written.interval(quality['low'], quality['high'])}]",
         f"drop {written.difference(drop['value'])} [{written.interval(drop['low'], drop['high'])}]",
     ]
-    for cost in ("latency", "instructions"):
+    for cost in ("latency", *COUNTS):
         ratio = reading.cost_ratio(report, candidate, target, cost)
         if ratio:
             spread = f" [{ratio.interval}]" if ratio.interval else ""

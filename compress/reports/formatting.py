@@ -88,7 +88,7 @@ def format_size(value: float | None) -> str:
 
 
 def format_count(value: float | None) -> str:
-    """A number of parameters, of multiply-accumulates (MACs) or of instructions.
+    """A number of parameters, of multiply-accumulates (MACs), of instructions or of cycles.
 
     >>> [format_count(value) for value in (512, 24_908, 2_656_768)]
     ['512', '24.9 k', '2.66 M']
@@ -204,7 +204,9 @@ class QualityFormat:
 
 
 def cost_in_words(measured: Measured) -> str:
-    """What a target that does not time counts of a candidate: its instructions, else its memory."""
+    """What a target that does not time counts of a candidate: its instructions or cycles, else its memory."""
+    if measured.cycles is not None:
+        return f"{measured.cycles} cycles"
     if measured.instructions is not None or measured.memory is None:
         return f"{measured.instructions} instructions"
     return f"{format_size(measured.memory)} of memory"

@@ -24,6 +24,7 @@ from compress.reports.reading import PickRow, Report
 from compress.selection.rankings import SAME_LATENCY
 from compress.values.constraints import parse_constraint
 from targets.errors import ConstraintError
+from targets.target import COUNTS
 
 VERDICTS = {
     "confirmed": "the whole 95 % interval of the drop on test is within the limit",
@@ -62,7 +63,7 @@ def _gain(report: Report, row: PickRow, target: str) -> str:
     told = f"{ratio.text} of the baseline's"
     if cost == "size":
         return f"has {told} size"
-    if cost in ("instructions", "memory"):
+    if cost in (*COUNTS, "memory"):
         return f"takes {told} {cost}"
     spread = f" ({ratio.interval})" if ratio.interval else ""
     tie = ": a tie" if abs(ratio.value - 1) <= SAME_LATENCY else ""
@@ -160,9 +161,8 @@ def standing(row: PickRow) -> str:
 
 def ties(report: Report, target: str) -> list[str]:
     """A line for each pick that others cannot be told apart from, in what it was picked for."""
-    speed = {"instructions": "instructions", "latency": "speed", "memory": "memory"}.get(
-        reading.main_cost(report, target), "size"
-    )
+    cost = reading.main_cost(report, target)
+    speed = "speed" if cost == "latency" else cost
     metric = reading.quality_format(report, target).metric
     judged_by = {"smallest": "size", "most_accurate": metric, "knee": f"{speed} and {metric}"}
     return [

@@ -29,6 +29,7 @@ from compress.reports.shipping import shipped
 from compress.reports.worker_rows import worker_rows
 from compress.values.durations import format_duration
 from compress.values.printable import printable
+from targets.target import COUNTS
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -225,11 +226,11 @@ def _cost(report: Report, target: str, candidate: Candidate) -> View:
 def _amounts(report: Report, target: str, candidate: Candidate) -> View:
     """What costs and sizes are shown by, in the picks' table as in that of all candidates."""
     here = reading.on(candidate, target) or {}
-    timed = here.get("latency")
+    timed, cost = here.get("latency"), reading.main_cost(report, target)
     smaller = reading.cost_ratio(report, candidate, target, "size")
     return {
         "p50": format_seconds(timed["p50"]) if timed else MISSING,
-        "instructions": format_count(here.get("instructions")),
+        "count": format_count(here.get(cost)) if cost in COUNTS else MISSING,
         "size": _with_interval(format_size(candidate["size"]), smaller.text if smaller else ""),
         "parameters": format_count(candidate["parameters"]),
         "macs": format_count(candidate["macs"]),

@@ -16,6 +16,7 @@ from compress.reports.formatting import MISSING, QualityFormat, format_ratio, fo
 from compress.selection.rankings import PICKS
 from compress.values.constraints import Constraint, parse_constraint
 from targets.errors import ConstraintError
+from targets.target import COUNTS
 
 Report = Mapping[str, Any]
 Candidate = Mapping[str, Any]
@@ -100,9 +101,9 @@ def trial(candidate: Candidate) -> int | None:
 
 
 def main_cost(report: Report, target: str) -> str:
-    """What stands for speed on ``target``: ``latency``, else ``instructions``, ``memory`` or ``size``."""
+    """What stands for speed on ``target``: ``latency``, else ``instructions``, ``cycles``, ``memory`` or ``size``."""
     zero = on(baseline(report), target) or {}
-    return next((name for name in ("latency", "instructions", "memory") if zero.get(name)), "size")
+    return next((name for name in ("latency", *COUNTS, "memory") if zero.get(name)), "size")
 
 
 def cost_ratio(report: Report, candidate: Candidate, target: str, cost: str) -> CostRatio | None:

@@ -116,8 +116,14 @@ def candidate_json(run: Run, candidate: Candidate, question: Question) -> dict[s
         if measured["latency"]:
             # By it the machine's state is told (``beside``); the entry's own keys are a contract.
             measured["latency"].pop("baseline", None)
-        if measured["flash"] is None:
-            del measured["flash"]  # only a target that knows what code a file needs has it
+        # Only a target that knows what code a file needs has the one, only one that models cycles the other.
+        for name in ("flash", "cycles"):
+            if measured[name] is None:
+                del measured[name]
+        if not measured["stand_in"]:
+            del measured["stand_in"]
+        if measured["integer"] and not measured["integer"]["on_npu"]:
+            del measured["integer"]["on_npu"]
     # How near a quantized file is to its float source belongs to its precision; the entry's own keys are a contract.
     files = data.pop("files")
     if files:

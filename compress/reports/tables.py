@@ -14,6 +14,7 @@ from compress.reports.formatting import MISSING, format_count, format_fixed, for
 from compress.reports.reading import Candidate, PickRow, Report
 from compress.reports.shipping import Shipped, shipped
 from compress.values.printable import printable
+from targets.target import COUNTS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -103,10 +104,10 @@ def _ratio(report: Report, target: str, candidate: Candidate, cost: str) -> str:
 
 
 def _amount(target: str, candidate: Candidate, cost: str) -> str:
-    """The absolute figure behind the ratio: p50, instructions or bytes of memory."""
+    """The absolute figure behind the ratio: p50, instructions, cycles or bytes of memory."""
     here = reading.on(candidate, target) or {}
-    if cost == "instructions":
-        return format_count(here.get("instructions"))
+    if cost in COUNTS:
+        return format_count(here.get(cost))
     if cost == "memory":
         return format_size(here.get("memory"))
     return format_seconds(here["latency"]["p50"]) if here.get("latency") else MISSING
@@ -116,7 +117,7 @@ def _cost_columns(cost: str) -> list[tuple[str, str]]:
     """Headings of the ratio and of what is behind it; where only the size is known that has its column already."""
     return {
         "latency": [("latency\nx", ">"), ("p50", ">")],
-        "instructions": [("instructions\nx", ">"), ("count", ">")],
+        **{name: [(f"{name}\nx", ">"), ("count", ">")] for name in COUNTS},
         "memory": [("memory\nx", ">"), ("arena", ">")],
         "size": [("size\nx", ">")],
     }[cost]

@@ -98,10 +98,8 @@ def _integer(report: Report, target: str) -> list[str]:
             continue
         rest = share["layers"] - share["integer"]
         why = f"; {'the other' if rest == 1 else 'the others'}: {', '.join(share['why'][:2])}" if share["why"] else ""
-        told.append(
-            f"`{name}` runs {share['integer']} of its {share['layers']} convolutions and matrix products in integers"
-            f"{why if rest else ''}."
-        )
+        what = "operators on the NPU" if share.get("on_npu") else "convolutions and matrix products in integers"
+        told.append(f"`{name}` runs {share['integer']} of its {share['layers']} {what}{why if rest else ''}.")
     return told
 
 

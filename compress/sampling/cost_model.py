@@ -159,8 +159,8 @@ def fit(
 ) -> CostModel:  # fmt: skip
     """The cost model of measured networks. ``ratios``: their costs, as shares of the baseline's.
 
-    ``table``: one of the same patterns, step and places that another model has filled already. For latency and
-    instructions ``step`` is the target's; for memory 1; for the size of a file 1 and no ``places``,
+    ``table``: one of the same patterns, step and places that another model has filled already. For latency,
+    instructions and cycles ``step`` is the target's; for memory 1; for the size of a file 1 and no ``places``,
     which is exact. Raises ValueError for fewer than three networks, or a cost that is not positive and finite.
     """
     if len(networks) != len(ratios) or len(set(networks)) < 3:

@@ -119,7 +119,7 @@ def _merit(problem: Problem, candidates: Mapping[str, Candidate], trial: Trial) 
         if measured is None:
             continue
         beyond = max([0.0, *_excesses(problem, candidate, target)])
-        cost = measured.latency.ratio if measured.latency else float(measured.instructions or candidate.size)
+        cost = measured.latency.ratio if measured.latency else float(measured.count or candidate.size)
         found.append((beyond, cost))
     return min(found, default=(math.inf, math.inf))
 
@@ -219,7 +219,7 @@ def _told_gated(problem: Problem, trial: Trial) -> optuna.trial.FrozenTrial:
         elif objective == "memory":
             values += [1.0 for _ in problem.targets]
         else:
-            key = "ratio" if objective == "latency" else "instructions_ratio"
+            key = "ratio" if objective == "latency" else f"{objective}_ratio"
             values += [float(trial.known[target][key] or 1.0) for target in problem.targets]
     constraints = {
         f"{c.text}@{target}": violation(trial.known[target], c, problem.baseline)

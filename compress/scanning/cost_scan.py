@@ -19,13 +19,14 @@ from compress.values.candidates import Candidate
 from compress.values.configs import PruneSettings
 from compress.values.networks import Network
 from targets.errors import ModelError, SpaceError, StageError, TransientError
+from targets.target import COUNTS
 
 TOGETHER = 5
 """Networks that are measured in one process, in turns with the baseline."""
 
 
 Costs = Mapping[str, float]
-"""``latency``, ``instructions``, ``size``, ``memory`` -> share of the baseline's; what was not measured is absent."""
+"""``latency``, ``size``, ``memory``, ``instructions``, ``cycles`` -> share of the baseline's, where it was measured."""
 Measured = Mapping[str, Costs]
 """Precision (``fp32``, ``int8``) -> costs of one network in it."""
 
@@ -93,7 +94,7 @@ def costs_of_file(path: Path, info: Mapping[str, Any], zero: Candidate, target: 
     latency = latency_result(info)
     if latency is not None:
         found["latency"] = latency.ratio
-    for name in ("instructions", "memory"):
+    for name in (*COUNTS, "memory"):
         whole = getattr(baseline, name)
         if info.get(name) and whole:
             found[name] = info[name] / whole

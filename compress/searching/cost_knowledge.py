@@ -23,6 +23,7 @@ from compress.values.candidates import Candidate
 from compress.values.configs import QAT, STORED
 from compress.values.constraints import Constraint
 from compress.values.networks import Network, network_of
+from targets.target import COUNTS
 
 NETWORKS = 20
 """That are measured before the first one is trained, where the time allows it."""
@@ -43,7 +44,7 @@ class CostKnowledge:
     training: Training
     importance: str
     quantity: str
-    """The cost that is searched: ``latency``, ``instructions``, ``size`` or ``memory``."""
+    """The cost that is searched: ``latency``, ``instructions``, ``cycles``, ``size`` or ``memory``."""
     models: dict[str, CostModel]
     """Precision that was measured -> model of that quantity."""
     others: dict[str, dict[str, CostModel]]
@@ -236,7 +237,7 @@ def _in_turn(networks: Sequence[Network]) -> list[Network]:
 
 def _quantity(problem: Problem, context: Context) -> str:
     costs = [name for name in problem.objectives if name != "quality"]
-    if set(costs) & {"latency", "instructions"}:
+    if set(costs) & {"latency", *COUNTS}:
         return context.targets.first.cost_quantity
     return costs[0]
 
@@ -321,7 +322,7 @@ def _worth_elsewhere(context: Context, problem: Problem) -> tuple[str, ...]:
     """
     found: set[str] = set()
     for target in context.targets.all[1:]:
-        timed = {"latency", "instructions"} & set(problem.objectives)
+        timed = {"latency", *COUNTS} & set(problem.objectives)
         quantity = target.cost_quantity if timed else next(name for name in problem.objectives if name != "quality")
         shares = _untouched_on(context, target.name, quantity)
         least = math.inf

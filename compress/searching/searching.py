@@ -87,8 +87,8 @@ def search(
     """Search for smaller, faster versions of ``task``'s model, and confirm the best.
 
     ``target``: one or several (default ``ort-cpu``). ``objectives``: two or more of quality, latency, size, memory,
-    instructions (default quality and latency). ``constraints``: default ``quality_drop<=0.01``. ``trials`` of the
-    whole run, ``time`` of this call, whichever ends first; neither: until the gain has flattened. ``seed``: default
+    instructions, cycles (default quality and latency). ``constraints``: default ``quality_drop<=0.01``. ``trials`` of
+    the whole run, ``time`` of this call, whichever ends first; neither: until the gain has flattened. ``seed``: default
     0. ``sampler``: a name or an Optuna ``BaseSampler``. ``device``: where to fine-tune. ``out``: the run's folder
     (default ``runs/TASK-NAME``); a run that is there is continued, and what is not given stays as it was.
     ``pick``: what ``best/`` holds. ``keep``: ``all`` artifacts, or those of the ``front``. ``workers``: how many

@@ -17,8 +17,8 @@ def costs_of(
     """The candidate's costs on ``target``, one for each objective in their order, each the better the lower.
 
     ``quality`` is the metric's value on val, negated if ``higher_is_better``. ``latency`` is the paired ratio to the
-    baseline, or the ratio of instructions, or else of memory, where these are counted instead. The others are ratios
-    to the baseline's value. Infinite where the target does not measure it.
+    baseline, or the ratio of instructions or cycles, or else of memory, where these are counted instead. The others are
+    ratios to the baseline's value. Infinite where the target does not measure it.
     """
     return tuple(_cost(candidate, baseline, target, name, higher_is_better) for name in objectives)
 
@@ -30,14 +30,14 @@ def quality_loss(candidate: Candidate, target: str, higher_is_better: bool) -> f
 
 
 def speed_cost(candidate: Candidate, target: str) -> float:
-    """What the fastest candidate has least of: the latency ratio, or instructions where these are counted instead.
+    """What the fastest candidate has least of: the latency ratio, or instructions or cycles where these are counted.
 
     Of memory where neither is; infinite where the target measures nothing.
     """
     measured = candidate.measured[target]
     if measured.latency is not None:
         return measured.latency.ratio
-    counted = measured.memory if measured.instructions is None else measured.instructions
+    counted = measured.memory if measured.count is None else measured.count
     return math.inf if counted is None else float(counted)
 
 
@@ -51,9 +51,9 @@ def _cost(candidate: Candidate, baseline: Candidate, target: str, name: str, hig
         return _relative(measured.memory, zero.memory)
     if name == "latency" and measured.latency is not None:
         return measured.latency.ratio
-    if measured.instructions is None:
+    if measured.count is None:
         return _relative(measured.memory, zero.memory)
-    return _relative(measured.instructions, zero.instructions)
+    return _relative(measured.count, zero.count)
 
 
 def _relative(value: int | None, baseline: int | None) -> float:

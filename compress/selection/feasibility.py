@@ -11,8 +11,9 @@ from typing import Any
 
 from compress.values.candidates import Candidate, Measured
 from compress.values.constraints import Constraint
+from targets.target import COUNTS
 
-KNOWN = ("latency", "size", "instructions", "memory")
+KNOWN = ("latency", "size", *COUNTS, "memory")
 """Quantities that are known before training."""
 
 ROUNDING = 1e-9
@@ -23,7 +24,8 @@ def violation(row: Mapping[str, Any], constraint: Constraint, baseline: Candidat
     """How far an untrained network is beyond a constraint, as a share of the limit; 0 or less is met.
 
     ``row`` is what the latency gate knows of it on one target: ``latency`` in seconds, ``size`` in bytes,
-    ``instructions``, and relative to the baseline ``ratio`` (of latencies) and ``instructions_ratio``; ``memory`` and
+    ``instructions`` and ``cycles``, and relative to the baseline ``ratio`` (of latencies) and, of counts,
+    ``instructions_ratio`` and ``cycles_ratio``; ``memory`` and
     ``memory_ratio`` where memory is counted exactly. A quantity that is known only after training gives 0, one that the
     target does not measure gives infinity.
 
@@ -58,6 +60,7 @@ def quantity(candidate: Candidate, measured: Measured, name: str) -> float | Non
         "size": candidate.size if measured.flash is None else measured.flash,
         "memory": measured.memory,
         "instructions": measured.instructions,
+        "cycles": measured.cycles,
     }
     value = values[name]
     return None if value is None else float(value)
@@ -100,5 +103,6 @@ def excesses(
 
 
 def is_feasible(candidate: Candidate, baseline: Candidate, target: str, constraints: tuple[Constraint, ...]) -> bool:
-    """Whether ``candidate`` meets every constraint on ``target``, by its values on val."""
-    return all(x <= ROUNDING for x in excesses(candidate, baseline, target, constraints, scaled=True).values())
+    """Whether ``candidate`` runs on ``target`` and meets every constraint there, by its values on val."""
+    found = excesses(candidate, baseline, target, constraints, scaled=True).values()
+    return not candidate.measured[target].stand_in and all(x <= ROUNDING for x in found)

@@ -26,7 +26,8 @@ def nearest_miss(candidates: Sequence[Candidate], question: Question, target: st
     if is_feasible(baseline, baseline, target, constraints):
         return None
     beyond = excesses(baseline, baseline, target, constraints, scaled=False)
-    return NearestMiss(baseline.id, {text: by for text, by in beyond.items() if by > 0})
+    missed = {text: by for text, by in beyond.items() if by > 0}
+    return NearestMiss(baseline.id, missed) if missed else None
 
 
 def _nearest(infeasible: Sequence[Candidate], question: Question, target: str) -> NearestMiss | None:

@@ -16,6 +16,7 @@ from compress.selection.feasibility import is_feasible
 from compress.selection.fronts import front
 from compress.selection.questions import Question, question_of, targets_of
 from compress.values.candidates import Candidate, Pick
+from targets.target import COUNTS
 
 MOST_READ = 3
 """Candidates read on test for one pick: each further one is another chance to be right by luck."""
@@ -149,9 +150,9 @@ def _ranking(which: str, candidates: Sequence[Candidate], question: Question, ta
         return _useful(candidates, question, target)
     objectives = question.objectives
     zero = question.baseline.measured.get(target)
-    # Where a target neither times nor counts instructions, memory stands for speed.
-    by_memory = zero is not None and zero.latency is None and zero.instructions is None
-    speed = ("latency", "instructions", *(("memory",) if by_memory else ()))
+    # Where a target neither times nor counts, memory stands for speed.
+    by_memory = zero is not None and zero.latency is None and zero.count is None
+    speed = ("latency", *COUNTS, *(("memory",) if by_memory else ()))
     wanted = {"fastest": speed, "smallest": ("size",), "most_accurate": ("quality",)}
     if which in wanted and not set(wanted[which]) & set(objectives):
         objectives = ("quality", "latency", "size")

@@ -27,9 +27,9 @@ SAME_SIZE = 0.03
 def ranked(which: str, front: Sequence[Candidate], target: str, *, higher_is_better: bool = True) -> list[Candidate]:
     """The front in the order in which it would be taken for a pick: the next one stands in when one is refuted.
 
-    - ``fastest``: by latency ratio (instructions where these are counted). Again and again, of those tied with the
-      fastest left (see ``tied_with``) the simplest is taken: of the smallest file and those hardly larger, the one
-      with the best quality.
+    - ``fastest``: by latency ratio (instructions or cycles where these are counted). Again and again, of those tied
+      with the fastest left (see ``tied_with``) the simplest is taken: of the smallest file and those hardly larger, the
+      one with the best quality.
     - ``smallest``: by size; of equal sizes the one with the better quality, then the faster.
     - ``most_accurate``: by quality on val; of equal quality the faster, then the smaller.
     - ``knee``: by how far it lies below the chord between the most accurate and the fastest candidate (see
@@ -116,9 +116,10 @@ def _same_speed(a: Candidate, b: Candidate, target: str) -> bool:
     one, other = a.measured[target], b.measured[target]
     if one.latency is not None and other.latency is not None:
         return _overlap(one.latency, other.latency) or _near(one.latency.ratio, other.latency.ratio, SAME_LATENCY)
-    if one.latency is None and other.latency is None and one.instructions and other.instructions:
-        return _near(one.instructions, other.instructions, SAME_COUNT)
-    if one.latency is None and other.latency is None and one.instructions is None and other.instructions is None:
+    if one.latency is None and other.latency is None and one.count and other.count:
+        # Modelled cycles are those of the file, whatever the input.
+        return _near(one.count, other.count, 0.0 if one.instructions is None else SAME_COUNT)
+    if one.latency is None and other.latency is None and one.count is None and other.count is None:
         return one.memory == other.memory
     return False
 

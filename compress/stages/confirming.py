@@ -48,6 +48,8 @@ def confirm(context: Context, question: Question, protocol: Protocol, say: Say) 
 
 def _remeasure(context: Context, question: Question, target: Target, protocol: Protocol) -> None:
     """Several fresh processes for everything that could be picked; ratios there replace those of the search."""
+    if target.counted and target.deterministic:
+        return  # counted again, it would be the same
     known = context.run.available()
     lines = {which: picks.reading_order(which, known, question, target.name) for which in rankings.PICKS}
     order: list[Candidate] = []

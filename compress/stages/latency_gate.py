@@ -20,7 +20,7 @@ from compress.stages.untrained import Untrained, provisional_files
 from compress.values.candidates import Candidate
 from compress.values.configs import OPERATORS
 from compress.values.constraints import Constraint
-from targets.target import Target
+from targets.target import COUNTS, Target
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Gated:
     """A config that cannot meet a hard constraint on any target, whatever it learns."""
 
     known: dict[str, Any]
-    """Per target, for the precision that comes closest: ``ratio``, ``latency`` (s), ``instructions``, ``size``."""
+    """Per target, for the precision that comes closest: ``ratio``, ``latency`` (s), counts, ``size``."""
 
 
 def gate(
@@ -75,17 +75,21 @@ def _gated(context: Context, files: Mapping[Path, tuple[str, ...]], hard: tuple[
 
 
 def _known(path: Path, info: Mapping[str, Any], baseline: Candidate, target: Target) -> dict[str, Any]:
-    zero = baseline.measured[target.name].instructions
-    latency, instructions = latencies.latency_result(info), info.get("instructions")
+    latency = latencies.latency_result(info)
     return {
         **_known_size(path, info.get("flash"), baseline.measured[target.name].flash),
         "ratio": latency.ratio if latency else None,
         "latency": latency.p50 if latency else None,
-        "instructions": instructions,
-        "instructions_ratio": instructions / zero if instructions and zero else None,
+        **{key: value for name in COUNTS for key, value in _known_count(name, info, baseline, target).items()},
         # Of a process, memory is known too roughly to decide before a training.
         **(_known_memory(info.get("memory"), baseline.measured[target.name].memory) if target.counted else {}),
     }
+
+
+def _known_count(name: str, info: Mapping[str, Any], baseline: Candidate, target: Target) -> dict[str, Any]:
+    """Instructions or cycles, and their ratio to the baseline's; None where they are not counted."""
+    found, zero = info.get(name), getattr(baseline.measured[target.name], name)
+    return {name: found, f"{name}_ratio": found / zero if found and zero else None}
 
 
 def _known_size(path: Path, flash: int | None, zero: int | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The stage that measures files on targets: latency or instructions, memory, quality and its drop on val."""
+"""The stage that measures files on targets: latency or a count, memory, quality and its drop on val."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def scored_on_val(context: Context, target: Target, path: Path, info: Mapping[st
 def measure_on(
     instruments: Instruments, target: Target, paths: Sequence[Path], protocol: Protocol | None = None
 ) -> list[dict[str, Any]]:
-    """Latency (or instructions) and memory of files on one target against the baseline, as JSON, in their order.
+    """Latency (or what is counted) and memory of files on one target against the baseline, as JSON, in their order.
 
     ``protocol``: None for that of the search. Raises MeasurementError or ModelError where a file does not run there.
     """

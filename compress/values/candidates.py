@@ -92,12 +92,16 @@ class DeviceCheck:
 
 @dataclass(frozen=True)
 class IntegerShare:
-    """How many of a file's products (convolutions, matrix products, recurrences) run in integer kernels."""
+    """How many of a file's products (convolutions, matrix products, recurrences) run in integer kernels.
+
+    With an NPU (``on_npu``): how many of all its operators run there.
+    """
 
     integer: int
     layers: int
     why: tuple[str, ...] = ()
     """Why the others do not, the most frequent reason first."""
+    on_npu: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,15 @@ class Measured:
     """None where the runtime does not show what it executes."""
     flash: int | None = None
     """Bytes of the file and of the code that runs it, where a target knows that; limits on ``size`` are held to it."""
+    cycles: int | None = None
+    """Modelled, on targets that count these and no instructions."""
+    stand_in: bool = False
+    """Whether costs are of a file that was made of this one, which itself does not run there: it is no choice."""
+
+    @property
+    def count(self) -> int | None:
+        """What is counted of it, instructions or cycles; None where neither is."""
+        return self.cycles if self.instructions is None else self.instructions
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from targets.errors import ConstraintError, RequestError
 
-OBJECTIVES = ("quality", "latency", "size", "memory", "instructions")
+OBJECTIVES = ("quality", "latency", "size", "memory", "instructions", "cycles")
 """What a front may span."""
-QUANTITIES = ("quality", "quality_drop", "latency", "size", "memory", "instructions")
+QUANTITIES = ("quality", "quality_drop", "latency", "size", "memory", "instructions", "cycles")
 """What a constraint may limit."""
 
 _COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9}
@@ -26,9 +26,10 @@ _UNITS: dict[str, dict[str, float]] = {
     "size": _BYTES,
     "memory": _BYTES,
     "instructions": _COUNTS,
+    "cycles": _COUNTS,
 }
 _LEAST_MEMORY = 100_000_000
-_RELATIVE = frozenset({"latency", "size", "memory", "instructions"})
+_RELATIVE = frozenset({"latency", "size", "memory", "instructions", "cycles"})
 _FORM = re.compile(r"^\s*([A-Za-z_]+)\s*(<=|>=)\s*([0-9.eE+-]+?)\s*([A-Za-z%]*)\s*$")
 
 

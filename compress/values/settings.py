@@ -141,7 +141,7 @@ class SettingInfo:
     """Its name in a search space, where that is not the field's."""
     needs: Needs = NOTHING
     changes_cost: bool = False
-    """Whether latency, size, memory or instructions can depend on it; training settings change quality alone."""
+    """Whether a cost (latency, size, memory, a count) can depend on it; training settings change quality alone."""
     in_int8_training: bool = True
     """Of a fine-tuning setting: whether training in int8 takes it over; if not, it is neutral there."""
 

@@ -79,4 +79,8 @@ class Bench:
 
 
 def _counted(layers: Sequence[Layer] | None) -> dict[str, int] | None:
-    return None if layers is None else {"integer": sum(one.integer for one in layers), "layers": len(layers)}
+    if layers is None:
+        return None
+    found = {"integer": sum(one.integer for one in layers), "layers": len(layers)}
+    placed = [one.on_npu for one in layers if one.on_npu is not None]
+    return {**found, "npu": sum(placed)} if placed else found

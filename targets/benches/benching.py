@@ -89,8 +89,8 @@ def _on_target(
 
 
 def _audit(target: Target, model: Model) -> tuple[Layer, ...] | None:
-    """Only files with integers in them are worth the time; who cannot say is believed to not know."""
-    if model.facts is None or not model.facts.quantized:
+    """Only files with integers in them, or for an NPU, are worth the time; who cannot say is believed to not know."""
+    if not target.has_npu and (model.facts is None or not model.facts.quantized):
         return None
     with suppress(CompressError):
         return target.audit(model.path)

@@ -7,7 +7,7 @@ below 3 % is called a tie.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from targets.errors import ModelError, RequestError
-from targets.intervals import TIE
+from targets.intervals import COUNTED_TIE, TIE
 from targets.registry import DEFAULT, get
 from targets.target import Measurement, Protocol, Target, Watch
 from targets.workers.measuring import clean_rounds
@@ -52,6 +52,8 @@ class Ratio:
     value: float
     low: float
     high: float
+    tie: float = field(default=TIE, compare=False)
+    """The share within which it is too close to 1 to be called a difference."""
 
     def __float__(self) -> float:
         return self.value
@@ -61,8 +63,8 @@ class Ratio:
 
     @property
     def tied(self) -> bool:
-        """Too close to 1 to be called a difference: within 3 %, or 1 lies inside the interval."""
-        return abs(self.value - 1.0) < TIE or self.low <= 1.0 <= self.high
+        """Too close to 1 to be called a difference: within ``tie``, or 1 lies inside the interval."""
+        return abs(self.value - 1.0) < self.tie or self.low <= 1.0 <= self.high
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def entry(one: Measurement, reference: Measurement) -> dict[str, Any]:
         "memory": one.memory,
         "instructions": one.instructions,
         "size": one.size,
-        **({} if one.flash is None else {"flash": one.flash}),
+        **{name: value for name, value in (("cycles", one.cycles), ("flash", one.flash)) if value is not None},
         "processes": len(one.samples),
         "settled": one.settled,
         "tied": one is not reference and ratio.tied,
@@ -174,10 +176,20 @@ def fastest(one: Measurement) -> list[float] | None:
 def _ratio(one: Measurement, reference: Measurement) -> Ratio:
     if one.latency:
         return Ratio(one.latency.ratio, one.latency.low, one.latency.high)
-    if one.instructions is not None and reference.instructions:
-        counted = one.instructions / reference.instructions
+    if one.count is not None and reference.count:
+        counted = one.count / reference.count
     elif one.memory is not None and reference.memory:
         counted = one.memory / reference.memory
     else:
         raise ModelError(f"{one.path}: target {one.target} gave neither a latency nor a count")
-    return Ratio(counted, counted, counted)
+    return Ratio(counted, counted, counted, tie_share(None, one.instructions))
+
+
+def tie_share(timed: object, instructions: object) -> float:
+    """The share within which costs are not told apart: of times, of instructions, or of anything else that is counted.
+
+    Instructions move a little with the input. Both are None where they were not measured.
+    """
+    if timed is not None:
+        return TIE
+    return 0.0 if instructions is None else COUNTED_TIE

@@ -22,13 +22,12 @@ from typing import Any
 
 from targets.documents import finite, parse_json, read_text, write_text
 from targets.errors import RequestError
-from targets.intervals import TIE
+from targets.intervals import COUNTED_TIE, TIE
+from targets.target import COUNTS
 
 Entry = Mapping[str, Any]
 Document = Mapping[str, Any]
 
-COUNTED_TIE = 0.001
-"""Counts closer than this share are the same."""
 ABSOLUTE_TIE = 0.15
 """Absolute times of two calls closer than this share are not told apart."""
 
@@ -40,7 +39,7 @@ class Change:
     target: str
     path: str
     by: str
-    """What was compared: ``ratio``, ``time``, ``instructions``; empty where nothing could be."""
+    """What was compared: ``ratio``, ``time``, ``instructions``, ``cycles``; empty where nothing could be."""
     verdict: str
     """``regression``, ``improvement``, ``unchanged``, or ``not compared``."""
     then: tuple[float, float, float] | None = None
@@ -121,7 +120,7 @@ def _is_entry(entry: Any) -> bool:
         return False
     words = all(isinstance(entry.get(key), str) for key in ("target", "path"))
     numbers = all(_is_number(entry.get(key)) for key in ("ratio", "low", "high"))
-    counted = entry.get("instructions") is None or _is_number(entry["instructions"])
+    counted = all(entry.get(name) is None or _is_number(entry[name]) for name in COUNTS)
     fastest = entry.get("fastest")
     timed = fastest is None or (isinstance(fastest, list) and len(fastest) == 3 and all(map(_is_number, fastest)))
     return words and numbers and counted and timed
@@ -171,7 +170,8 @@ def _same_first(then: Document, now: Document, target: str) -> bool:
 def _is_reference(then: Document, now: Document, entry: Entry) -> bool:
     """The file that ratios are taken to, then and now: its own is 1, and the others say what there is to say."""
     several = sum(one["target"] == entry["target"] for one in now["results"]) > 1
-    if not several or entry is not _first(now, entry["target"]) or entry.get("instructions") is not None:
+    counted = any(entry.get(name) is not None for name in COUNTS)
+    if not several or entry is not _first(now, entry["target"]) or counted:
         return False
     known = any(one["target"] == entry["target"] for one in then["results"])
     return known and _same_first(then, now, entry["target"])
@@ -201,9 +201,10 @@ def _change(then: Document, now: Document, entry: Entry) -> Change:
     old = _counterpart(then, entry)
     if isinstance(old, str):
         return Change(target, path, "", "not compared", why=old)
-    if entry.get("instructions") is not None and old.get("instructions") is not None:
-        counts = (float(old["instructions"]), float(entry["instructions"]))
-        return _judged(target, path, "instructions", [(one,) * 3 for one in counts], COUNTED_TIE)
+    for name in COUNTS:
+        if entry.get(name) is not None and old.get(name) is not None:
+            counts = (float(old[name]), float(entry[name]))
+            return _judged(target, path, name, [(one,) * 3 for one in counts], COUNTED_TIE)
     cpus = [_cpu(document, target) for document in (then, now)]
     if cpus[0] != cpus[1]:
         why = f"it was measured on {cpus[0] or 'an unknown CPU'}, this is {cpus[1] or 'unknown'}"

@@ -31,8 +31,8 @@ from targets.target import Capabilities, Estimate, Layer, Measurement, Protocol,
 from targets.tflite import conversion, installation
 from targets.tflite.operators import PRODUCTS
 from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, SUFFIX, TfliteFile, read_tflite
-from targets.workers.inputs import check_names, checked_shapes, join, make_feeds, run_batches
-from targets.workers.local import check_request, first_samples, pieces
+from targets.workers.inputs import join, make_feeds, run_batches
+from targets.workers.local import check_request, given, pieces
 
 _AT_ONCE = 256
 """Samples in one run of the emulator: few enough that a slow network is done in minutes."""
@@ -121,8 +121,7 @@ class CortexM(Target):
         """Instructions of one inference of each, and what it needs of RAM and flash (see ``Target``)."""
         paths = [Path(model) for model in models]
         check_request(paths, protocol or Protocol())
-        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
-        sizes = checked_shapes(shapes or {})
+        known = given(inputs, shapes)
         found, names = [], list[str]()
         for path in paths:
             taken, file = self._read(path)
@@ -130,10 +129,9 @@ class CortexM(Target):
             names += [item.name for item in session.inputs]
             if watch is not None:
                 watch(Estimate(self.name, f"running {path}"))
-            _, sample = session.samples(make_feeds(session.inputs, arrays, sizes, seed=0))
+            _, sample = session.samples(make_feeds(session.inputs, known.arrays, known.shapes, seed=0))
             found.append(self._measurement(path, taken, file, execute(self._emulator(), taken, sample)))
-        check_names(names, arrays, "values")
-        check_names(names, sizes, "shape", TargetError)
+        known.check_names(names)
         return found
 
     def _measurement(self, path: Path, taken: Path, file: TfliteFile, run: Run) -> Measurement:

@@ -10,7 +10,7 @@ import numpy as np
 
 from targets.errors import MeasurementError, ModelError
 from targets.tflite.tflite_files import Port, TfliteFile
-from targets.workers.runtime import Input, Session
+from targets.workers.runtime import Session
 
 
 class EmulatedSession(Session):
@@ -18,7 +18,7 @@ class EmulatedSession(Session):
 
     def __init__(self, path: Path, file: TfliteFile, execute: Callable[[bytes], bytes]) -> None:
         self.path = path
-        self.inputs = tuple([Input(port.name, port.dtype, port.shape) for port in file.inputs])
+        self.inputs = file.takes
         self._file = file
         self._execute = execute
 

@@ -19,11 +19,10 @@ import numpy as np
 
 from targets.emulated_arm import arm_installation
 from targets.emulated_arm.arm_installation import COMMAND, CPUS
-from targets.errors import CompressError, TargetError, TargetUnavailable
+from targets.errors import CompressError, TargetUnavailable
 from targets.settings import Setting
 from targets.target import Capabilities, Measurement, Protocol, Watch
-from targets.workers.inputs import check_names, checked_shapes
-from targets.workers.local import LocalTarget, check_request, first_samples
+from targets.workers.local import LocalTarget, check_request, given
 from targets.workers.process import Heard, Launch, WorkerProcess
 
 
@@ -101,13 +100,11 @@ class ArmEmulated(LocalTarget):
         """
         paths = [Path(model) for model in models]
         check_request(paths, protocol or Protocol())
-        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
-        sizes = checked_shapes(shapes or {})
+        known = given(inputs, shapes)
         with self.lock:
-            answers = [self._count(path, sizes, arrays, self.listener(watch, 1, 1)) for path in paths]
+            answers = [self._count(path, known.shapes, known.arrays, self.listener(watch, 1, 1)) for path in paths]
         names = [name for answer in answers for name in answer["inputs"]]
-        check_names(names, arrays, "values")
-        check_names(names, sizes, "shape", TargetError)
+        known.check_names(names)
         return [
             Measurement(path, self.name, path.stat().st_size, instructions=int(answer["count"]))
             for path, answer in zip(paths, answers, strict=True)

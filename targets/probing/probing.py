@@ -64,7 +64,7 @@ Costs = Mapping[int, float]
 
 @dataclass(frozen=True)
 class Probe:
-    """What was measured on a target; costs are relative to the fp32 file of the narrowest width."""
+    """What was measured on a target; costs are relative to the narrowest width, in fp32 unless that does not run."""
 
     channel_step: int
     int8_step: int
@@ -181,20 +181,24 @@ def _measure(target: Target, watch: Watch | None) -> Probe:
     widths, few = (FEW_WIDTHS, FEW_FORMAT_WIDTHS) if target.slow_to_load else (WIDTHS, FORMAT_WIDTHS)
     with tempfile.TemporaryDirectory(prefix="paretopress-") as name:
         bench = _Bench(target, Path(name), watch)
+        floats = () if "fp32" in can.refuses else widths
         others = FORMATS if can.int8_format in FORMATS else ()
         wanted = {**dict.fromkeys(others, few), can.int8_format: widths} if "int8" in can.precisions else {}
-        tables = _measure_all(bench, widths, wanted)
+        tables = _measure_all(bench, floats, wanted)
         formats = {
-            one: median(tables[one][width] / tables["fp32"][width] for width in few) for one in wanted if one in tables
+            one: median(tables[one][width] / tables["fp32"][width] for width in few)
+            for one in wanted
+            if one in tables and floats
         }
         tie = _COUNT_TIE if target.counted else _TIE
         chosen = _choose(formats, can.int8_format, tie)
         if chosen != can.int8_format:
             chosen = _confirm(bench, tables, chosen, can.int8_format, tie)
     fp32, int8 = tables["fp32"], tables.get(chosen, {})
+    int8_step = find_step(int8) or can.int8_step
     return Probe(
-        channel_step=find_step(fp32) or can.channel_step,
-        int8_step=find_step(int8) or can.int8_step,
+        channel_step=(find_step(fp32) or can.channel_step) if floats else int8_step,
+        int8_step=int8_step,
         int8_format=chosen,
         fp32=fp32,
         int8=int8,
@@ -208,7 +212,8 @@ def _measure_all(
 ) -> dict[str, dict[int, float]]:
     """Costs by precision or format, and width: ``widths`` in fp32, and of the int8 formats what is ``wanted``.
 
-    A format that is refused takes none of the others with it.
+    Without ``widths`` no float file is measured: there are targets on which none runs. A format that is refused takes
+    none of the others with it.
     """
     try:
         return bench.costs({"fp32": widths, **wanted})
@@ -249,7 +254,7 @@ class _Bench:
         kinds = [(kind, width) for kind, widths in wanted.items() for width in widths]
         files = [self._file(kind, width) for kind, width in kinds]
         measured = self.target.measure(files, protocol=PROTOCOL, watch=self.watch)
-        counts = [float(one.instructions) for one in measured if one.instructions]
+        counts = [float(one.count) for one in measured if one.count]
         ratios = [count / counts[0] for count in counts] if len(counts) == len(files) else _best_ratios(measured)
         found: dict[str, dict[int, float]] = {kind: {} for kind in wanted}
         for (kind, width), ratio in zip(kinds, ratios, strict=True):

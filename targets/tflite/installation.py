@@ -70,7 +70,12 @@ def place() -> Path:
 def manifest() -> dict[str, Any] | None:
     """What the installation is made of; None where there is none that serves."""
     found = read_manifest(place(), format=FORMAT, asked=_asked())
-    return found if found and _python(place()).exists() else None
+    return found if found and python().exists() else None
+
+
+def python() -> Path:
+    """The environment's Python, whether there is one yet or not."""
+    return _python(place())
 
 
 def missing() -> str | None:
@@ -113,7 +118,7 @@ def launch(threads: int) -> Launch:
     environment = {**usual.environment, "PYTHONPATH": str(_alone()), "PYTHONDONTWRITEBYTECODE": "1"}
     # Set for another interpreter, it would make this one find its library there.
     environment.pop("PYTHONHOME", None)
-    return Launch((str(_python(place())), *usual.command[1:]), environment)
+    return Launch((str(python()), *usual.command[1:]), environment)
 
 
 def install_environment(say: Say = lambda _: None) -> Path:
@@ -130,28 +135,34 @@ def install_environment(say: Say = lambda _: None) -> Path:
 
 def _make(folder: Path, say: Say) -> None:
     say(f"a Python environment in {place()}")
-    _run([sys.executable, "-m", "venv", str(folder)], "a virtual environment (on Debian: apt-get install python3-venv)")
+    run_program(
+        [sys.executable, "-m", "venv", str(folder)], "a virtual environment (on Debian: apt-get install python3-venv)"
+    )
     named = ", ".join(f"{name} {PACKAGES[name]}" for name in ("onnx2tf", "ai-edge-quantizer", "ai-edge-litert"))
     say(f"{len(PACKAGES)} packages, among them {named}")
-    _pip(folder, PACKAGES)
+    install_packages(_python(folder), PACKAGES)
     found = dict(PACKAGES)
     say(f"tflite-micro {TFLM['tflite-micro']}")
     try:
-        _pip(folder, TFLM)
+        install_packages(_python(folder), TFLM)
         found |= TFLM
     except TargetUnavailable as error:
         say(f"without the target tflm: {error}")
     say("checking")
-    _run([str(_python(folder)), "-I", "-c", _CHECK], "the converter")
+    run_program([str(_python(folder)), "-I", "-c", _CHECK], "the converter")
     document = {"format": FORMAT, "asked": _asked(), "python": sys.version.split()[0], "packages": found}
     (folder / "manifest.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _pip(folder: Path, packages: Mapping[str, str]) -> None:
-    words = [str(_python(folder)), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+def install_packages(program: Path, packages: Mapping[str, str], into: Path | None = None) -> None:
+    """Install exactly these versions for a Python ``program``, or in a folder; raises TargetUnavailable."""
+    words = [str(program), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
     # onnx2tf says that it needs Python 3.12; its converter runs with 3.11, as the tests show.
     words += ["--ignore-requires-python", "--only-binary=:all:"]
-    _run([*words, *(f"{name}=={version}" for name, version in packages.items())], "the packages (from PyPI, with pip)")
+    words += [] if into is None else ["--target", str(into)]
+    run_program(
+        [*words, *(f"{name}=={version}" for name, version in packages.items())], "the packages (from PyPI, with pip)"
+    )
 
 
 def _asked() -> str:
@@ -176,12 +187,16 @@ def _alone() -> Path:
     return folder
 
 
-def _run(words: Sequence[str], what: str) -> None:
-    """Run a program; raises TargetUnavailable with its last words where it fails."""
+def run_program(words: Sequence[str], what: str, environment: Mapping[str, str] | None = None) -> None:
+    """Run a program; raises TargetUnavailable with its last words where it fails.
+
+    ``environment``: its variables, this process's own unless given.
+    """
     try:
         done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_SECONDS
-        )
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_SECONDS,
+            env=environment,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise TargetUnavailable(f"{what}: {Path(words[0]).name} took more than {_SECONDS} s") from None
     if done.returncode:

@@ -11,7 +11,7 @@ import numpy as np
 from targets.errors import ModelError
 from targets.tflite.tflite_files import TfliteFile
 from targets.workers.inputs import show
-from targets.workers.runtime import Input, Session
+from targets.workers.runtime import Session
 
 
 class TfliteSession(Session):
@@ -20,7 +20,7 @@ class TfliteSession(Session):
     def __init__(self, path: Path, file: TfliteFile) -> None:
         self.path = path
         self.file = file
-        self.inputs = tuple([Input(port.name, port.dtype, port.shape) for port in file.inputs])
+        self.inputs = file.takes
 
     @abc.abstractmethod
     def invoke(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:

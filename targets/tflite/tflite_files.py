@@ -18,6 +18,7 @@ import numpy as np
 from targets.errors import ModelError
 from targets.tflite.operators import CUSTOM, DTYPES, OPERATORS
 from targets.tflite.tables import Table, root
+from targets.workers.runtime import Input
 
 METADATA = "paretopress"
 """Name of our entry in the metadata: JSON with ``inputs`` and ``outputs``, each a list of ``name``, ``position``,
@@ -103,6 +104,11 @@ class TfliteFile:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     ours: bool
+
+    @property
+    def takes(self) -> tuple[Input, ...]:
+        """The arrays that it takes, as a session lists them."""
+        return tuple([Input(port.name, port.dtype, port.shape) for port in self.inputs])
 
     @property
     def operators(self) -> tuple[str, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ from targets.machine import environment, memory
 from targets.settings import Setting, canonical_name, checked_settings
 from targets.target import Estimate, Layer, Measurement, Protocol, Samples, Target, Watch
 from targets.workers import measuring
-from targets.workers.inputs import checked_shapes, join, sample_count
+from targets.workers.inputs import check_names, checked_shapes, join, sample_count
 from targets.workers.leases import leased
 from targets.workers.process import Heard, Launch, WorkerProcess, local_launch
 
@@ -102,8 +102,7 @@ class LocalTarget(Target):
         protocol = protocol or Protocol()
         paths = [self.for_us(model) for model in models]
         check_request(paths, protocol)
-        sizes = checked_shapes(shapes or {})
-        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
+        taken = given(inputs, shapes)
         answers: list[list[dict[str, Any]]] = []
         start = time.monotonic()
         while not _enough(answers, protocol, time.monotonic() - start):
@@ -112,7 +111,7 @@ class LocalTarget(Target):
                 "operation": "measure",
                 "models": [str(path.absolute()) for path in paths],
                 "order": load_order(len(paths), number),
-                "shapes": sizes,
+                "shapes": taken.shapes,
                 "protocol": asdict(protocol),
                 "seed": number,
             }
@@ -123,7 +122,7 @@ class LocalTarget(Target):
 
             # For each process anew, so that two long measurements take turns.
             with leased(waiting=waiting), self.start_worker() as worker:
-                answers.append(self.ask_worker(worker, request, arrays, heard).header["models"])
+                answers.append(self.ask_worker(worker, request, taken.arrays, heard).header["models"])
         return [
             _measurement(path, self.name, [answer[index] for answer in answers], protocol)
             for index, path in enumerate(paths)
@@ -244,6 +243,24 @@ def check_request(paths: Sequence[Path], protocol: Protocol) -> None:
         raise ModelError("no model to measure")
     if protocol.processes < 1 or protocol.rounds < 1 or min(protocol.seconds, protocol.block, protocol.width) <= 0:
         raise TargetError(f"{protocol}: processes and rounds must be at least 1, seconds, block and width above 0")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What models are given to be measured, by input name: arrays, some samples of each, and shapes."""
+
+    arrays: dict[str, np.ndarray]
+    shapes: dict[str, list[int]]
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise ModelError for an array, TargetError for a shape, that is none of ``names``, all models' inputs."""
+        check_names(names, self.arrays, "values")
+        check_names(names, self.shapes, "shape", TargetError)
+
+
+def given(inputs: Mapping[str, np.ndarray] | None, shapes: Mapping[str, tuple[int, ...]] | None) -> Given:
+    """What ``Target.measure`` is called with; raises TargetError for what is no shape."""
+    return Given({name: first_samples(array) for name, array in (inputs or {}).items()}, checked_shapes(shapes or {}))
 
 
 def first_samples(array: np.ndarray) -> np.ndarray:

@@ -43,7 +43,7 @@ def test_names_are_canonical(spec, name):
         ("ort-cpu:speed=1", "no setting 'speed'; it takes opt, spinning, threads"),
         ("fake:x=1", "takes no settings"),
         ("ort-cpuu", "did you mean 'ort-cpu'"),
-        ("zzz", "there are arm-emulated, cortex-m, fake, litert-cpu, ncnn-cpu, openvino-cpu, ort-cpu"),
+        ("zzz", "there are arm-emulated, cortex-m, ethos-u, fake, litert-cpu, ncnn-cpu, openvino-cpu, ort-cpu"),
     ],
 )
 def test_what_is_wrong_is_said(spec, said):

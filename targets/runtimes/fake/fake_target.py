@@ -66,6 +66,7 @@ class FakeTarget(Target):
         *,
         channel_step: int = costs.STEP,
         instructions: bool = False,
+        cycles: bool = False,
         noise: float = 0.0,
         seed: int = 0,
         capabilities: Capabilities | None = None,
@@ -77,11 +78,13 @@ class FakeTarget(Target):
         instead, by operation (``"measure"``, ``"run"``: every time) or by the number of the call (1 is the first
         call of either; once): an exception is raised, anything callable is called first. ``run``: outputs for
         (path, inputs); the default is onnxruntime, in this process. ``instructions``: cost is counted (a
-        nanosecond is one), not timed. ``noise``: relative spread of the run times, drawn from ``seed``. ``clock``: the
-        real measuring loop runs on it, every run taking its cost of time; without, ten rounds are made up.
+        nanosecond is one), not timed; ``cycles``: so are cycles. ``noise``: relative spread of the run times, drawn
+        from ``seed``. ``clock``: the real measuring loop runs on it, every run taking its cost of time; without, ten
+        rounds are made up.
         """
         self.name = name
-        self.counted = instructions
+        self.counted = instructions or cycles
+        self._cycles = cycles
         self.calls: list[tuple[str, tuple[Path, ...]]] = []
         """Every call so far: operation and files."""
         self.cost = cost
@@ -92,6 +95,11 @@ class FakeTarget(Target):
         self._seed = seed
         self._clock = clock
         self._capabilities = capabilities or Capabilities(channel_step=channel_step, int8_step=channel_step)
+
+    @property
+    def cost_quantity(self) -> str:
+        """As it was made: ``latency``, ``instructions`` or ``cycles``."""
+        return "cycles" if self._cycles else super().cost_quantity
 
     def capabilities(self) -> Capabilities:
         """The capabilities that were given, or the defaults with this target's channel step."""
@@ -158,7 +166,10 @@ class FakeTarget(Target):
 
     def _counted(self, path: Path, seconds: float) -> Measurement:
         size = path.stat().st_size
-        return Measurement(path, self.name, size, instructions=round(seconds * 1e9), memory=4 * size)
+        count, memory = round(seconds * 1e9), 4 * size
+        if self._cycles:
+            return Measurement(path, self.name, size, cycles=count, memory=memory)
+        return Measurement(path, self.name, size, instructions=count, memory=memory)
 
     def _process(
         self, seconds: Sequence[float], protocol: Protocol, process: int, watch: Watch | None

@@ -9,25 +9,24 @@ bytes where this says 24,384, for one keyword spotter); networks are ordered ali
 from __future__ import annotations
 
 import importlib
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 
-from targets.errors import MeasurementError, ModelError, TargetError
+from targets.errors import MeasurementError, ModelError
 from targets.settings import Setting
 from targets.target import Capabilities, Layer, Measurement, Protocol, Watch
 from targets.tflite import installation
+from targets.tflite.native_output import heard
 from targets.tflite.operators import PRODUCTS
 from targets.tflite.sessions import TfliteSession
 from targets.tflite.tflite_files import IR_VERSION, OPSET, REFUSES, TfliteFile, read_tflite
 from targets.tflite.tflite_target import TfliteTarget
-from targets.workers.inputs import check_names, checked_shapes, make_feeds
-from targets.workers.local import check_request, first_samples
+from targets.workers.inputs import make_feeds
+from targets.workers.local import check_request, given
 from targets.workers.runtime import Runtime, Session
 
 _ARENAS = (1 << 24, 1 << 28)
@@ -84,8 +83,7 @@ class Tflm(TfliteTarget):
         """The arena of each, in bytes as ``memory``, after one inference (see ``Target``)."""
         paths = [Path(model) for model in models]
         check_request(paths, protocol or Protocol())
-        sizes = checked_shapes(shapes or {})
-        arrays = {name: first_samples(array) for name, array in (inputs or {}).items()}
+        known = given(inputs, shapes)
         found, names = [], list[str]()
         with self.lock:
             heard = self.listener(watch, 1, 1)
@@ -93,14 +91,13 @@ class Tflm(TfliteTarget):
                 header = {
                     "operation": "call",
                     "function": "targets.runtimes.tflm.tflm:measure_arena",
-                    "arguments": {"model": str(self.taken(path).absolute()), "shapes": sizes},
+                    "arguments": {"model": str(self.taken(path).absolute()), "shapes": known.shapes},
                     "doing": f"running {path}",
                 }
-                answer = self.ask_scorer(header, arrays, heard).header
+                answer = self.ask_scorer(header, known.arrays, heard).header
                 names += answer["inputs"]
                 found.append(Measurement(path, self.name, path.stat().st_size, memory=int(answer["arena"])))
-        check_names(names, arrays, "values")
-        check_names(names, sizes, "shape", TargetError)
+        known.check_names(names)
         return found
 
 
@@ -124,11 +121,11 @@ class TflmRuntime(Runtime):
         said = ""
         for arena in _ARENAS:
             try:
-                with _heard() as heard:
+                with heard(2) as native:
                     interpreter = self._library.Interpreter.from_file(str(path), arena_size=arena)
                 return TflmSession(path, file, interpreter)
             except (RuntimeError, ValueError) as error:
-                said = _why(heard.text) or " ".join(str(error).split())[:250]
+                said = _why(native.text) or " ".join(str(error).split())[:250]
         raise ModelError(f"{path}: TensorFlow Lite Micro cannot load it: {said}")
 
     def audit(self, path: Path) -> list[Layer] | None:
@@ -166,9 +163,9 @@ class TflmSession(TfliteSession):
 
     def arena(self) -> int:
         """Bytes of the arena that are used, after an inference; raises MeasurementError where it does not say."""
-        with _heard() as heard:
+        with heard(2) as native:
             self._interpreter.print_allocations()
-        found = _TOTAL.search(heard.text)
+        found = _TOTAL.search(native.text)
         if found is None:
             raise MeasurementError("TensorFlow Lite Micro does not say what its arena holds; its version does not fit")
         return int(found.group(1))
@@ -184,25 +181,6 @@ def measure_arena(
     say(f"running {path}")
     session.run(make_feeds(session.inputs, arrays, arguments["shapes"], seed=0))
     return {"arena": session.arena(), "inputs": [item.name for item in session.inputs]}, {}
-
-
-class _heard:
-    """What native code writes to stderr meanwhile, as ``text`` once it is over."""
-
-    text = ""
-
-    def __enter__(self) -> _heard:
-        self._file = tempfile.TemporaryFile()
-        self._kept = os.dup(2)
-        os.dup2(self._file.fileno(), 2)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        os.dup2(self._kept, 2)
-        os.close(self._kept)
-        self._file.seek(0)
-        self.text = self._file.read().decode(errors="replace")
-        self._file.close()
 
 
 def _why(text: str) -> str:

@@ -122,14 +122,30 @@ def test_one_table_has_a_group_for_each_target() -> None:
     assert "not paired" in text
 
 
-def test_counts_stand_where_nothing_is_timed() -> None:
-    heavy = {**ENTRY, **COUNTED, "instructions": 6_490_000}
-    light = {**SMALL, **COUNTED, "instructions": 3_245_000, "ratio": 0.5, "low": 0.5, "high": 0.5}
+def test_operators_on_an_npu_are_counted_beside_the_model() -> None:
+    entry = {**ENTRY, **COUNTED, "cycles": 89_900, "audit": {"integer": 13, "layers": 13, "npu": 12}}
+    assert line(printed(entry), "base.onnx").rstrip().endswith("NPU 12/13")
+
+
+@pytest.mark.parametrize("name", ["instructions", "cycles"])
+def test_counts_stand_where_nothing_is_timed(name: str) -> None:
+    heavy = {**ENTRY, **COUNTED, name: 6_490_000}
+    light = {**SMALL, **COUNTED, name: 3_245_000, "ratio": 0.5, "low": 0.5, "high": 0.5}
     text = printed(heavy, light)
     assert "3.25 M" in line(text, "[red]small.onnx") or "3.24 M" in line(text, "[red]small.onnx")
     assert f"0.50x {'█' * 5}" in " ".join(line(text, "[red]small.onnx").split())
     assert "p50" not in text
-    assert "[red]small.onnx takes 50 % of the instructions of base.onnx." in text
+    assert f"[red]small.onnx takes 50 % of the {name} of base.onnx." in text
+
+
+@pytest.mark.parametrize(
+    ("name", "share", "tied"),
+    [("instructions", 0.99, False), ("instructions", 0.9995, True), ("cycles", 0.9995, False)],
+)
+def test_what_is_counted_is_tied_only_by_what_moves_with_the_input(name: str, share: float, tied: bool) -> None:
+    heavy = {**ENTRY, **COUNTED, name: 1_000_000}
+    light = {**SMALL, **COUNTED, name: int(share * 1e6), "ratio": share, "low": share, "high": share}
+    assert ("tied" in line(printed(heavy, light), "[red]small.onnx")) == tied
 
 
 @pytest.mark.parametrize("width", range(63, 125, 3))

@@ -54,6 +54,14 @@ def test_a_structure_is_measured_once_on_a_device(tmp_path: Path, paths: list[Pa
     assert len(target.calls) == 2
 
 
+def test_files_of_one_structure_are_measured_each_where_weights_act_on_cost(tmp_path: Path, paths: list[Path]) -> None:
+    target = FakeTarget(cost={"baseline.onnx": 4e-3, "a.onnx": 2e-3, "b.onnx": 1e-3, "c.onnx": 1e-3}, cycles=True)
+    target.cost_by_weights = True
+    write(paths[2], [node("MatMul", "x w")], {"x": f32(2, 6)}, {"w": f32(6, 2) + 1})
+    found = _measured(tmp_path / "cache", target, paths)
+    assert [one["cycles"] for one in found] == [2_000_000, 1_000_000, 1_000_000]
+
+
 def test_what_is_counted_has_no_latency(tmp_path: Path, paths: list[Path]) -> None:
     [timed, *_] = _measured(tmp_path / "timed", FakeTarget(cost=lambda _: 1e-3), paths)
     found = latency_result(timed)
@@ -64,6 +72,7 @@ def test_what_is_counted_has_no_latency(tmp_path: Path, paths: list[Path]) -> No
     assert counted["instructions"] == 10**6
 
 
+NPU, CPU = Layer("a", "Conv", True, on_npu=True), Layer("b", "Sin", True, "Sin on the CPU", on_npu=False)
 INT, FLOAT = Layer("a", "Conv", True, ""), Layer("b", "Conv", False, "its bias is not")
 
 
@@ -75,6 +84,7 @@ INT, FLOAT = Layer("a", "Conv", True, ""), Layer("b", "Conv", False, "its bias i
         ((INT, FLOAT, FLOAT, Layer("c", "Gemm", False, "not fused")), (1, 4, ("its bias is not", "not fused"))),
         ((INT,), (1, 1, ())),
         ((), (0, 0, ())),
+        ((NPU, CPU), (1, 2, ("Sin on the CPU",))),
     ],
 )
 def test_what_a_runtime_shows_of_itself_is_an_extra(tmp_path: Path, paths: list[Path], layers: Any, share: Any) -> None:

@@ -73,8 +73,9 @@ def test_the_baseline_alone_and_the_baseline_as_best() -> None:
     )
 
 
-def test_a_counted_target_speaks_of_instructions() -> None:
-    assert "of the baseline's instructions" in outcomes.outcome(fixture.two_targets(), fixture.PHONE)
+@pytest.mark.parametrize("count", ["instructions", "cycles"])
+def test_a_counted_target_speaks_of_what_is_counted(count: str) -> None:
+    assert f"of the baseline's {count}" in outcomes.outcome(fixture.two_targets(count), fixture.PHONE)
 
 
 def test_where_less_is_better_a_loss_is_a_plus() -> None:

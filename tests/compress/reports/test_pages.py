@@ -268,13 +268,14 @@ def test_a_network_that_diverged_is_in_the_table_but_in_no_figure(nothing: float
     assert page.row("sortable candidates", lost["id"])[4:6] == ["\N{EN DASH}"] * 2
 
 
-def test_what_was_not_measured_has_no_column_or_figure() -> None:
-    report = fixture.two_targets()
+@pytest.mark.parametrize("count", ["instructions", "cycles"])
+def test_what_was_not_measured_has_no_column_or_figure(count: str) -> None:
+    report = fixture.two_targets(count)
     page = Page(pages.render(report))
-    assert "instructions, x of baseline (lower is better)" in set(strings(page.figures()[1]))
+    assert f"{count}, x of baseline (lower is better)" in set(strings(page.figures()[1]))
     counted = Page(pages.render({**report, "targets": {fixture.PHONE: {}}}))
     heading = counted.tables["picks"][0]
-    assert "instructions" in heading
+    assert count in heading
     assert "p50" not in heading
     assert len(counted.row("picks", "fastest")) == len(heading)
     assert counted.row("picks", "knee") == ["knee", "none meets the constraints"]

@@ -84,11 +84,12 @@ def test_what_stands_in_for_refuted_members_is_shown_below_the_front() -> None:
     assert "fastest, knee" in line(text, second)
 
 
-def test_the_front_of_one_target_only() -> None:
-    text = printed(lambda console: tables.print_front(fixture.two_targets(), console, fixture.PHONE))
+@pytest.mark.parametrize("count", ["instructions", "cycles"])
+def test_the_front_of_one_target_only(count: str) -> None:
+    text = printed(lambda console: tables.print_front(fixture.two_targets(count), console, fixture.PHONE))
     assert f"on {fixture.PHONE}" in text
     assert f"on {TARGET}" not in text
-    assert "instructions" in text
+    assert count in text
     assert "6.49 M" in line(text, "baseline")
 
 

@@ -51,6 +51,17 @@ def test_what_was_foretold_is_said_with_how_far_it_was_off() -> None:
     assert target_notes.notes(report(environment={"learnt": LEARNT}), "other") == []
 
 
+def test_what_an_npu_leaves_to_the_cpu_is_said() -> None:
+    one = candidate("0001-int8")
+    one["config"]["precision"]["scheme"] = "int8"
+    one["measured"]["ort-cpu"] |= {
+        "integer": {"integer": 4, "layers": 5, "why": ["SIN on the CPU"], "on_npu": True}, "feasible": True,
+    }  # fmt: skip
+    picks = {"ort-cpu": {"fastest": {"id": "0001-int8", "verdict": "open"}}}
+    [text] = target_notes.notes(report(one, picks=picks), "ort-cpu")
+    assert text == "`0001-int8` runs 4 of its 5 operators on the NPU; the other: SIN on the CPU."
+
+
 def test_a_few_readings_say_nothing_about_calibration() -> None:
     few = report(environment={"learnt": {**LEARNT, "read": 3, "left_out": []}})
     assert len(target_notes.notes(few, "ort-cpu")) == 1

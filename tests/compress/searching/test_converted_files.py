@@ -28,6 +28,8 @@ from compress.values.constraints import parse_constraint
 from compress.values.domains import Choice
 from compress.values.search_spaces import SearchSpace
 from targets.documents import file_hash
+from targets.ethos_u import vela_installation
+from targets.registry import get
 from targets.target import Capabilities
 from targets.testing import reference_model, samples
 from targets.tflite import installation
@@ -35,6 +37,8 @@ from targets.tflite.conversion import convert
 
 Search = Callable[..., Result]
 LACKING = installation.missing_tflm()
+UNCOMPILED = vela_installation.missing()
+compiled = pytest.mark.skipif(UNCOMPILED is not None, reason=f"needs {UNCOMPILED}; run: {vela_installation.COMMAND}")
 installed = pytest.mark.skipif(LACKING is not None, reason=f"needs {LACKING}; run: {installation.COMMAND}")
 PLAIN = Capabilities()
 TFLITE = Capabilities(precisions=("fp32", "int8"), refuses=("mixed", "int8-dynamic"), int8_format="tflite")
@@ -107,6 +111,35 @@ def test_a_file_that_is_there_runs_where_its_format_and_precision_are_known() ->
     assert [runs(TFLITE, scheme, "u8s8", converted=False) for scheme in ("fp32", "int8")] == [True, False]
     assert [runs(PLAIN, scheme, "u8s8", converted=False) for scheme in ("fp32", "int8", "mixed")] == [True] * 3
     assert not runs(replace(PLAIN, refuses=("mixed",)), "mixed", "u8s8", converted=False)
+
+
+@compiled
+def test_an_npu_is_searched_in_int8_against_a_float_baseline_that_is_no_choice(search: Search) -> None:
+    """Beside a target that runs floats: those are none of the NPU's, and what is reported is what its file costs."""
+    space = SearchSpace(epochs=1, precision=Choice("fp32", "int8"), prune_ratio=0.5, prune_delta=0.0)
+    npu = get("ethos-u")
+    npu.probed = False  # the widths that are good there are not what this is about, and take seconds
+    result = search(
+        target=[npu, "tflm"], objectives=["quality", "cycles"], space=space, trials=1,
+        constraints=["quality_drop<=1"],
+    )  # fmt: skip
+    found = {one["id"]: one["measured"] for one in result.report["candidates"]}
+    assert found["baseline"]["ethos-u"]["stand_in"]
+    assert not found["baseline"]["ethos-u"]["feasible"]
+    assert found["baseline"]["tflm"]["feasible"]
+    assert "baseline" not in result.report["front"]["ethos-u"]
+    on_npu = {name for name, measured in found.items() if "ethos-u" in measured}
+    assert {name.partition("-")[2] for name in on_npu} == {"", "int8"}
+    assert any(name.endswith("fp32") for name in found)
+    best = result.pick("fastest")
+    assert best.path.suffix == ".tflite"
+    here = found[best.id]["ethos-u"]
+    [measured] = npu.measure([best.path])
+    npu.close()
+    assert (measured.cycles, measured.memory, measured.flash) == (here["cycles"], here["memory"], here["flash"])
+    assert 0 < here["cycles"] < found["baseline"]["ethos-u"]["cycles"]
+    assert here["integer"]["on_npu"]
+    assert any("a float file does not run on the NPU" in text for text in result.report["environment"]["warnings"])
 
 
 @installed

@@ -21,7 +21,7 @@ from compress.searching import trial_loop
 from compress.searching.progress import Silent
 from targets.errors import NoFeasibleCandidate, RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
-from targets.target import Capabilities
+from targets.target import COUNTS, Capabilities
 
 Search = Callable[..., Result]
 
@@ -159,13 +159,15 @@ def test_three_objectives(search: Search) -> None:
     assert len(two.front()) >= 2
 
 
-def test_counted_cost_is_an_objective_of_its_own(search: Search) -> None:
-    result = search(target=FakeTarget("fake", instructions=True), trials=2, constraints=["instructions<=0.9x"])
+@pytest.mark.parametrize("count", COUNTS)
+def test_counted_cost_is_an_objective_of_its_own(search: Search, count: str) -> None:
+    target = FakeTarget("fake", instructions=count == "instructions", cycles=count == "cycles")
+    result = search(target=target, trials=2, constraints=[f"{count}<=0.9x"])
     report = result.report
-    assert report["objectives"] == ["quality", "instructions"]
+    assert report["objectives"] == ["quality", count]
     for candidate in report["candidates"]:
         assert candidate["measured"]["fake"]["latency"] is None
-        assert candidate["measured"]["fake"]["instructions"] > 0
+        assert candidate["measured"]["fake"][count] > 0
     assert result.pick("fastest").id != "baseline"
 
 

@@ -45,6 +45,7 @@ def make(
     feasible: bool = True,
     memory: int | None = None,
     instructions: int | None = None,
+    cycles: int | None = None,
 ) -> Candidate:
     """A candidate on TARGET; the baseline's quality is 0.9; ``noise``: half-width of the ratio's interval.
 
@@ -59,6 +60,7 @@ def make(
         latency,
         memory,
         instructions,
+        cycles=cycles,
     )
     return Candidate(name, None, {}, size, 10, 10, Parity(0.0, 1.0), {TARGET: measured})
 
@@ -252,15 +254,19 @@ def test_noise_ties_latencies() -> None:
     assert ids(ranked("fastest", [quick, small], TARGET)) == ["small", "quick"]
 
 
-def test_fewest_instructions_where_cost_is_counted() -> None:
-    few, more = (
-        make("few", 0.9, None, 900, instructions=1_000_000),
-        make("more", 0.9, None, 300, instructions=1_010_000),
-    )
+@pytest.mark.parametrize("count", ["instructions", "cycles"])
+def test_fewest_of_what_is_counted(count: str) -> None:
+    def counted(name: str, size: int, number: int) -> Candidate:
+        made: dict[str, Any] = {count: number}
+        return make(name, 0.9, None, size, **made)
+
+    few, more = counted("few", 900, 1_000_000), counted("more", 300, 1_010_000)
     assert ids(ranked("fastest", [more, few], TARGET)) == ["few", "more"]
     assert tied_with(few, [few, more], TARGET) == ()
-    same = make("same", 0.9, None, 300, instructions=1_000_100)
-    assert ids(ranked("fastest", [few, same], TARGET)) == ["same", "few"]
+    same = counted("same", 300, 1_000_100)
+    assert costs_of(more, few, TARGET, (count,)) == (1.01,)
+    # Instructions move a little with the input, a compiler's cycles do not.
+    assert ids(ranked("fastest", [few, same], TARGET)) == (["few", "same"] if count == "cycles" else ["same", "few"])
 
 
 def test_most_accurate_of_equal_quality_is_the_faster() -> None:
@@ -323,6 +329,16 @@ def test_being_tied_is_mutual(candidates: list[Candidate], which: str) -> None:
 def test_an_unknown_pick_is_refused() -> None:
     with pytest.raises(RequestError, match=r"'best'; use one of fastest, knee"):
         ranked("best", [BASELINE], TARGET)
+
+
+def test_what_does_not_run_itself_is_no_choice_and_no_miss() -> None:
+    def standing_in(one: Candidate) -> Candidate:
+        return one.on(TARGET, replace(one.measured[TARGET], stand_in=True))
+
+    zero, int8 = standing_in(make("baseline", 0.9, 1.0)), make("int8", 0.89, 1.0)
+    asked = ask("quality_drop<=0.05", baseline=zero)
+    assert ids(front([zero, int8], asked, TARGET)) == ["int8"]
+    assert nearest_miss([zero], asked, TARGET) is None
 
 
 def test_nearest_miss_by_the_worst_violation() -> None:

@@ -32,6 +32,7 @@ def make(
     size: int = 1000,
     memory: int | None = 4000,
     instructions: int | None = None,
+    cycles: int | None = None,
 ) -> Candidate:
     """A candidate on TARGET; the baseline's quality is 0.9."""
     latency = None if p50 is None else LatencyResult(p50, p50, ratio, ratio, ratio, 100)
@@ -42,6 +43,7 @@ def make(
         latency,
         memory,
         instructions,
+        cycles=cycles,
     )
     return Candidate("c", None, {}, size, 10, 10, Parity(0.0, 1.0), {TARGET: measured})
 
@@ -64,6 +66,8 @@ BASELINE = make()
         ("memory<=0.25x", Constraint("memory", "<=", 0.25, True, "memory<=0.25x")),
         ("size<=100B", Constraint("size", "<=", 100.0, False, "size<=100B")),
         ("instructions<=1e6", Constraint("instructions", "<=", 1e6, False, "instructions<=1e6")),
+        ("cycles<=100k", Constraint("cycles", "<=", 1e5, False, "cycles<=100k")),
+        ("cycles<=0.5x", Constraint("cycles", "<=", 0.5, True, "cycles<=0.5x")),
         ("instructions<=10M", Constraint("instructions", "<=", 1e7, False, "instructions<=10M")),
     ],
 )
@@ -138,6 +142,8 @@ def test_relative_latency_is_the_paired_ratio() -> None:
     assert relative_quantity(candidate, candidate.measured[TARGET], "latency", 1e-3) == 0.45
     assert relative_quantity(candidate, candidate.measured[TARGET], "size", 4000.0) == 0.25
     assert relative_quantity(candidate, candidate.measured[TARGET], "instructions", 10.0) is None
+    counted = make(p50=None, cycles=7)
+    assert relative_quantity(counted, counted.measured[TARGET], "cycles", 10.0) == 0.7
 
 
 @pytest.mark.parametrize(

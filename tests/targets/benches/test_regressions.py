@@ -82,11 +82,12 @@ def test_a_model_that_took_the_first_place_is_compared_by_time() -> None:
     assert verdicts(then, now) == [("small.onnx", "time", "unchanged")]
 
 
+@pytest.mark.parametrize("name", ["instructions", "cycles"])
 @pytest.mark.parametrize(("count", "verdict"), [(1000, "unchanged"), (1002, "regression"), (998, "improvement")])
-def test_counts_are_compared_exactly_and_on_any_cpu(count: int, verdict: str) -> None:
-    then = document({**BASE, "instructions": 1000, "fastest": None})
-    now = document({**BASE, "instructions": count, "fastest": None}, cpu="B")
-    assert verdicts(then, now) == [("base.onnx", "instructions", verdict)]
+def test_counts_are_compared_exactly_and_on_any_cpu(name: str, count: int, verdict: str) -> None:
+    then = document({**BASE, name: 1000, "fastest": None})
+    now = document({**BASE, name: count, "fastest": None}, cpu="B")
+    assert verdicts(then, now) == [("base.onnx", name, verdict)]
 
 
 def test_models_are_matched_by_path_then_name_then_content() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from targets.cortex_m import cortex_installation, sources
+from golden_files import golden_file
+from targets.cortex_m import cortex_installation
 from targets.cortex_m.chips import CHIPS
 from targets.cortex_m.cores import CORES
 from targets.cortex_m.cortex_m import CortexM
@@ -22,7 +23,6 @@ from targets.tflite import installation
 from targets.tflite.conversion import convert
 
 onnx = pytest.importorskip("onnx")
-REPOSITORY = Path(__file__).resolve().parents[3]
 EMULATOR = cortex_installation.missing()
 CONVERTER = installation.missing_tflm()
 emulated = pytest.mark.skipif(EMULATOR is not None, reason=f"needs {EMULATOR}; run: {cortex_installation.COMMAND}")
@@ -78,22 +78,13 @@ class TestM55(TargetConformance):
         return get("cortex-m:cpu=m55")
 
 
-def _golden(name: str) -> Path:
-    """MLPerf Tiny's keyword spotter, with inputs and outputs, which lies beside the archive of sources."""
-    archive = sources.given_archive()
-    folder = (archive.parent if archive else REPOSITORY.parent / "shared" / "cortex-m") / "golden"
-    if not (folder / name).is_file():
-        pytest.skip(f"no {name} in {folder}; set {sources.VARIABLE} to the archive that it lies beside")
-    return folder / name
-
-
 def _emulator_of(cpu: str) -> Emulator:
     return CortexM(cpu=cpu)._emulator()
 
 
 def _golden_run(cpu: str, number: int, **how: bool) -> Run:
-    x = np.load(_golden("kws_ref_model.in.npy"))[:number]
-    return execute(_emulator_of(cpu), _golden("kws_ref_model.tflite"), x.tobytes(), **how)
+    x = np.load(golden_file("kws_ref_model.in.npy"))[:number]
+    return execute(_emulator_of(cpu), golden_file("kws_ref_model.tflite"), x.tobytes(), **how)
 
 
 @emulated
@@ -112,7 +103,7 @@ def test_counts_of_the_reference_model_are_known_to_the_digit(cpu):
 @pytest.mark.parametrize("cpu", CORES)
 def test_outputs_are_those_of_the_interpreter_on_this_machine(cpu):
     """What the wheel of ``tflite-micro`` gives for these samples, bit for bit."""
-    wanted = np.load(_golden("kws_ref_model.out.npy"))
+    wanted = np.load(golden_file("kws_ref_model.out.npy"))
     found = np.frombuffer(_golden_run(cpu, len(wanted), count=False).output, wanted.dtype)
     np.testing.assert_array_equal(found.reshape(wanted.shape), wanted)
 
@@ -130,7 +121,7 @@ def test_operators_add_up_to_the_inference():
 
 @emulated
 def test_memory_and_flash_are_more_than_arena_and_file_and_repeat():
-    model = _golden("kws_ref_model.tflite")
+    model = golden_file("kws_ref_model.tflite")
     target = get("cortex-m")
     first, second = (target.measure([model])[0] for _ in range(2))
     assert (first.instructions, first.memory, first.flash) == (second.instructions, second.memory, second.flash)
@@ -191,7 +182,7 @@ def test_an_operator_that_is_not_there_is_named(tmp_path):
 )  # fmt: skip
 def test_what_goes_wrong_in_the_emulator_is_one_line(scripted, lines, kind, words):
     with pytest.raises(kind, match=words) as raised:
-        scripted(lines).measure([_golden("kws_ref_model.tflite")])
+        scripted(lines).measure([golden_file("kws_ref_model.tflite")])
     assert "\n" not in str(raised.value)
     assert "kws_ref_model.tflite" in str(raised.value)
 
@@ -201,7 +192,7 @@ def test_a_model_larger_than_any_arena_is_refused(tmp_path):
     whole = _emulator_of("m4")
     start, _ = whole.core.big
     # The model's place alone is taken; the arena gets what is left of the board's memory.
-    data = _golden("kws_ref_model.tflite").read_bytes()
+    data = golden_file("kws_ref_model.tflite").read_bytes()
     assert start % 16 == 0
     padded = data + bytes(whole.core.big[1] - len(data) - 8192)
     path = tmp_path / "padded.tflite"

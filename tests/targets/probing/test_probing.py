@@ -187,6 +187,16 @@ def test_int8_that_is_slower_is_told():
     assert found.int8_ratio == pytest.approx(1.5, rel=0.1)
 
 
+def test_where_floats_do_not_run_the_step_is_that_of_int8():
+    def cost(path: Path) -> float:
+        assert kind(path) != "fp32"
+        return costs.inference_seconds(path, step=16)
+
+    found = probe(Probed(cost=cost, cycles=True, capabilities=Capabilities(precisions=("int8",), refuses=("fp32",))))
+    assert found is not None
+    assert (found.channel_step, found.int8_step, found.fp32, found.int8_ratio) == (16, 16, {}, None)
+
+
 def test_a_format_that_is_refused_leaves_the_other():
     def cost(path: Path) -> float:
         if kind(path) == "u8s8":
