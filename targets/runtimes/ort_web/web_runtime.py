@@ -1,0 +1,135 @@
+"""ONNX Runtime Web as a worker process loads it: sessions live in a host (``node_host.py``), and are timed there."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from targets.errors import ModelError
+from targets.machine import memory
+from targets.runtimes.ort.ort_cpu import explain, identity_model, read_limit
+from targets.runtimes.ort_web.node_host import NodeHost
+from targets.workers.inputs import show
+from targets.workers.runtime import Block, Input, Runtime, Session
+
+_MORE = 4
+"""Sessions that are loaded besides the first, where it is seen what memory one takes."""
+_TYPES = frozenset({
+    "float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool",
+    "string",
+})  # fmt: skip
+_PREFIX = re.compile(r"^.*?ERROR_CODE: \d+, ERROR_MESSAGE: ")
+
+
+class WebRuntime(Runtime):
+    """ONNX Runtime Web in its host, which is started with this, and holds all sessions."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        super().__init__(settings)
+        self.host = NodeHost(int(settings["threads"]))
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The ids of the processes besides this one that do its work."""
+        return self.host.processes
+
+    def load(self, path: Path) -> Session:
+        """Load a file; raises ModelError with one line where it cannot be."""
+        return WebSession(self, self.host, path)
+
+    def another_host(self) -> NodeHost:
+        """A host in which nothing has been done yet."""
+        return NodeHost(int(self.settings["threads"]))
+
+    def facts(self) -> dict[str, Any]:
+        """Versions of the library, of the host and of its engine; highest opset and IR version."""
+        found: dict[str, Any] = dict(self.host.ask({"operation": "describe"}).header["facts"])
+        limits = {
+            "opset": self._limit(identity_model(opset=999), r"till opset (\d+)", 20),
+            "ir_version": self._limit(identity_model(ir_version=999), r"max supported IR version: (\d+)", 10),
+        }
+        return {**found, "simd": "128 bit", **limits}
+
+    def _limit(self, model: bytes, pattern: str, otherwise: int) -> int:
+        try:
+            self.host.ask({"operation": "load"}, {"model": np.frombuffer(model, np.uint8)})
+        except ModelError as error:
+            return read_limit(str(error), pattern, otherwise)
+        return otherwise
+
+
+class WebSession(Session):
+    """A model that a host has loaded; the host lets go of it with this object."""
+
+    def __init__(self, runtime: WebRuntime, host: NodeHost, path: Path) -> None:
+        self._runtime = runtime
+        self._host = host
+        self._path = path
+        try:
+            reply = host.ask({"operation": "load"}, {"model": np.fromfile(path, np.uint8)}).header
+        except ModelError as error:
+            raise ModelError(f"{path}: {_why(str(error))}") from None
+        self._model = int(reply["model"])
+        self._release = weakref.finalize(self, _release, host, self._model)
+        self._release.atexit = False
+        self.inputs = tuple([_input(path, one) for one in reply["inputs"]])
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """One inference; raises ModelError where the library refuses the inputs or fails."""
+        try:
+            reply = self._host.ask({"operation": "run", "model": self._model}, feeds)
+        except ModelError as error:
+            shapes = ", ".join(f"{name} {show(array.shape)}" for name, array in feeds.items())
+            raise ModelError(f"{self._path}: cannot be run with {shapes}: {_why(str(error))}") from None
+        return [reply.arrays[str(number)] for number in range(reply.header["outputs"])]
+
+    def timed(self, feeds: dict[str, np.ndarray]) -> Block:
+        """Blocks of inferences of ``feeds``, timed by the host after it has compiled what is hot."""
+        self._host.ask({"operation": "feed", "model": self._model}, feeds)
+        return Block(self._seconds)
+
+    def _seconds(self, runs: int) -> Sequence[float]:
+        reply = self._host.ask({"operation": "block", "model": self._model, "runs": runs})
+        found: Sequence[float] = reply.header["seconds"]
+        return found
+
+    def memory(self, feeds: dict[str, np.ndarray]) -> int | None:
+        """Bytes that a session takes, seen in a host of its own: memory of WebAssembly is never given back."""
+        host = self._runtime.another_host()
+        try:
+            kept = []
+            seen: list[int | None] = []
+            for number in range(1 + _MORE):
+                kept.append(WebSession(self._runtime, host, self._path))
+                kept[-1].run(feeds)
+                # The first has what is compiled for it, and what loading leaves free.
+                if number in (0, _MORE):
+                    seen.append(memory.private(host.processes[0]))
+            for one in kept:
+                one._release.detach()
+        finally:
+            host.close()
+        before, after = seen
+        return None if before is None or after is None else max(0, after - before) // _MORE
+
+
+def _release(host: NodeHost, model: int) -> None:
+    with suppress(ModelError):
+        host.ask({"operation": "release", "model": model})
+
+
+def _input(path: Path, item: Mapping[str, Any]) -> Input:
+    if item["type"] not in _TYPES:
+        raise ModelError(f"{path}: input {item['name']!r} has type {item['type']}, which cannot be passed as an array")
+    return Input(item["name"], "str" if item["type"] == "string" else item["type"], tuple(item["shape"]))
+
+
+def _why(text: str) -> str:
+    """The library's complaint as one short line."""
+    return explain(_PREFIX.sub("", text))
