@@ -16,6 +16,7 @@ from typing import IO, Any, cast
 import numpy as np
 
 from targets import errors
+from targets.machine import memory
 from targets.runtimes.ort_web import web_installation
 from targets.workers import pipes
 from targets.workers.process import die_like
@@ -35,7 +36,7 @@ class NodeHost:
         variables = {name: value for name, value in os.environ.items() if not name.startswith("NODE_")}
         try:
             self._process = subprocess.Popen(
-                [str(web_installation.node()), str(PROGRAM / "node.mjs"), json.dumps(setup)],
+                [str(web_installation.node()), "--expose-gc", str(PROGRAM / "node.mjs"), json.dumps(setup)],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs, answered),
                 env=variables,
@@ -63,6 +64,11 @@ class NodeHost:
         if "error" in reply.header:
             raise getattr(errors, reply.header["error"])(reply.header["message"])
         return reply
+
+    def memory(self) -> int | None:
+        """Bytes of its own that it holds, once it has collected what is garbage; None where nobody can say."""
+        self.ask({"operation": "tidy"})
+        return memory.private(self._process.pid)
 
     def close(self) -> None:
         """End it, and everything that it holds."""

@@ -7,19 +7,21 @@ import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 
 from targets.errors import ModelError
-from targets.machine import memory
+from targets.model_files.onnx_files import read_facts
+from targets.model_files.whole_models import read_model
 from targets.runtimes.ort.ort_cpu import explain, identity_model, read_limit
 from targets.runtimes.ort_web.node_host import NodeHost
 from targets.workers.inputs import show
 from targets.workers.runtime import Block, Input, Runtime, Session
 
-_MORE = 4
-"""Sessions that are loaded besides the first, where it is seen what memory one takes."""
+_MORE, _ENOUGH = 7, 256_000_000
+"""Sessions, and bytes, that are loaded at most where it is seen what memory one takes."""
 _TYPES = frozenset({
     "float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool",
     "string",
@@ -41,11 +43,7 @@ class WebRuntime(Runtime):
 
     def load(self, path: Path) -> Session:
         """Load a file; raises ModelError with one line where it cannot be."""
-        return WebSession(self, self.host, path)
-
-    def another_host(self) -> NodeHost:
-        """A host in which nothing has been done yet."""
-        return NodeHost(int(self.settings["threads"]))
+        return WebSession(self.host, path)
 
     def facts(self) -> dict[str, Any]:
         """Versions of the library, of the host and of its engine; highest opset and IR version."""
@@ -67,17 +65,16 @@ class WebRuntime(Runtime):
 class WebSession(Session):
     """A model that a host has loaded; the host lets go of it with this object."""
 
-    def __init__(self, runtime: WebRuntime, host: NodeHost, path: Path) -> None:
-        self._runtime = runtime
+    def __init__(self, host: NodeHost, path: Path) -> None:
         self._host = host
         self._path = path
         try:
-            reply = host.ask({"operation": "load"}, {"model": np.fromfile(path, np.uint8)}).header
+            reply = host.ask({"operation": "load"}, {"model": _content(path)}).header
         except ModelError as error:
             raise ModelError(f"{path}: {_why(str(error))}") from None
+        self._others: list[WebSession] = []
         self._model = int(reply["model"])
-        self._release = weakref.finalize(self, _release, host, self._model)
-        self._release.atexit = False
+        weakref.finalize(self, _release, host, self._model).atexit = False
         self.inputs = tuple([_input(path, one) for one in reply["inputs"]])
 
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -100,23 +97,34 @@ class WebSession(Session):
         return found
 
     def memory(self, feeds: dict[str, np.ndarray]) -> int | None:
-        """Bytes that a session takes, seen in a host of its own: memory of WebAssembly is never given back."""
-        host = self._runtime.another_host()
-        try:
-            kept = []
-            seen: list[int | None] = []
-            for number in range(1 + _MORE):
-                kept.append(WebSession(self._runtime, host, self._path))
-                kept[-1].run(feeds)
-                # The first has what is compiled for it, and what loading leaves free.
-                if number in (0, _MORE):
-                    seen.append(memory.private(host.processes[0]))
-            for one in kept:
-                one._release.detach()
-        finally:
-            host.close()
-        before, after = seen
-        return None if before is None or after is None else max(0, after - before) // _MORE
+        """Bytes that a session takes: the median of what the host grows by with each of several more.
+
+        The first ones fit into what loading others has left free, which WebAssembly never gives back; now and then the
+        engine compiles something beside it.
+        """
+        # They stay: the next model's would fit into what they leave.
+        kept = self._others
+        before, steps = self._host.memory(), list[int]()
+        while before is not None and len(steps) < _MORE and sum(steps) < _ENOUGH:
+            kept.append(WebSession(self._host, self._path))
+            kept[-1].run(feeds)
+            after = self._host.memory()
+            if after is None:
+                return None
+            steps.append(after - before)
+            before = after
+        return max(0, int(median(steps))) if steps else None
+
+
+def _content(path: Path) -> np.ndarray:
+    """The bytes of a file, with the weights that lie in files beside it: the host cannot reach these."""
+    facts = read_facts(path)
+    if facts is None or not facts.apart:
+        return np.fromfile(path, np.uint8)
+    model, _ = read_model(path)
+    for weight in model.graph.initializer:
+        weight.ClearField("data_location")
+    return np.frombuffer(model.SerializeToString(), np.uint8)
 
 
 def _release(host: NodeHost, model: int) -> None:

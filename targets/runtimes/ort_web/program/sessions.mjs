@@ -92,6 +92,11 @@ export class Service {
     return [{ facts: { ...this.facts, version: versions.web, threads: wasm.numThreads, tick: this.tick } }];
   }
 
+  async tidy() {
+    globalThis.gc();
+    return [{}];
+  }
+
   tensors(arrays) {
     const entries = Object.entries(arrays);
     return Object.fromEntries(entries.map(([name, one]) => [name, new this.ort.Tensor(one.type, one.data, one.shape)]));
