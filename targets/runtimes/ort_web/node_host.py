@@ -25,9 +25,9 @@ PROGRAM = Path(__file__).with_name("program")
 
 
 class NodeHost:
-    """A process of Node that holds sessions; ``ask`` is one request and its reply."""
+    """A process of Node, started with ``options``, that holds sessions; ``ask`` is one request and its reply."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, *options: str) -> None:
         library = web_installation.library() / "ort.node.min.mjs"
         theirs, self._lifeline = os.pipe()
         replies, answered = os.pipe()
@@ -36,7 +36,7 @@ class NodeHost:
         variables = {name: value for name, value in os.environ.items() if not name.startswith("NODE_")}
         try:
             self._process = subprocess.Popen(
-                [str(web_installation.node()), "--expose-gc", str(PROGRAM / "node.mjs"), json.dumps(setup)],
+                [str(web_installation.node()), *options, str(PROGRAM / "node.mjs"), json.dumps(setup)],
                 stdin=subprocess.PIPE,
                 pass_fds=(theirs, answered),
                 env=variables,
@@ -66,7 +66,10 @@ class NodeHost:
         return reply
 
     def memory(self) -> int | None:
-        """Bytes of its own that it holds, once it has collected what is garbage; None where nobody can say."""
+        """Bytes of its own that it holds, once it has collected what is garbage; None where nobody can say.
+
+        It must have been started with ``--expose-gc``.
+        """
         self.ask({"operation": "tidy"})
         return memory.private(self._process.pid)
 

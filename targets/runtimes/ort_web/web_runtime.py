@@ -6,6 +6,7 @@ import re
 import weakref
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,8 +21,8 @@ from targets.runtimes.ort_web.node_host import NodeHost
 from targets.workers.inputs import show
 from targets.workers.runtime import Block, Input, Runtime, Session
 
-_MORE, _ENOUGH = 7, 256_000_000
-"""Sessions, and bytes, that are loaded at most where it is seen what memory one takes."""
+_SEEN = 5
+"""Sessions that are loaded where it is seen what memory one takes; for the first, functions are compiled as well."""
 _TYPES = frozenset({
     "float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool",
     "string",
@@ -35,6 +36,7 @@ class WebRuntime(Runtime):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
         self.host = NodeHost(int(settings["threads"]))
+        self._second: tuple[NodeHost, list[WebSession]] | None = None
 
     @property
     def processes(self) -> tuple[int, ...]:
@@ -43,7 +45,13 @@ class WebRuntime(Runtime):
 
     def load(self, path: Path) -> Session:
         """Load a file; raises ModelError with one line where it cannot be."""
-        return WebSession(self.host, path)
+        return WebSession(self, self.host, path)
+
+    def second_host(self) -> tuple[NodeHost, list[WebSession]]:
+        """A host where nothing is timed and no function is compiled twice, and the sessions that are kept in it."""
+        if self._second is None:
+            self._second = NodeHost(int(self.settings["threads"]), "--expose-gc", "--liftoff-only"), []
+        return self._second
 
     def facts(self) -> dict[str, Any]:
         """Versions of the library, of the host and of its engine; highest opset and IR version."""
@@ -65,14 +73,14 @@ class WebRuntime(Runtime):
 class WebSession(Session):
     """A model that a host has loaded; the host lets go of it with this object."""
 
-    def __init__(self, host: NodeHost, path: Path) -> None:
+    def __init__(self, runtime: WebRuntime, host: NodeHost, path: Path) -> None:
+        self._runtime = runtime
         self._host = host
         self._path = path
         try:
             reply = host.ask({"operation": "load"}, {"model": _content(path)}).header
         except ModelError as error:
             raise ModelError(f"{path}: {_why(str(error))}") from None
-        self._others: list[WebSession] = []
         self._model = int(reply["model"])
         weakref.finalize(self, _release, host, self._model).atexit = False
         self.inputs = tuple([_input(path, one) for one in reply["inputs"]])
@@ -97,23 +105,18 @@ class WebSession(Session):
         return found
 
     def memory(self, feeds: dict[str, np.ndarray]) -> int | None:
-        """Bytes that a session takes: the median of what the host grows by with each of several more.
-
-        The first ones fit into what loading others has left free, which WebAssembly never gives back; now and then the
-        engine compiles something beside it.
-        """
-        # They stay: the next model's would fit into what they leave.
-        kept = self._others
-        before, steps = self._host.memory(), list[int]()
-        while before is not None and len(steps) < _MORE and sum(steps) < _ENOUGH:
-            kept.append(WebSession(self._host, self._path))
+        """Bytes that a session takes: the median of what another host grows by with each of several more."""
+        host, kept = self._runtime.second_host()
+        seen: list[int] = []
+        while len(seen) < _SEEN:
+            # They stay: memory of WebAssembly is never given back, and the next one would fit into what they leave.
+            kept.append(WebSession(self._runtime, host, self._path))
             kept[-1].run(feeds)
-            after = self._host.memory()
-            if after is None:
+            held = host.memory()
+            if held is None:
                 return None
-            steps.append(after - before)
-            before = after
-        return max(0, int(median(steps))) if steps else None
+            seen.append(held)
+        return max(0, int(median([after - before for before, after in pairwise(seen)])))
 
 
 def _content(path: Path) -> np.ndarray:
