@@ -1,7 +1,6 @@
-"""Node with ONNX Runtime Web in it, as a child of the worker process: asked over pipes with frames (``pipes.py``).
+"""Node with ONNX Runtime Web in it, as a child of the worker process, asked over pipes.
 
-It ends when stdin is closed and, busy or not, when the worker process is gone (``program/lifeline.mjs``). Where it
-dies, this process dies of the same, so that whoever watches it says why.
+It ends when stdin is closed and, busy or not, when the worker process is gone (``program/lifeline.mjs``).
 """
 
 from __future__ import annotations
@@ -9,23 +8,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any, cast
+from collections.abc import Sequence
+from typing import IO, cast
 
-import numpy as np
-
-from targets import errors
 from targets.machine import memory
 from targets.runtimes.ort_web import web_installation
+from targets.runtimes.ort_web.web_host import PROGRAM, Host
 from targets.workers import pipes
 from targets.workers.process import die_like
 
-PROGRAM = Path(__file__).with_name("program")
 
-
-class NodeHost:
-    """A process of Node, started with ``options``, that holds sessions; ``ask`` is one request and its reply."""
+class NodeHost(Host):
+    """A process of Node, started with ``options``, that holds sessions."""
 
     def __init__(self, threads: int, *options: str) -> None:
         library = web_installation.library() / "ort.node.min.mjs"
@@ -49,21 +43,19 @@ class NodeHost:
 
     @property
     def processes(self) -> tuple[int, ...]:
-        """The ids of the processes that do the work."""
+        """The id of the process, which does all of the work."""
         return (self._process.pid,)
 
-    def ask(self, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> pipes.Message:
-        """The reply to a request; raises what the other side says, by name."""
+    def exchange(self, chunks: Sequence[bytes]) -> pipes.Message:
+        """Send one frame and wait for the one that answers it."""
         try:
-            pipes.write_message(cast("Any", self._requests), header, arrays)
-            reply = pipes.read_message(cast("Any", self._replies))
+            for chunk in chunks:
+                self._requests.write(chunk)
+            self._requests.flush()
+            reply = pipes.read_message(self._replies)
         except (BrokenPipeError, pipes.BrokenFrame):
             reply = None
-        if reply is None:
-            die_like(self._process.wait())
-        if "error" in reply.header:
-            raise getattr(errors, reply.header["error"])(reply.header["message"])
-        return reply
+        return reply or die_like(self._process.wait())
 
     def memory(self) -> int | None:
         """Bytes of its own that it holds, once it has collected what is garbage; None where nobody can say.
@@ -72,11 +64,3 @@ class NodeHost:
         """
         self.ask({"operation": "tidy"})
         return memory.private(self._process.pid)
-
-    def close(self) -> None:
-        """End it, and everything that it holds."""
-        self._process.kill()
-        self._process.wait()
-        for stream in (self._requests, self._replies):
-            stream.close()
-        os.close(self._lifeline)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from targets.errors import TargetUnavailable
 from targets.runtimes.ort_web import web_installation
 from targets.settings import Setting
 from targets.target import Capabilities
@@ -18,18 +19,26 @@ from targets.workers.local import LocalTarget
 
 
 class OrtWeb(LocalTarget):
-    """ONNX Runtime Web as WebAssembly, in Node on this machine.
+    """ONNX Runtime Web as WebAssembly on this machine, in Node or in a page.
 
-    Files are loaded and run in worker processes; settings are ``threads`` and ``backend``.
+    Files are loaded and run in worker processes; settings are ``host``, ``threads`` and ``backend``.
     """
 
     base = "ort-web"
     runtime = "targets.runtimes.ort_web.web_runtime:WebRuntime"
     settings: ClassVar[Mapping[str, Setting]] = {
         "backend": Setting("wasm", words=("wasm",), help="what computes"),
+        "host": Setting("node", words=("node", "chromium"), help="what it runs in"),
         "threads": Setting(1, least=1, help="threads of one inference"),
     }
     install: ClassVar[str | None] = web_installation.COMMAND
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        if self.values["host"] == "chromium" and web_installation.browser_version() is None:
+            raise TargetUnavailable(
+                f"target {self.name!r} needs Chromium, which is not installed; run: apt-get install chromium"
+            )
 
     @staticmethod
     def missing() -> str | None:
@@ -53,4 +62,5 @@ class OrtWeb(LocalTarget):
 
     def describe(self) -> dict[str, Any]:
         """Settings, the machine, and the versions of library and host, which a measurement depends on."""
-        return {**super().describe(), "packages": web_installation.versions()}
+        host = {"chromium": web_installation.browser_version()} if self.values["host"] == "chromium" else {}
+        return {**super().describe(), "packages": {**web_installation.versions(), **host}}

@@ -16,6 +16,7 @@ import base64
 import functools
 import hashlib
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,14 @@ FORMAT = 1
 """Of the folder: raised when an older one no longer serves."""
 NODE = 18
 """The oldest major version of Node: earlier ones are no longer mended, and have not been tried."""
+
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_HEADLESS = (
+    "--headless=new", "--disable-gpu", "--no-first-run", "--no-default-browser-check", "--disable-extensions",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-breakpad",
+    "--disable-background-timer-throttling", "--disable-renderer-backgrounding", "--mute-audio",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,14 +115,32 @@ def node_version() -> str | None:
     return None if path is None else _version(path)
 
 
+def browser() -> str | None:
+    """The path of Chromium, or of a browser that is made of it; None where there is none."""
+    return next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+
+
+def browser_version() -> str | None:
+    """The version of the browser, as ``156.0.8078.108``; None where there is none that runs."""
+    path = browser()
+    return None if path is None else _version(path)
+
+
+def browser_command(address: str) -> list[str]:
+    """How a browser shows a page that nobody looks at, and does nothing else meanwhile."""
+    # As root, which containers often are, it refuses to start with its sandbox.
+    sandbox = ["--no-sandbox"] if hasattr(os, "geteuid") and os.geteuid() == 0 else []
+    return [str(browser()), *_HEADLESS, *sandbox, address]
+
+
 @functools.cache
 def _version(path: str) -> str | None:
     try:
         done = subprocess.run([path, "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    found = re.match(r"v(\d+\.\d+\.\d+)", done.stdout)
-    return found.group(1) if found else None
+    found = re.search(r"\d+\.\d+\.\d+(\.\d+)?", done.stdout)
+    return found.group() if found else None
 
 
 def _missing_node() -> str | None:

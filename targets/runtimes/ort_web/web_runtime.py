@@ -1,4 +1,4 @@
-"""ONNX Runtime Web as a worker process loads it: sessions live in a host (``node_host.py``), and are timed there."""
+"""ONNX Runtime Web as a worker process loads it: sessions live in a host, Node or a page, and are timed there."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from targets.model_files.onnx_files import read_facts
 from targets.model_files.whole_models import read_model
 from targets.runtimes.ort.ort_cpu import explain, identity_model, read_limit
 from targets.runtimes.ort_web.node_host import NodeHost
+from targets.runtimes.ort_web.page_host import PageHost
+from targets.runtimes.ort_web.web_host import Host
 from targets.workers.inputs import show
 from targets.workers.runtime import Block, Input, Runtime, Session
 
@@ -35,7 +37,8 @@ class WebRuntime(Runtime):
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         super().__init__(settings)
-        self.host = NodeHost(int(settings["threads"]))
+        threads = int(settings["threads"])
+        self.host: Host = PageHost(threads) if settings["host"] == "chromium" else NodeHost(threads)
         self._second: tuple[NodeHost, list[WebSession]] | None = None
 
     @property
@@ -73,7 +76,7 @@ class WebRuntime(Runtime):
 class WebSession(Session):
     """A model that a host has loaded; the host lets go of it with this object."""
 
-    def __init__(self, runtime: WebRuntime, host: NodeHost, path: Path) -> None:
+    def __init__(self, runtime: WebRuntime, host: Host, path: Path) -> None:
         self._runtime = runtime
         self._host = host
         self._path = path
@@ -130,7 +133,7 @@ def _content(path: Path) -> np.ndarray:
     return np.frombuffer(model.SerializeToString(), np.uint8)
 
 
-def _release(host: NodeHost, model: int) -> None:
+def _release(host: Host, model: int) -> None:
     with suppress(ModelError):
         host.ask({"operation": "release", "model": model})
 

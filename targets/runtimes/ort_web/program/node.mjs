@@ -1,7 +1,7 @@
 // ONNX Runtime Web in Node: answers frames on stdin with frames on a descriptor of their own, until stdin is closed.
 // What the library prints goes to stdout and cannot get in between. SETUP, the only argument, is JSON: `library` (the
 // address of its module), `threads`, `replies` and `lifeline` (descriptors).
-import { readSync, writeSync, writeFileSync } from "node:fs";
+import { readSync, writeSync } from "node:fs";
 import { Worker } from "node:worker_threads";
 import { PREFIX, decode, encode, lengths } from "./frames.mjs";
 import { Service } from "./sessions.mjs";
@@ -37,10 +37,6 @@ for (let prefix = take(PREFIX); prefix !== null; prefix = take(PREFIX)) {
   const [head, body] = lengths(prefix).map(take);
   if (head === null || body === null) break;
   const [header, arrays] = await service.answer(...decode(head, body));
-  if (header.fatal) {
-    writeFileSync(2, `${header.message}\n`);
-    process.exit(70);
-  }
   send(header, arrays);
 }
 process.exit(0);

@@ -43,6 +43,16 @@ class TestOneThread(_Conformance):
         return OrtWeb()
 
 
+class TestPage(local.Conformance):
+    @pytest.fixture(autouse=True)
+    def _browser(self) -> None:
+        if web_installation.browser_version() is None:
+            pytest.skip("needs Chromium; run: apt-get install chromium")
+
+    def make(self) -> Target:
+        return OrtWeb(host="chromium")
+
+
 def test_two_threads_are_two(tmp_path):
     conformance = _Conformance()
     with closing(OrtWeb(threads=2)) as two:
