@@ -32,31 +32,32 @@ TensorProto, helper = onnx.TensorProto, onnx.helper
 ROOT = Path(__file__).resolve().parents[4]
 
 
-class _Conformance(local.ThreadsBesideOne):
+needs_chromium = pytest.mark.skipif(
+    web_installation.browser_version() is None, reason="needs Chromium; run: apt-get install chromium"
+)
+
+
+class TestNode(local.Conformance):
+    def make(self) -> Target:
+        return OrtWeb()
+
+
+@pytest.mark.slow
+@needs_chromium
+class TestPage(local.Conformance):
+    def make(self) -> Target:
+        return OrtWeb(host="chromium")
+
+
+class Counting(local.ThreadsBesideOne):
     def process(self, target: LocalTarget) -> int:
         assert target.scorer is not None
         return descendants(target.scorer.pid)[0]
 
 
-class TestOneThread(_Conformance):
-    def make(self) -> Target:
-        return OrtWeb()
-
-
-class TestPage(local.Conformance):
-    @pytest.fixture(autouse=True)
-    def _browser(self) -> None:
-        if web_installation.browser_version() is None:
-            pytest.skip("needs Chromium; run: apt-get install chromium")
-
-    def make(self) -> Target:
-        return OrtWeb(host="chromium")
-
-
-def test_two_threads_are_two(tmp_path):
-    conformance = _Conformance()
+def test_two_threads_are_two(model):
     with closing(OrtWeb(threads=2)) as two:
-        assert conformance.thread_count(two, reference_model(tmp_path / "m.onnx")) == 2
+        assert Counting().thread_count(two, model) == 2
         assert two.facts()["threads"] == 2
 
 
@@ -64,6 +65,13 @@ def test_two_threads_are_two(tmp_path):
 def target() -> Iterator[OrtWeb]:
     """One for all tests, so that its scoring process starts once."""
     made = OrtWeb()
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def native() -> Iterator[OrtCpu]:
+    made = OrtCpu()
     yield made
     made.close()
 
@@ -94,11 +102,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("kind", ["fp32", "u8s8", "u8u8", "dynamic"])
-def test_every_precision_gives_what_onnx_runtime_gives(files, target, kind):
+def test_every_precision_gives_what_onnx_runtime_gives(files, target, native, kind):
     x = samples(9)
     (y,) = target.run(files[kind], {"x": x})
-    with closing(OrtCpu()) as native:
-        (expected,) = native.run(files[kind], {"x": x})
+    (expected,) = native.run(files[kind], {"x": x})
     # Where u8s8 saturates, on x86 without VNNI, it is the native one that is off.
     tolerance = 0.05 if native.capabilities().reduce_range and kind == "u8s8" else 1e-5
     np.testing.assert_allclose(y, expected, atol=tolerance)
@@ -114,6 +121,26 @@ def test_models_of_two_precisions_are_measured_against_each_other(files, target)
     assert all(one.latency is not None and one.latency.p50 > 0 for one in measured)
     assert all(one.memory is not None and 0 <= one.memory < 50e6 for one in measured)
     assert "looking at memory" in said
+
+
+@needs_chromium
+def test_a_page_computes_the_same_and_is_timed_by_its_coarse_clock(files):
+    with closing(OrtWeb(host="chromium")) as page:
+        (measured,) = page.measure([files["u8s8"]], protocol=QUICK)
+        assert page.name == "ort-web:host=chromium"
+        before = set(descendants(os.getpid()))
+        (y,) = page.run(files["fp32"], {"x": samples(5)})
+        browser = set(descendants(os.getpid())) - before
+        facts, described = page.facts(), page.describe()
+    np.testing.assert_allclose(y, reference_output(samples(5)), atol=1e-5)
+    assert measured.latency is not None
+    # Such a model takes some microseconds: single runs would be 0 or a step long.
+    assert len({run for one in measured.samples for run in one.runs}) > 5
+    assert facts["isolated"]
+    assert facts["tick"] < 5e-5
+    assert facts["host"].split("/")[1].split(".")[0] == described["packages"]["chromium"].split(".")[0]
+    assert len(browser) > 3
+    wait_for(lambda: not any(alive(pid) for pid in browser))
 
 
 @pytest.mark.parametrize("kind", ["FLOAT", "DOUBLE", "FLOAT16", "INT8", "UINT8", "INT32", "INT64", "BOOL", "STRING"])
