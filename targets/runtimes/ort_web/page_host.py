@@ -30,6 +30,8 @@ _START = 60.0
 """Seconds that a browser may take to show the page."""
 _LOOK = 0.5
 """Seconds between two looks at whether the browser is there."""
+_SPIN = 0.1
+"""Seconds that the page is kept busy to be recognised."""
 _TYPES = {".html": "text/html", ".mjs": "text/javascript", ".wasm": "application/wasm"}
 
 
@@ -54,14 +56,19 @@ class PageHost(Host):
         )
         self._page: int | None = None
         self._answer(_START)  # that it is there
-        pages = [pid for pid in descendants(self._keeper.pid) if "--type=renderer" in command_line(pid)]
-        # Others are kept for pages to come; only ours has compiled anything.
-        self._page = max(pages, key=ran, default=None)
+        self._page = self._find_page()
 
     @property
     def processes(self) -> tuple[int, ...]:
         """The id of the process that the page runs in."""
         return () if self._page is None else (self._page,)
+
+    def _find_page(self) -> int | None:
+        """The process of our page, among those kept for pages to come: it is the one that runs when asked to."""
+        pages = [pid for pid in descendants(self._keeper.pid) if "--type=renderer" in command_line(pid)]
+        before = {pid: ran(pid) for pid in pages}
+        self.ask({"operation": "spin", "seconds": _SPIN})
+        return max(pages, key=lambda pid: ran(pid) - before[pid], default=None)
 
     def exchange(self, chunks: Sequence[bytes]) -> pipes.Message:
         """Send one frame and wait for the one that answers it."""

@@ -92,6 +92,11 @@ export class Service {
     return [{ facts: { ...this.facts, version: versions.web, threads: wasm.numThreads, tick: this.tick } }];
   }
 
+  async spin({ seconds }) {
+    for (const start = now(); now() - start < seconds; );
+    return [{}];
+  }
+
   async tidy() {
     globalThis.gc();
     return [{}];
