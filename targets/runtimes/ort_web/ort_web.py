@@ -25,6 +25,8 @@ class OrtWeb(LocalTarget):
     """
 
     base = "ort-web"
+    slow_to_load = True
+    """A file is run for a tenth of a second at least, until the engine has compiled what is hot."""
     runtime = "targets.runtimes.ort_web.web_runtime:WebRuntime"
     settings: ClassVar[Mapping[str, Setting]] = {
         "backend": Setting("wasm", words=("wasm",), help="what computes"),

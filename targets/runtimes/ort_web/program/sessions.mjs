@@ -2,8 +2,8 @@
 
 const TICKS = 200; // of the clock, that one timed value lasts at least: a coarser one would be half noise
 const SETTLED = 0.02; // share by which the fastest run may still fall once the engine has compiled what is hot
-const WINDOW = 0.05; // seconds in which the fastest run is looked for
-const WARMED = 2; // seconds of warming up at most
+const WINDOW = 0.03; // seconds in which the fastest run is looked for
+const WARMED = 1; // seconds of warming up at most
 
 /** Answers requests with [header, arrays]; `ort` is the library, `facts` what the host says of itself. */
 export class Service {
