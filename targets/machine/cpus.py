@@ -83,14 +83,14 @@ class SystemClock:
     def ran(self) -> int:
         """Time really spent running.
 
-        One thread: its CPU time. Several, or those of ``others``, processes that work while this one waits: wall time
-        less the mean time they stood in a run queue, since a thread that waits for its siblings is idle without being
-        kept from anything. Of processes with one thread at work only the first counts, which is that one.
+        One thread: its CPU time. Several, or those of ``others``, which work while this process waits: wall time less
+        the mean time they stood in a run queue, since a thread that waits for its siblings is idle without being kept
+        from anything. Of processes with one thread at work only the first counts, which is that one.
         """
         if self._threads == 1 and not self._others:
             return time.thread_time_ns()
-        single = self._threads == 1
-        queued = sum([_queued(process, first_only=single) for process in (os.getpid(), *self._others)])
+        working, single = self._others or (os.getpid(),), self._threads == 1
+        queued = sum([_queued(process, first_only=single) for process in working])
         return self.now() - queued // self._threads
 
 
