@@ -133,9 +133,8 @@ def test_a_page_computes_the_same_and_is_timed_by_its_coarse_clock(files):
         browser = set(descendants(os.getpid())) - before
         facts, described = page.facts(), page.describe()
     np.testing.assert_allclose(y, reference_output(samples(5)), atol=1e-5)
-    assert measured.latency is not None
-    # Such a model takes some microseconds: single runs would be 0 or a step long.
-    assert len({run for one in measured.samples for run in one.runs}) > 5
+    # Such a model takes some microseconds: values last 200 steps or more, so that each is a mean of many runs.
+    assert 0 < min(run for one in measured.samples for run in one.runs) < 100 * facts["tick"]
     assert facts["isolated"]
     assert facts["tick"] < 5e-5
     assert facts["host"].split("/")[1].split(".")[0] == described["packages"]["chromium"].split(".")[0]
