@@ -112,6 +112,15 @@ def test_every_precision_gives_what_onnx_runtime_gives(files, target, native, ki
     assert np.abs(y - reference_output(x)).max() < (1e-5 if kind == "fp32" else 0.2)
 
 
+def test_products_of_8_bits_do_not_saturate(target, tmp_path):
+    """Two of the largest make 64,770: more than 16 bits hold, which is where x86 without VNNI is off."""
+    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
+    ends = [("x", TensorProto.UINT8, ["n", 64])], [("y", TensorProto.INT32, ["n", 8])]
+    path = graph_model(tmp_path / "m.onnx", nodes, *ends, {"w": np.full((64, 8), 127, np.int8)})
+    (y,) = target.run(path, {"x": np.full((4, 64), 255, np.uint8)})
+    np.testing.assert_array_equal(y, np.full((4, 8), 64 * 255 * 127))
+
+
 def test_models_of_two_precisions_are_measured_against_each_other(files, target):
     said: list[str] = []
     protocol = Protocol(width=0.5, seconds=0.2, rounds=3, block=0.002, warmup=0.002)
