@@ -45,26 +45,32 @@ def read_busy(cpus: tuple[int, ...]) -> dict[int, tuple[int, int]]:
 
 
 def pin_quietest(among: tuple[int, ...], count: int, others: Sequence[int] = ()) -> tuple[int, ...]:
-    """Pin all threads of this process and ``others`` to the ``count`` least busy CPUs of ``among``; returns them."""
+    """Pin all threads of this process to the ``count`` least busy CPUs of ``among``; returns them.
+
+    ``others`` are processes that work while this one waits. Where one thread works, theirs that only help it, by
+    compiling for example, are left where they do not take its time.
+    """
     if not among or count >= len(among):
         return among
     before = read_busy(among)
     time.sleep(_LOOK)
     chosen = quietest(before, read_busy(among), count)
     if chosen:
-        for process in (os.getpid(), *others):
-            _pin(process, chosen)
+        _pin(os.getpid(), chosen, chosen)
+        for process in others:
+            _pin(process, chosen, among if count == 1 else chosen)
     return chosen
 
 
-def _pin(process: int, cpus: tuple[int, ...]) -> None:
+def _pin(process: int, cpus: tuple[int, ...], helpers: tuple[int, ...]) -> None:
+    """Pin the first thread of a process, and those that are not the first."""
     try:
         threads = [int(name) for name in os.listdir(f"/proc/{process}/task")]
     except OSError:
         threads = [process]
     for thread in threads:
         try:
-            os.sched_setaffinity(thread, cpus)
+            os.sched_setaffinity(thread, cpus if thread == process else helpers)
         except OSError:  # a thread that has just ended
             continue
 

@@ -226,6 +226,8 @@ class _Service:
         threads = int(self._setup["threads"])
         cpus.pin_quietest(self._cpus, threads)
         runtime = self.load_runtime()
+        if runtime.processes:
+            _move(self._cpus, threads, runtime)
         paths = [Path(path) for path in header["models"]]
         # What the library does once (thread pools, kernels touched for the first time) is nobody's: it falls on
         # a model that is thrown away.
