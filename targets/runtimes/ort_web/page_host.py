@@ -1,8 +1,8 @@
 """A page with ONNX Runtime Web in it, in a headless Chromium that is served, and asked, from here.
 
-The page asks for its next request, with its reply to the last one, at an address that only it knows, on the loopback
-interface. It is served isolated from other origins: the browser's clock then has steps of 5 microseconds instead of
-100, and threads may share memory.
+The page asks for its next request, with its reply to the last one, on the loopback interface, at an address that other
+pages cannot guess. It is served isolated from other origins: the browser's clock then has steps of 5 microseconds
+instead of 100, and threads may share memory.
 """
 
 from __future__ import annotations
