@@ -2,7 +2,8 @@
 
 int8 / fp32 of ten networks as ``paretopress bench`` says it, beside what others find: on ONNX Runtime a plain timing
 loop (both models in one process, long blocks in turn, the minimum of each block, median of the blocks' ratios, seven
-processes), on OpenVINO its own ``benchmark_app`` (its minimum, called in turn). They should agree within 5 %.
+processes), on ONNX Runtime Web the same loop in Node (``plain_loop.mjs``), on OpenVINO its own ``benchmark_app`` (its
+minimum, called in turn). They should agree within 5 %.
 Prints a table for people, then one JSON line for programs.
 """
 
@@ -22,7 +23,8 @@ from typing import Any
 from networks import Network, make_networks, quantized
 
 import targets
-from targets.registry import get
+from targets.registry import parse
+from targets.runtimes.ort_web import web_installation
 
 LIMIT = 0.05
 _PROCESSES, _CALLS = 7, 3
@@ -57,13 +59,15 @@ print(ratios[7])
 def main() -> int:
     """Status 0 where all agree."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--target", action="append", help="ort-cpu, openvino-cpu; default both where installed")
+    parser.add_argument(
+        "--target", action="append", help="ort-cpu, openvino-cpu, ort-web; default those that are installed"
+    )
     parser.add_argument("--only", action="append", help="a network's name; default all ten")
     options = parser.parse_args()
     there = {row["name"] for row in targets.available() if row["available"]}
     rows: list[dict[str, Any]] = []
     print("| network | target | bench | interval | other | off by |\n|---|---|--:|--:|--:|--:|")
-    for name in options.target or [name for name in ("ort-cpu", "openvino-cpu") if name in there]:
+    for name in options.target or [name for name in ("ort-cpu", "openvino-cpu", "ort-web") if name in there]:
         with tempfile.TemporaryDirectory() as folder:
             for network in make_networks(Path(folder), options.only):
                 rows.append(_row(network, name))
@@ -76,7 +80,8 @@ def main() -> int:
 def _row(network: Network, target: str) -> dict[str, Any]:
     int8 = quantized(network, target)
     ours = targets.compare([network.path, int8], target=target).ratio(int8)
-    other = _plain(network.path, int8) if get(target).name.startswith("ort-cpu") else _benchmark_app(network, int8)
+    loop = _LOOPS.get(parse(target)[0])
+    other = _plain(loop(), network.path, int8) if loop else _benchmark_app(network, int8)
     return {
         "network": network.name, "target": target, "bench": ours.value, "low": ours.low, "high": ours.high,
         "other": other, "off": ours.value / other - 1,
@@ -90,11 +95,24 @@ def _line(row: dict[str, Any]) -> str:
     )
 
 
-def _plain(one: Path, other: Path) -> float:
+def _python_loop() -> list[str]:
+    return [sys.executable, "-c", PLAIN]
+
+
+def _node_loop() -> list[str]:
+    library = web_installation.library() / "ort.node.min.mjs"
+    return [str(web_installation.node()), str(Path(__file__).with_name("plain_loop.mjs")), library.as_uri()]
+
+
+_LOOPS = {"ort-cpu": _python_loop, "ort-web": _node_loop}
+
+
+def _plain(loop: list[str], one: Path, other: Path) -> float:
     """The loop that everybody writes, in processes of its own."""
-    command = [sys.executable, "-c", PLAIN, str(one), str(other)]
+    command = [*loop, str(one), str(other)]
     return median(
-        float(subprocess.run(command, check=True, capture_output=True, text=True).stdout) for _ in range(_PROCESSES)
+        float(subprocess.run(command, check=True, capture_output=True, text=True, preexec_fn=_pin).stdout)
+        for _ in range(_PROCESSES)
     )
 
 

@@ -22,6 +22,7 @@ GROUP = "paretopress.targets"
 DEFAULT = "ort-cpu"
 BUILT_IN = {
     "ort-cpu": "targets.runtimes.ort.ort_cpu:OrtCpu",
+    "ort-web": "targets.runtimes.ort_web.ort_web:OrtWeb",
     "openvino-cpu": "targets.runtimes.openvino.openvino_cpu:OpenvinoCpu",
     "ncnn-cpu": "targets.runtimes.ncnn.ncnn_cpu:NcnnCpu",
     "litert-cpu": "targets.runtimes.litert.litert_cpu:LitertCpu",

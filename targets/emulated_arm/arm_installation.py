@@ -17,7 +17,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import zipfile
@@ -31,7 +30,7 @@ from targets.emulated_arm import debian
 from targets.errors import TargetUnavailable
 from targets.machine import environment
 from targets.machine.folders import installation_folder
-from targets.machine.installations import put_in_place, read_manifest
+from targets.machine.installations import put_in_place, read_manifest, run_program
 
 COMMAND = "paretopress targets --install arm-emulated"
 VARIABLE = "PARETOPRESS_ARM_ROOT"
@@ -286,17 +285,4 @@ def _run(folder: Path, cpu: str, *arguments: str, counting: bool = True) -> str:
 
 def _output(words: Sequence[str], what: str, variables: Mapping[str, str] | None = None) -> str:
     """A program's stdout; raises TargetUnavailable with its last words where it fails."""
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_SECONDS,
-            env=None if variables is None else dict(variables),
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise TargetUnavailable(f"{words[0]} is missing; run: {COMMAND}") from None
-    except subprocess.TimeoutExpired:
-        raise TargetUnavailable(f"{what}: {Path(words[0]).name} took more than {_SECONDS} s") from None
-    if done.returncode:
-        lines = [line for line in done.stderr.strip().splitlines() if "[notice]" not in line]
-        said = " ".join(lines[-1].split())[:300] if lines else f"status {done.returncode}"
-        raise TargetUnavailable(f"{what} cannot be had: {said}")
-    return done.stdout
+    return run_program(words, what, COMMAND, variables=variables, seconds=_SECONDS)

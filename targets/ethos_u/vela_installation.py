@@ -18,7 +18,7 @@ from typing import Any
 
 from targets.errors import TargetUnavailable
 from targets.machine.folders import installation_folder
-from targets.machine.installations import put_in_place, read_manifest
+from targets.machine.installations import put_in_place, read_manifest, run_program
 from targets.tflite import installation
 from targets.workers.process import Launch
 
@@ -72,7 +72,7 @@ def _make(folder: Path, say: installation.Say) -> None:
     installation.install_packages(python, VELA, folder / "packages")
     say("checking")
     found = _with_packages(installation.launch(1), folder)
-    installation.run_program([str(python), "-P", "-c", _CHECK], "Vela", found.environment)
+    run_program([str(python), "-P", "-c", _CHECK], "Vela", COMMAND, variables=found.environment)
     document = {"format": FORMAT, "asked": dict(VELA), "python": installation.installed()["python"]}
     (folder / "manifest.json").write_text(json.dumps(document, indent=1) + "\n")
 

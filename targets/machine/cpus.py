@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _LOOK = 0.05
@@ -44,26 +44,33 @@ def read_busy(cpus: tuple[int, ...]) -> dict[int, tuple[int, int]]:
     return found
 
 
-def pin_quietest(among: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """Pin every thread of this process to the ``count`` least busy CPUs of ``among``; returns them."""
+def pin_quietest(among: tuple[int, ...], count: int, others: Sequence[int] = ()) -> tuple[int, ...]:
+    """Pin all threads of this process to the ``count`` least busy CPUs of ``among``; returns them.
+
+    ``others`` are processes that work while this one waits. Where one thread works, theirs that only help it, by
+    compiling for example, are left where they do not take its time.
+    """
     if not among or count >= len(among):
         return among
     before = read_busy(among)
     time.sleep(_LOOK)
     chosen = quietest(before, read_busy(among), count)
     if chosen:
-        _pin(chosen)
+        _pin(os.getpid(), chosen, chosen)
+        for process in others:
+            _pin(process, chosen, among if count == 1 else chosen)
     return chosen
 
 
-def _pin(cpus: tuple[int, ...]) -> None:
+def _pin(process: int, cpus: tuple[int, ...], helpers: tuple[int, ...]) -> None:
+    """Pin the first thread of a process, and those that are not the first."""
     try:
-        threads = [int(name) for name in os.listdir("/proc/self/task")]
+        threads = [int(name) for name in os.listdir(f"/proc/{process}/task")]
     except OSError:
-        threads = [0]
+        threads = [process]
     for thread in threads:
         try:
-            os.sched_setaffinity(thread, cpus)
+            os.sched_setaffinity(thread, cpus if thread == process else helpers)
         except OSError:  # a thread that has just ended
             continue
 
@@ -71,8 +78,9 @@ def _pin(cpus: tuple[int, ...]) -> None:
 class SystemClock:
     """Wall time, and the part of it in which the work was not kept waiting for a CPU. Nanoseconds."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, others: Sequence[int] = ()) -> None:
         self._threads = threads
+        self._others = others
 
     def now(self) -> int:
         """Wall time in nanoseconds, from some fixed moment on."""
@@ -81,19 +89,24 @@ class SystemClock:
     def ran(self) -> int:
         """Time really spent running.
 
-        One thread: its CPU time. Several: wall time less the mean time they stood in a run queue, since a
-        thread that waits for its siblings is idle without being kept from anything.
+        One thread: its CPU time. Several, or those of ``others``, which work while this process waits: wall time less
+        the mean time they stood in a run queue, since a thread that waits for its siblings is idle without being kept
+        from anything. Of processes with one thread at work only the first counts, which is that one.
         """
-        if self._threads == 1:
+        if self._threads == 1 and not self._others:
             return time.thread_time_ns()
-        return self.now() - _queued() // self._threads
+        working, single = self._others or (os.getpid(),), self._threads == 1
+        queued = sum([_queued(process, first_only=single) for process in working])
+        return self.now() - queued // self._threads
 
 
-def _queued() -> int:
+def _queued(process: int, *, first_only: bool) -> int:
+    """Nanoseconds that the threads of a process have waited for a CPU."""
     total = 0
     try:
-        for name in os.listdir("/proc/self/task"):
-            total += int(Path(f"/proc/self/task/{name}/schedstat").read_text().split()[1])
+        folder = f"/proc/{process}/task"
+        for name in [str(process)] if first_only else os.listdir(folder):
+            total += int(Path(f"{folder}/{name}/schedstat").read_text().split()[1])
     except (OSError, ValueError, IndexError):
         return 0
     return total

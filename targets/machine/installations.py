@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from targets.errors import TargetUnavailable
+
+_SECONDS = 1800
+"""For any one program that is run here."""
 
 
 def read_manifest(folder: Path, **expected: Any) -> dict[str, Any] | None:
@@ -40,3 +44,34 @@ def put_in_place(folder: Path, variable: str, make: Callable[[Path], object]) ->
             f"{folder} cannot be written ({error.strerror or error}); make room, or set {variable} to another folder"
         ) from None
     return folder
+
+
+def run_program(
+    words: Sequence[str],
+    what: str,
+    command: str,
+    *,
+    variables: Mapping[str, str] | None = None,
+    seconds: float = _SECONDS,
+    telling: str | None = None,
+) -> str:
+    """A program's stdout; raises TargetUnavailable with its last words where it fails.
+
+    ``what`` is wanted of it, ``command`` installs what is missing. ``telling``: the first line that holds this says
+    more than the last one.
+    """
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=seconds,
+            env=None if variables is None else dict(variables),
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise TargetUnavailable(f"{words[0]} is missing; run: {command}") from None
+    except subprocess.TimeoutExpired:
+        raise TargetUnavailable(f"{what}: {Path(words[0]).name} took more than {seconds:g} s") from None
+    if done.returncode:
+        lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if "[notice]" not in line]
+        told = next((line for line in lines if telling is not None and telling in line), lines[-1] if lines else "")
+        said = " ".join(told.split())[:300] or f"status {done.returncode}"
+        raise TargetUnavailable(f"{what} cannot be had: {said}")
+    return done.stdout

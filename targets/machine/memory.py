@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 
+from targets.machine.processes import descendants
+
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
 
@@ -23,13 +25,9 @@ def resident(pid: int | str = "self") -> int | None:
 
 
 def family(pid: int) -> int | None:
-    """Resident set of a process and of those it has forked, in bytes; what they share counts for each."""
+    """Resident set of a process and of those it has started, in bytes; what they share counts for each."""
     own = resident(pid)
-    try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    except OSError:
-        return own
-    return None if own is None else own + sum(resident(child) or 0 for child in children)
+    return None if own is None else own + sum(resident(child) or 0 for child in descendants(pid))
 
 
 def private(pid: int | str = "self") -> int | None:

@@ -17,6 +17,7 @@ _GRAPH = 7  # of ModelProto
 _NODE, _INITIALIZER, _INPUT = 1, 5, 11  # of GraphProto
 _INTEGER_KINDS = {2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64", 12: "uint32", 13: "uint64"}
 _HALF = 10
+_EXTERNAL = 1  # data_location of TensorProto
 _QUANTIZED = frozenset({
     "DequantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
     "QGemm", "DynamicQuantizeMatMul",
@@ -49,6 +50,8 @@ class FileFacts:
     """Nodes by operator."""
     half: bool
     """Most of its float weights are of 16 bits."""
+    apart: bool = False
+    """Whether weights lie in files beside it."""
 
     @property
     def quantized(self) -> bool:
@@ -77,7 +80,7 @@ def _facts(model: memoryview) -> FileFacts | None:
     weights: set[str] = set()
     kinds: Counter[int] = Counter()
     operators: Counter[str] = Counter()
-    found = False
+    found = apart = False
     for number, graph in fields(model):
         if number != _GRAPH or isinstance(graph, int):
             continue
@@ -90,6 +93,7 @@ def _facts(model: memoryview) -> FileFacts | None:
             elif field == _INITIALIZER:
                 weights.add(_text(value, 8))
                 kinds[_number(value, 2)] += 1
+                apart = apart or _number(value, 14) == _EXTERNAL
             elif field == _INPUT:
                 inputs.append(_input(value))
     if not found:
@@ -99,6 +103,7 @@ def _facts(model: memoryview) -> FileFacts | None:
         inputs=tuple(one for one in inputs if one.name not in weights),
         operators=dict(operators),
         half=kinds[_HALF] > kinds[1],
+        apart=apart,
     )
 
 

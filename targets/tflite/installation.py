@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from targets.errors import TargetUnavailable
 from targets.machine.folders import cache_folder, installation_folder
-from targets.machine.installations import put_in_place, read_manifest
+from targets.machine.installations import put_in_place, read_manifest, run_program
 from targets.workers.process import Launch, local_launch
 
 COMMAND = "paretopress targets --install litert"
@@ -53,8 +52,6 @@ PACKAGES: Mapping[str, str] = {
 """Everything that is imported, and nothing that is only asked for: no TensorFlow, OpenCV, HDF5 or pytest."""
 TFLM: Mapping[str, str] = {"tflite-micro": "0.dev20261023182759"}
 """One of its daily builds. There are wheels for 64-bit x86 with Linux alone; the rest works without."""
-_SECONDS = 1800
-"""For any one program that is run here."""
 _CHECK = """
 import ai_edge_litert.interpreter, ai_edge_quantizer.quantizer, onnx2tf.onnx2tf
 """
@@ -135,9 +132,8 @@ def install_environment(say: Say = lambda _: None) -> Path:
 
 def _make(folder: Path, say: Say) -> None:
     say(f"a Python environment in {place()}")
-    run_program(
-        [sys.executable, "-m", "venv", str(folder)], "a virtual environment (on Debian: apt-get install python3-venv)"
-    )
+    environment = "a virtual environment (on Debian: apt-get install python3-venv)"
+    run_program([sys.executable, "-m", "venv", str(folder)], environment, COMMAND)
     named = ", ".join(f"{name} {PACKAGES[name]}" for name in ("onnx2tf", "ai-edge-quantizer", "ai-edge-litert"))
     say(f"{len(PACKAGES)} packages, among them {named}")
     install_packages(_python(folder), PACKAGES)
@@ -149,7 +145,7 @@ def _make(folder: Path, say: Say) -> None:
     except TargetUnavailable as error:
         say(f"without the target tflm: {error}")
     say("checking")
-    run_program([str(_python(folder)), "-I", "-c", _CHECK], "the converter")
+    run_program([str(_python(folder)), "-I", "-c", _CHECK], "the converter", COMMAND)
     document = {"format": FORMAT, "asked": _asked(), "python": sys.version.split()[0], "packages": found}
     (folder / "manifest.json").write_text(json.dumps(document, indent=1) + "\n")
 
@@ -160,9 +156,8 @@ def install_packages(program: Path, packages: Mapping[str, str], into: Path | No
     # onnx2tf says that it needs Python 3.12; its converter runs with 3.11, as the tests show.
     words += ["--ignore-requires-python", "--only-binary=:all:"]
     words += [] if into is None else ["--target", str(into)]
-    run_program(
-        [*words, *(f"{name}=={version}" for name, version in packages.items())], "the packages (from PyPI, with pip)"
-    )
+    words += [f"{name}=={version}" for name, version in packages.items()]
+    run_program(words, "the packages (from PyPI, with pip)", COMMAND)
 
 
 def _asked() -> str:
@@ -185,21 +180,3 @@ def _alone() -> Path:
     with suppress(FileExistsError):
         (folder / package.name).symlink_to(package)
     return folder
-
-
-def run_program(words: Sequence[str], what: str, environment: Mapping[str, str] | None = None) -> None:
-    """Run a program; raises TargetUnavailable with its last words where it fails.
-
-    ``environment``: its variables, this process's own unless given.
-    """
-    try:
-        done = subprocess.run(
-            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=_SECONDS,
-            env=environment,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise TargetUnavailable(f"{what}: {Path(words[0]).name} took more than {_SECONDS} s") from None
-    if done.returncode:
-        lines = [line for line in (done.stderr or done.stdout).strip().splitlines() if "[notice]" not in line]
-        said = " ".join(lines[-1].split())[:300] if lines else f"status {done.returncode}"
-        raise TargetUnavailable(f"{what} cannot be had: {said}")

@@ -21,11 +21,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median, quantiles
-from typing import Optional
+from typing import Optional, Union
 from typing import Protocol as Interface
 
 from targets.intervals import Interval, pooled_interval
 from targets.target import Latency, Protocol, Samples
+from targets.workers.runtime import Block
 
 CLEAN = 0.9
 """Share of a block's wall time that the thread must have been running."""
@@ -46,6 +47,7 @@ _FEWEST_ROUNDS = 3
 
 Call = Callable[[], Optional[float]]
 """One run; it gives the seconds it took where the runtime says them, for our clock sees the way there as well."""
+Timed = Union[Call, Block]
 
 
 class Clock(Interface):
@@ -62,7 +64,7 @@ class Clock(Interface):
 class _Series:
     """What one model has shown so far. Nanoseconds."""
 
-    call: Call
+    call: Timed
     repeats: int = 1
     blocks: list[int] = field(default_factory=list)
     shares: list[float] = field(default_factory=list)
@@ -70,7 +72,7 @@ class _Series:
 
 
 def take_samples(
-    calls: Sequence[Call],
+    calls: Sequence[Timed],
     protocol: Protocol,
     clock: Clock,
     *,
@@ -110,14 +112,13 @@ def take_samples(
     return [_samples(one, series[0]) for one in series]
 
 
-def _warm_up(call: Call, protocol: Protocol, clock: Clock, models: int) -> int:
+def _warm_up(call: Timed, protocol: Protocol, clock: Clock, models: int) -> int:
     """Run for ``protocol.warmup`` seconds at least; returns how many runs make a block."""
     start = now = clock.now()
     fastest: int | None = None
     while fastest is None or now - start < protocol.warmup * 1e9:
-        own = call()
-        before, now = now, clock.now()
-        took = now - before if own is None else round(own * 1e9)
+        took = min(_times(call, 1, clock))
+        now = clock.now()
         fastest = took if fastest is None else min(fastest, took)
     seconds = max(fastest, 1) / 1e9
     repeats = max(1, round(protocol.block / seconds))
@@ -127,18 +128,26 @@ def _warm_up(call: Call, protocol: Protocol, clock: Clock, models: int) -> int:
 
 
 def _block(one: _Series, clock: Clock) -> None:
-    call, now, times = one.call, clock.now, []
-    ran = clock.ran()
-    start = before = now()
-    for _ in range(one.repeats):
+    ran, start = clock.ran(), clock.now()
+    times = _times(one.call, one.repeats, clock)
+    wall = max(clock.now() - start, 1)
+    one.blocks.append(max(min(times), 1))
+    one.shares.append(min(1.0, max(0.0, (clock.ran() - ran) / wall)))
+    one.runs.append(times)
+
+
+def _times(call: Timed, runs: int, clock: Clock) -> list[int]:
+    """Nanoseconds of so many runs."""
+    if isinstance(call, Block):
+        return [round(seconds * 1e9) for seconds in call.run(runs)]
+    now, times = clock.now, []
+    before = now()
+    for _ in range(runs):
         own = call()
         after = now()
         times.append(after - before if own is None else round(own * 1e9))
         before = after
-    wall = max(before - start, 1)
-    one.blocks.append(max(min(times), 1))
-    one.shares.append(min(1.0, max(0.0, (clock.ran() - ran) / wall)))
-    one.runs.append(times)
+    return times
 
 
 def _enough(series: Sequence[_Series], protocol: Protocol, spent: float) -> bool:

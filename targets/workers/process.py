@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Callable, cast
+from typing import IO, Any, Callable, NoReturn, cast
 
 import numpy as np
 
@@ -221,6 +221,14 @@ class WorkerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def die_like(status: int) -> NoReturn:
+    """End this process as a child ended (exit status, or minus the signal): the parent knows how to tell it."""
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status or 1)
 
 
 def _signal_name(number: int) -> str:

@@ -27,6 +27,14 @@ class Input:
     shape: tuple[int | None, ...]
 
 
+@dataclass(frozen=True)
+class Block:
+    """Inferences that are run and timed in another process, many at one go: to ask for each would take as long."""
+
+    run: Callable[[int], Sequence[float]]
+    """Runs so many at least; seconds of each, or of means of several where the clock there is too coarse for one."""
+
+
 class Session(abc.ABC):
     """A model that a runtime has loaded and can run; ``inputs`` are in the order of the file."""
 
@@ -36,7 +44,7 @@ class Session(abc.ABC):
     def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """One inference; raises ModelError if the runtime refuses the feeds or the model."""
 
-    def timed(self, feeds: dict[str, np.ndarray]) -> Callable[[], float | None]:
+    def timed(self, feeds: dict[str, np.ndarray]) -> Callable[[], float | None] | Block:
         """What is timed: one inference of ``feeds``, giving the seconds where the runtime itself says them."""
 
         def once() -> None:
@@ -44,12 +52,21 @@ class Session(abc.ABC):
 
         return once
 
+    def memory(self, feeds: dict[str, np.ndarray]) -> int | None:  # noqa: ARG002  for those that know
+        """Bytes that loading and running it takes, where the growth of this process does not show them."""
+        return None
+
 
 class Runtime(abc.ABC):
     """A runtime with its settings; made once in a worker process, after the CPUs are pinned."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = dict(settings)
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """The ids of the processes besides this one that do its work: they are pinned and watched with it."""
+        return ()
 
     @abc.abstractmethod
     def load(self, path: Path) -> Session:

@@ -37,6 +37,7 @@ from targets.intervals import Interval
 from targets.machine import cpus, memory
 from targets.target import Protocol, Samples
 from targets.workers import inputs, measuring, pipes
+from targets.workers.process import die_like
 from targets.workers.runtime import Runtime, Session
 
 _PR_SET_PDEATHSIG = 1
@@ -52,7 +53,7 @@ class _Loaded:
     """A session with what loading it took."""
 
     session: Session
-    call: measuring.Call
+    feeds: dict[str, np.ndarray]
     load_seconds: float
     first: float
     memory: int | None
@@ -99,11 +100,10 @@ def _serve_afresh(service: _Service, requests: BinaryIO, replies: BinaryIO) -> N
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
             os._exit(0 if _serve_one(service, requests, replies) else _NO_MORE)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        if status < 0:  # as if it had happened here: the parent knows how to tell it
-            signal.signal(-status, signal.SIG_DFL)
-            os.kill(os.getpid(), -status)
+        if status == _NO_MORE:
+            os._exit(0)
         if status:
-            os._exit(0 if status == _NO_MORE else status)
+            die_like(status)
 
 
 def _end_with_parent(descriptor: int) -> None:
@@ -226,6 +226,8 @@ class _Service:
         threads = int(self._setup["threads"])
         cpus.pin_quietest(self._cpus, threads)
         runtime = self.load_runtime()
+        if runtime.processes:
+            _move(self._cpus, threads, runtime)
         paths = [Path(path) for path in header["models"]]
         # What the library does once (thread pools, kernels touched for the first time) is nobody's: it falls on
         # a model that is thrown away.
@@ -237,15 +239,17 @@ class _Service:
         names = [item.name for one in models for item in one.session.inputs]
         inputs.check_names(names, message.arrays, "values")
         inputs.check_names(names, header["shapes"], "shape", errors.TargetError)
+        self._stage("warming up")
         taken = measuring.take_samples(
-            [one.call for one in models],
+            [one.session.timed(one.feeds) for one in models],
             protocol,
-            cpus.SystemClock(threads),
+            cpus.SystemClock(threads, runtime.processes),
             seed=header["seed"],
             report=self._stage,
-            disturbed=lambda: _move(self._cpus, threads),
+            disturbed=lambda: _move(self._cpus, threads, runtime),
             estimated=self._tell,
         )
+        self._stage("looking at memory")
         return {"models": [_described(*pair) for pair in zip(models, taken)]}, {}
 
     def _count(self, message: pipes.Message) -> Reply:
@@ -275,7 +279,7 @@ class _Service:
         memory.trim()
         after = memory.private()
         grown = None if before is None or after is None else max(0, after - before)
-        return _Loaded(session, session.timed(feeds), loaded - start, done - ready, grown)
+        return _Loaded(session, feeds, loaded - start, done - ready, grown)
 
 
 def existing(path: Path) -> os.stat_result:
@@ -290,13 +294,14 @@ def existing(path: Path) -> os.stat_result:
     return status
 
 
-def _move(among: tuple[int, ...], threads: int) -> None:
-    cpus.pin_quietest(among, threads)
+def _move(among: tuple[int, ...], threads: int, runtime: Runtime) -> None:
+    cpus.pin_quietest(among, threads, runtime.processes)
 
 
 def _described(model: _Loaded, taken: Samples) -> dict[str, Any]:
     full = replace(taken, first=model.first, load_seconds=model.load_seconds)
-    return {"samples": asdict(full), "memory": model.memory}
+    known = model.session.memory(model.feeds)
+    return {"samples": asdict(full), "memory": model.memory if known is None else known}
 
 
 def _failure(kind: str, text: str) -> Reply:

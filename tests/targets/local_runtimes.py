@@ -54,6 +54,28 @@ class ThreadsSeenWorking(Conformance):
         return count
 
 
+class ThreadsBesideOne(Conformance):
+    """For runtimes that start their threads with a session: those beyond the ones of a target with one thread."""
+
+    def process(self, target: LocalTarget) -> int:
+        """The process that computes while ``target`` scores."""
+        assert target.scorer is not None
+        return target.scorer.pid
+
+    def thread_count(self, target: Target, model: Path) -> int | None:
+        """One, and as many as the process has beyond the one of a plain target."""
+        if not os.path.isdir("/proc/self/task"):
+            return None
+        assert isinstance(target, LocalTarget)
+        plain = type(target)()
+        counts = []
+        for one in (plain, target):
+            one.run(model, {"x": samples(1)})
+            counts.append(len(os.listdir(f"/proc/{self.process(one)}/task")))
+        plain.close()
+        return 1 + counts[1] - counts[0]
+
+
 def working_threads(pid: int) -> dict[str, int]:
     """Nanoseconds every thread of a process has run."""
     folder = Path(f"/proc/{pid}/task")

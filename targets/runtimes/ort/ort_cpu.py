@@ -87,7 +87,7 @@ class OrtRuntime(Runtime):
         super().__init__(settings)
         self._onnxruntime = onnxruntime
         # The library's one-time costs are then not charged to whichever model comes first.
-        onnxruntime.InferenceSession(_identity(), self.session_options(), providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(identity_model(), self.session_options(), providers=["CPUExecutionProvider"])
 
     def session_options(self) -> Any:
         """The library's options for a session: optimization level, threads, one node after the other."""
@@ -134,16 +134,15 @@ class OrtRuntime(Runtime):
         """Version, highest opset and IR version: asked by offering too high ones and reading the refusal."""
         return {
             "version": self._onnxruntime.__version__,
-            "opset": self._limit(_identity(opset=999), r"till opset (\d+)", 20),
-            "ir_version": self._limit(_identity(ir_version=999), r"max supported IR version: (\d+)", 10),
+            "opset": self._limit(identity_model(opset=999), r"till opset (\d+)", 20),
+            "ir_version": self._limit(identity_model(ir_version=999), r"max supported IR version: (\d+)", 10),
         }
 
     def _limit(self, model: bytes, pattern: str, otherwise: int) -> int:
         try:
             self._onnxruntime.InferenceSession(model, self.session_options(), providers=["CPUExecutionProvider"])
         except Exception as error:
-            found = re.search(pattern, str(error))
-            return int(found.group(1)) if found else otherwise
+            return read_limit(str(error), pattern, otherwise)
         return otherwise
 
 
@@ -175,10 +174,16 @@ def _input(path: Path, item: Any) -> Input:
     return Input(item.name, _DTYPES[found.group(1)], shape)
 
 
+def read_limit(refusal: str, pattern: str, otherwise: int) -> int:
+    """The number that ``pattern`` finds in a refusal of something too new; ``otherwise`` where there is none."""
+    found = re.search(pattern, refusal)
+    return int(found.group(1)) if found else otherwise
+
+
 def explain(text: str) -> str:
     """ONNX Runtime's complaint as one short line."""
     text = " ".join(text.split())
-    if "INVALID_PROTOBUF" in text or "No graph was found" in text:
+    if any(words in text for words in ("INVALID_PROTOBUF", "protobuf parsing failed", "No graph was found")):
         return "truncated or not an ONNX file"
     if refused := refusal(text, "onnxruntime", "onnxruntime"):
         return refused
@@ -189,7 +194,7 @@ def explain(text: str) -> str:
     return text if len(text) <= 300 else text[:299] + "…"
 
 
-def _identity(opset: int = 13, ir_version: int = 7) -> bytes:
+def identity_model(opset: int = 13, ir_version: int = 7) -> bytes:
     """A one-node model, ``y = Identity(x)``, as protobuf bytes: onnx itself need not be installed."""
 
     def number(field: int, value: int) -> bytes:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import numpy as np
@@ -52,6 +54,19 @@ def test_a_batch_is_as_large_as_there_is_room_for() -> None:
     assert fitting_batch(Hungry(), given, 64, 1) == 1
     assert fitting_batch(Hungry(), given, 4, 10**10) == 4
     assert fitting_batch(Hungry(first=64), given, 64, 1) == 64, "a size that is fixed stays"
+
+
+@known
+def test_what_a_process_has_started_counts_with_it_and_theirs_too() -> None:
+    inner = "import sys; held = bytearray(b'x') * 60_000_000; print(flush=True); sys.stdin.read()"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    with subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as started:
+        assert started.stdout is not None
+        started.stdout.readline()
+        whole, own = memory.family(started.pid), memory.resident(started.pid)
+    assert whole is not None
+    assert own is not None
+    assert own + 60_000_000 < whole
 
 
 def test_room_is_what_is_asked_for_or_a_part_of_the_bound() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from targets import intervals
 from targets.target import Protocol, Samples
 from targets.workers import measuring
+from targets.workers.runtime import Block
 
 POSITIVE = st.floats(1e-6, 1e3)
 RATIOS = st.lists(st.floats(0.1, 10), min_size=1, max_size=60)
@@ -145,6 +146,24 @@ def test_runs_are_thinned_but_counted():
     (taken,) = measuring.take_samples([clock.model(lambda: 1_000)], PROTOCOL, clock)
     assert taken.count == 10_000
     assert 150 <= len(taken.runs) <= measuring.KEPT_RUNS
+
+
+def test_blocks_that_are_timed_elsewhere_count_by_what_they_say():
+    """The way there takes longer than the runs; a coarse clock gives fewer values than runs, and the loop goes on."""
+    clock = FakeClock()
+
+    def block(seconds: float, runs_each: int) -> Block:
+        def run(runs: int) -> list[float]:
+            clock.model(lambda: 1_000_000 + runs * seconds * 1e9)()
+            return [seconds] * max(1, runs // runs_each)
+
+        return Block(run)
+
+    taken = measuring.take_samples([block(100e-6, 1), block(25e-6, 20)], PROTOCOL, clock)
+    reference, other = (measuring.latency([one]) for one in taken)
+    assert (other.ratio, other.low, other.high) == (0.25, 0.25, 0.25)
+    assert (reference.p50, other.p50) == (pytest.approx(100e-6), pytest.approx(25e-6))
+    assert [one.count for one in taken] == [100, 20]
 
 
 def samples_of(ratios: list[float], cpu: tuple[float, ...] = (), scale: float = 1.0) -> Samples:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -23,28 +22,12 @@ onnx = pytest.importorskip("onnx")
 TensorProto = onnx.TensorProto
 
 
-class _Conformance(local.Conformance):
-    def thread_count(self, target: Target, model: Path) -> int | None:
-        """One, and as many as the scoring process has beyond one of a plain ``ort-cpu``."""
-        if not os.path.isdir("/proc/self/task"):
-            return None
-        plain = OrtCpu()
-        counts = []
-        for one in (plain, target):
-            one.run(model, {"x": samples(1)})
-            assert isinstance(one, OrtCpu)
-            assert one.scorer is not None
-            counts.append(len(os.listdir(f"/proc/{one.scorer.pid}/task")))
-        plain.close()
-        return 1 + counts[1] - counts[0]
-
-
-class TestOneThread(_Conformance):
+class TestOneThread(local.ThreadsBesideOne):
     def make(self) -> Target:
         return OrtCpu()
 
 
-class TestTwoThreads(_Conformance):
+class TestTwoThreads(local.ThreadsBesideOne):
     def make(self) -> Target:
         return OrtCpu(threads=2)
 
