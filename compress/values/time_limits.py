@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def interrupted(limit: TimeLimit) -> Iterator[None]:
     if outer and not ours:
         yield
         return
-    set_at = time.monotonic()
+    set_at, put_back = time.monotonic(), _global_state()
     # An outer limit that ends earlier stays as it is: what it interrupts is more than this.
     first = min(max(1e-3, limit.end - set_at), outer or float("inf"))
     signal.signal(signal.SIGALRM, _striker())
@@ -82,8 +83,27 @@ def interrupted(limit: TimeLimit) -> Iterator[None]:
     finally:
         signal.setitimer(clock, 0.0)
         signal.signal(signal.SIGALRM, before)
+        put_back()
         if outer:
             signal.setitimer(clock, max(1e-3, outer - (time.monotonic() - set_at)), _AGAIN)
+
+
+def _global_state() -> Callable[[], None]:
+    """What torch keeps for the whole process, as it is now: call what is given back to set it so again.
+
+    A block that sets it for a while (``no_grad``) and is interrupted as it ends never gets to put it back.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        return lambda: None
+    gradients, threads = torch.is_grad_enabled(), torch.get_num_threads()
+
+    def put_back() -> None:
+        torch.set_grad_enabled(gradients)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+    return put_back
 
 
 def _striker() -> Callable[[int, Any], None]:

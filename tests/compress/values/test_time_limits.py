@@ -7,6 +7,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from compress.values.time_limits import UNLIMITED, OutOfTime, TimeLimit, interrupted, undisturbed
 
@@ -23,6 +24,26 @@ def test_work_is_interrupted_where_it_is() -> None:
     with pytest.raises(OutOfTime), interrupted(TimeLimit(end=time.monotonic() + 0.05)):
         _for_ever()
     assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0), "nothing strikes afterwards"
+
+
+@needs_a_clock
+def test_what_is_interrupted_as_it_ends_leaves_gradients_and_threads_as_they_were() -> None:
+    threads = torch.get_num_threads()
+
+    def work() -> None:
+        # Of a block that would put both back: the clock may strike before it does.
+        torch.set_grad_enabled(False)
+        torch.set_num_threads(threads + 1)
+        _for_ever()
+
+    try:
+        with pytest.raises(OutOfTime), interrupted(TimeLimit(end=time.monotonic() + 0.05)):
+            work()
+        assert torch.is_grad_enabled()
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_grad_enabled(True)
+        torch.set_num_threads(threads)
 
 
 @needs_a_clock
