@@ -41,7 +41,7 @@ def load_task(spec: str, data: str | None = None, seconds: float | None = None) 
 
         task = onnx_task(Path(spec), Path(data) if data else None, seconds)
         labelled = data is not None and "labels" in read_arrays(Path(data), TaskError)
-        return LoadedTask(task, onnx_space(task, labelled=labelled))
+        return LoadedTask(task, onnx_space(task, labelled=labelled, timed=seconds is not None))
     return _from_module(_module(spec), spec, data)
 
 

@@ -21,7 +21,7 @@ from compress.tasks import original_outputs
 from compress.tasks.tasks import Task
 from compress.values.arrays import read_arrays
 from compress.values.domains import Float, Int
-from compress.values.search_spaces import SearchSpace
+from compress.values.search_spaces import AUTO, SearchSpace
 from targets.errors import ModelError, TaskError
 
 if TYPE_CHECKING:
@@ -117,11 +117,15 @@ def _check_classes(labels: np.ndarray, parts: Sequence[OutputPart], data: Path) 
         )
 
 
-def onnx_space(task: Task, *, labelled: bool) -> SearchSpace:
-    """Trained for as many steps as it takes to recover; without labels, mostly by the original's outputs."""
+def onnx_space(task: Task, *, labelled: bool, timed: bool = False) -> SearchSpace:
+    """The default space; without labels, networks are trained mostly by the original's outputs.
+
+    ``timed``: the search has a given time, which then says how long each network is trained. Without, it is for as many
+    steps as it takes to recover.
+    """
     each = math.ceil(len(task.train) / _BATCH) if task.train is not None else 1
     low, high = (min(100, max(2, math.ceil(steps / each))) for steps in _STEPS)
-    epochs = Int(low, max(high, low + 1))
+    epochs: Any = AUTO if timed else Int(low, max(high, low + 1))
     if labelled:
         return SearchSpace(epochs=epochs)
     return SearchSpace(epochs=epochs, distill_weight=Float(0.5, 1.0), label_smoothing=0.0)

@@ -88,6 +88,7 @@ def test_few_samples_are_trained_on_for_longer(count: int, low: int, high: int) 
     assert (space.epochs.low, space.epochs.high) == (low, max(high, low + 1))
     assert space.distill_weight.low >= 0.5
     assert onnx_space(task, labelled=True).distill_weight.low == 0
+    assert onnx_space(task, labelled=True, timed=True).epochs == "auto", "the time of the search says how long"
 
 
 @pytest.mark.parametrize("kind", [str, bytes])
