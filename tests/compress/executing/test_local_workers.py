@@ -20,7 +20,7 @@ from compress.executing.local_workers import shares
 from compress.executing.worker_counts import cores, worker_count
 from compress.results import Result
 from compress.run_folder.records import Record
-from compress.searching.progress import Silent
+from hearing import Heard
 from processes import alive, naming, wait_for
 from targets.errors import RequestError, StageError
 from targets.runtimes.fake.fake_target import FakeTarget
@@ -28,16 +28,6 @@ from targets.runtimes.fake.fake_target import FakeTarget
 Search = Callable[..., Result]
 TASK_FILE = Path(__file__).parents[1] / "shared" / "tiny_task.py"
 UNTRAINED = compress.SearchSpace(epochs=0, l1=0.0, precision="fp32", prune_ratio=compress.Float(0.1, 0.7))
-
-
-class Heard(Silent):
-    """Keeps what is told."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def outcome(self, text: str) -> None:
-        self.said.append(text)
 
 
 def record(folder: Path) -> Any:
@@ -87,7 +77,7 @@ def test_a_worker_that_dies_costs_its_trial_once(task: compress.Task, tmp_path: 
     report = compress.search(
         own, FakeTarget(), trials=2, space=space, sampler="random", workers=2, out=tmp_path / "run", progress=heard
     ).report
-    lost = [said for said in heard.said if "was lost" in said]
+    lost = [said for said in heard.outcomes if "was lost" in said]
     assert "ended by signal 9" in lost[0]
     assert "in batches of half the size" in lost[0]
     once, twice = ((flags / f"role-{role}").read_text() for role in "12")

@@ -20,7 +20,7 @@ import pytest
 import compress
 from compress.executing.forwarded_targets import DeviceRequest, ForwardedTarget, answer, facts_of
 from compress.run_folder.records import Record
-from compress.searching.progress import Silent
+from hearing import Heard
 from processes import wait_for
 from targets.errors import MeasurementError, RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
@@ -148,16 +148,6 @@ def test_from_outside_the_cluster_devices_stay_where_the_search_was_started(
     ids = [one["id"] for one in report["candidates"] if one["id"] != "baseline"]
     assert len(target.measured) >= len(ids) >= 2
     assert any("finetune" in said for said in heard.stages)
-
-
-class Heard(Silent):
-    """Keeps the stages that are told."""
-
-    def __init__(self) -> None:
-        self.stages: list[str] = []
-
-    def stage(self, name: str) -> None:
-        self.stages.append(name)
 
 
 class _Killer:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from compress.measurement.latencies import FINAL
 from compress.results import Result
 from compress.searching.budgets import budget_of, final_protocol, seconds_of_a_reading
-from compress.searching.progress import Silent
+from hearing import Heard
 
 Search = Callable[..., Result]
 
@@ -50,22 +50,12 @@ def test_a_reading_takes_what_readings_took_for_each_example() -> None:
     assert seconds_of_a_reading({"score": {"count": 3.0, "cached": 3.0, "seconds": 0.1}}, 50, 100) == 0.0
 
 
-class Told(Silent):
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-
 def test_where_the_time_is_over_with_the_baseline_it_is_said_what_would_do(search: Search) -> None:
-    told = Told()
+    told = Heard()
     assert len(search(trials=None, time=0.001, progress=told).report["candidates"]) == 1
     [said] = [note for note in told.notes if "before the first candidate" in note]
     assert "the baseline alone took" in said
     assert "or more goes on from there" in said
-    told = Told()
+    told = Heard()
     assert len(search(trials=1, time=600.0, progress=told).report["candidates"]) > 1
     assert not [note for note in told.notes if "before the first candidate" in note]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 import compress
 from compress.results import Result
-from compress.searching.progress import Silent
 from compress.tasks import splits
 from compress.tasks.onnx_tasks import onnx_task
+from hearing import Heard
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.testing import reference_model
 
 SPACE = compress.SearchSpace(epochs=2, prune_ratio=compress.Float(0.3, 0.7), precision=compress.Choice("fp32", "int8"))
 pytestmark = pytest.mark.usefixtures("quick")
-
-
-@dataclass
-class Notes(Silent):
-    """What a person would read."""
-
-    told: list[str] = field(default_factory=list)
-
-    def note(self, text: str) -> None:
-        self.told.append(text)
 
 
 def _digits(folder: Path, exported: Path, **arrays: np.ndarray) -> compress.Task:
@@ -54,11 +43,11 @@ def searched(exported: Path, tmp_path: Path) -> Callable[..., Result]:
 
 
 def test_a_network_is_pruned_and_recovers_without_labels(searched: Callable[..., Result], exported: Path) -> None:
-    progress = Notes()
+    progress = Heard()
     result = searched(trials=3, progress=progress)
     report = result.report
     assert report["environment"]["warnings"] == []
-    assert not any("warning" in text for text in progress.told)
+    assert not any("warning" in text for text in progress.notes)
     baseline, *candidates = report["candidates"]
     val = baseline["measured"]["fake"]["quality"]["val"]
     assert (val["metric"], val["value"]) == ("agreement", 1.0)
@@ -98,13 +87,13 @@ def test_a_pick_is_given_as_a_module(searched: Callable[..., Result]) -> None:
 
 def test_without_a_train_split_it_is_quantized_only(exported: Path, tmp_path: Path) -> None:
     task = _digits(tmp_path, exported, split=np.array(["val"] * 400 + ["test"] * 200))
-    progress = Notes()
+    progress = Heard()
     report = compress.search(
         task, FakeTarget(), space=SPACE, trials=1, out=tmp_path / "run", progress=progress
     ).report  # fmt: skip
     reason = "cnn.onnx is quantized, not pruned: there is no train split to recover on"
     assert reason in report["environment"]["warnings"]
-    assert f"warning: {reason}" in progress.told
+    assert f"warning: {reason}" in progress.notes
     assert {c["config"]["precision"]["scheme"] for c in report["candidates"]} == {"fp32", "int8"}
 
 

@@ -18,26 +18,12 @@ from torch.utils.data import TensorDataset
 import compress
 from compress.results import Result
 from compress.searching import trial_loop
-from compress.searching.progress import Silent
+from hearing import Heard
 from targets.errors import NoFeasibleCandidate, RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
 from targets.target import COUNTS, Capabilities
 
 Search = Callable[..., Result]
-
-
-class Notes(Silent):
-    """Keeps what the search said."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-        self.outcomes: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
-
-    def outcome(self, text: str) -> None:
-        self.outcomes.append(text)
 
 
 def without_times(report: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +65,7 @@ def test_every_sampler_can_be_asked_for(search: Search, sampler: Any) -> None:
 
 def test_a_grid_ends_when_all_of_it_was_tried(search: Search, tiny: ModuleType) -> None:
     space = replace(tiny.SPACE, prune_ratio=0.5, epochs=1, calibration=compress.Choice("minmax", "percentile"))
-    notes = Notes()
+    notes = Heard()
     result = search(sampler="grid", space=space, trials=50, progress=notes)
     assert result.report["trials"] == {"asked": 2, "finished": 2, "gated": 0, "failed": 0}
     assert "the grid is exhausted" in notes.notes
@@ -125,7 +111,7 @@ def test_what_is_just_as_fast_as_is_asked_is_trained(
 
 def test_a_search_for_the_impossible_ends(search: Search, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(trial_loop, "_FRUITLESS", 6)
-    notes = Notes()
+    notes = Heard()
     result = search(trials=3, constraints=["size<=1B"], progress=notes)
     report = result.report
     assert not report["satisfied"]
@@ -175,7 +161,7 @@ def test_counted_cost_is_an_objective_of_its_own(search: Search, count: str) -> 
 
 
 def test_without_a_test_split_every_verdict_is_open_and_it_is_said(search: Search, task: compress.Task) -> None:
-    notes = Notes()
+    notes = Heard()
     report = search(task=replace(task, test=None), trials=2, progress=notes).report
     assert {pick["verdict"] for pick in report["picks"]["fake"].values()} == {"open"}
     assert {pick["read"] for pick in report["picks"]["fake"].values()} == {0}
@@ -187,7 +173,7 @@ def test_without_a_test_split_every_verdict_is_open_and_it_is_said(search: Searc
 def test_examples_that_two_splits_share_are_reported(search: Search, task: compress.Task) -> None:
     images, labels = task.test.tensors
     both = TensorDataset(torch.cat([images, task.val.tensors[0][:7]]), torch.cat([labels, task.val.tensors[1][:7]]))
-    notes = Notes()
+    notes = Heard()
     report = search(task=replace(task, test=both), trials=1, progress=notes).report
     assert any("val and test share 7 examples" in warning for warning in report["environment"]["warnings"])
     assert any("val and test share 7 examples" in note for note in notes.notes)
