@@ -31,7 +31,7 @@ class OrtWeb(LocalTarget):
     settings: ClassVar[Mapping[str, Setting]] = {
         "backend": Setting("wasm", words=("wasm",), help="what computes"),
         "host": Setting("node", words=("node", "chromium"), help="what it runs in"),
-        "threads": Setting(1, least=1, help="threads of one inference"),
+        "threads": Setting(1, least=1, help="threads of one inference", counts_cores=True),
     }
     install: ClassVar[str | None] = web_installation.COMMAND
 
