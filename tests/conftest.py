@@ -15,7 +15,9 @@ _REASONS = ("apt-get install", "pip install", "targets --install")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What targets are found to do is kept in a folder that is gone afterwards."""
+    """What targets are found to do is kept in a folder that is gone afterwards, one for all processes of the tests."""
+    if hasattr(config, "workerinput"):
+        return  # the process that started this one has made it, and named it in the environment
     folder = os.environ["PARETOPRESS_CACHE"] = tempfile.mkdtemp(prefix="paretopress-cache-")
     config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 

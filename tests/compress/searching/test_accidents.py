@@ -78,7 +78,7 @@ def whole(folder: Path) -> set[str]:
     [
         pytest.param(KeyboardInterrupt(), id="interrupted"),
         pytest.param(ZeroDivisionError("a fault of ours"), id="fault", marks=pytest.mark.slow),
-        pytest.param(OSError(errno.ENOSPC, "No space left on device"), id="full"),
+        pytest.param(OSError(errno.ENOSPC, "No space left on device"), id="full", marks=pytest.mark.slow),
     ],
 )
 def test_nothing_that_is_finished_is_lost_whatever_is_raised_at_whatever_stage(

@@ -124,6 +124,7 @@ def test_a_detector_is_searched_with_boxes_as_labels(search: Callable[..., Resul
     assert (tmp_path / "run" / "record.jsonl").read_text().count('"stage":"finetune","cached":false') == before
 
 
+@pytest.mark.slow
 def test_a_loop_of_the_tasks_own_trains_on_its_own_data(search: Callable[..., Result], tmp_path: Path) -> None:
     seen = []
 

@@ -251,6 +251,7 @@ def test_a_model_that_eats_memory_is_stopped(model):
 
 
 @installed
+@pytest.mark.slow
 def test_an_emulator_that_was_killed_is_started_again(model):
     target = ArmEmulated()
     try:
