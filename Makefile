@@ -17,10 +17,10 @@ demo: $(VENV)/.installed  ## a whole search in two and a half minutes: runs/digi
 	$(BIN)/paretopress search digits --time 2.5min --out runs/digits
 
 test: check  ## linters, types, import directions, and the tests that take seconds
-	$(BIN)/python -m pytest -m "not slow" -n 3 --dist loadfile
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: check  ## the same with the tests that take minutes
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.installed-test  ## linters, types and import directions only
 	$(BIN)/ruff check .
