@@ -17,7 +17,7 @@ PICK = "fastest"
 
 @dataclass(frozen=True)
 class Shipped:
-    """What goes to one device."""
+    """The file that goes to one device of a run, and what its network costs on the others."""
 
     target: str
     row: PickRow

@@ -21,7 +21,7 @@ LARGEST = "largest"
 
 
 class Values(Protocol):
-    """What a setting may be."""
+    """The values that a setting of a search space may have, and how they are checked."""
 
     def check(self, name: str, value: Any) -> None:
         """Raise SpaceError where ``value`` is none of them; ``name`` is the setting's in a search space."""
@@ -65,7 +65,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class OneOf:
-    """One of a few names."""
+    """Values of a setting that is one of a few names."""
 
     names: tuple[str, ...]
     cast: Callable[[Any], Any] = str
@@ -78,7 +78,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class YesNo:
-    """True or False."""
+    """Values of a setting that is either on or off: True or False."""
 
     cast: Callable[[Any], Any] = bool
 

@@ -75,7 +75,7 @@ class LitertRuntime(Runtime):
         ]
 
     def facts(self) -> dict[str, Any]:
-        """The version of LiteRT."""
+        """The installed version of LiteRT, as ``version``."""
         from importlib import metadata
 
         return {"version": metadata.version("ai-edge-litert")}
@@ -91,7 +91,7 @@ class LitertSession(TfliteSession):
         self._outputs = [port.index for port in file.outputs]
 
     def invoke(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One inference; outputs are copies."""
+        """Run one inference on arrays in the order of the inputs; the outputs that it gives are copies."""
         interpreter = self.interpreter
         for index, tensor in zip(self._inputs, tensors):
             interpreter.set_tensor(index, tensor)

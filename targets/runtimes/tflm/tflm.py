@@ -139,7 +139,7 @@ class TflmRuntime(Runtime):
         ]  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
-        """The version of the interpreter."""
+        """The installed version of the interpreter, as ``version``."""
         from importlib import metadata
 
         return {"version": metadata.version("tflite-micro")}
@@ -155,7 +155,7 @@ class TflmSession(TfliteSession):
         self._outputs = [port.position for port in file.outputs]
 
     def invoke(self, tensors: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One inference; outputs are copies."""
+        """Run one inference on arrays in the order of the inputs; the outputs that it gives are copies."""
         for position, tensor in zip(self._inputs, tensors):
             self._interpreter.set_input(tensor, position)
         self._interpreter.invoke()

@@ -177,9 +177,9 @@ def test_an_installation_of_other_versions_does_not_serve(tmp_path, monkeypatch)
 
 @installed
 def test_reference_and_converted_agree(tmp_path):
-    target, x = get("tflm"), samples(3)
     if installation.missing_tflm():
         pytest.skip("needs tflite-micro; run: paretopress targets --install litert")
+    target, x = get("tflm"), samples(3)
     try:
         (y,) = target.run(reference_model(tmp_path / "m.onnx"), {"x": x})
     finally:
