@@ -1,11 +1,12 @@
 """What is lost when something goes wrong at a random moment of a search: `python benchmarks/workers/faults.py`.
 
 Each row is a search of `--trials` trials with two workers whose trainings sleep a second. At a moment drawn from the
-seed one thing happens: a worker is killed, the driver is killed, the disk is full for three seconds, a training sleeps
-for ever, the board that measures is gone for three seconds (its sshd is killed); with `--cluster`, where workers are
-actors on a Ray cluster of two nodes, also a node is killed. A search that ended with an error is given again. A trial
-counts as lost if it was finished before and is not there after, as told twice if it is recorded as finished twice, and
-its training as repeated if it ran to its end more than once (one that was cut off has to be).
+seed, after some of its trials have finished, one thing happens: a worker is killed, the driver is killed, the disk is
+full for three seconds, a training sleeps for ever, the board that measures is gone for three seconds (its sshd is
+killed); with `--cluster`, where workers are actors on a Ray cluster of two nodes, also a node is killed. A search that
+ended with an error is given again. A trial counts as lost if it was finished before and is not there after, as told
+twice if it is recorded as finished twice, and its training as repeated if it ran to its end more than once (one that
+was cut off has to be).
 Needs Linux; a full disk needs root (a small tmpfs), a lost board needs sshd.
 """
 
@@ -199,10 +200,11 @@ def one(kind: str, number: int, trials: int, cluster: Any, nodes: Path | None) -
         scene = Scene(Path(place), trials, cluster, nodes, rng)
         strike = opened.enter_context(scene.prepared(kind))
         driver = scene.call()
-        while driver.poll() is None and not any(event["event"] == "begun" for event in scene.events()):
+        start, count = time.monotonic(), rng.randint(1, trials - 3)
+        while driver.poll() is None and sum(event["event"] == "finished" for event in scene.events()) < count:
             time.sleep(0.05)
-        moment = rng.uniform(2.0, 14.0)
-        time.sleep(moment)
+        time.sleep(rng.uniform(0.0, 2.0))
+        moment = time.monotonic() - start
         before = {event["trial"] for event in scene.events() if event["event"] == "finished"}
         over = driver.poll() is not None
         strike(driver)

@@ -128,9 +128,19 @@ def build_library(tools: Toolchain, core: Core, sources: Path, folder: Path, say
 
 
 def link_program(
-    tools: Toolchain, name: str, sources: Path, library: Path, operators: Sequence[str], elf: Path
+    tools: Toolchain,
+    name: str,
+    sources: Path,
+    library: Path,
+    operators: Sequence[str],
+    elf: Path,
+    *,
+    program: Path = HERE / "runner.cc",
 ) -> None:
-    """Make the program for core ``name`` that knows ``operators``; raises TargetUnavailable with the linker's words."""
+    """Make the program for core ``name`` that knows ``operators``; raises TargetUnavailable with the linker's words.
+
+    ``program`` is its C++ source: the runner of any file, unless another one is given.
+    """
     core = CORES[name]
     folder = elf.with_suffix(".parts")
     folder.mkdir(parents=True, exist_ok=True)
@@ -142,8 +152,8 @@ def link_program(
         f"-DREGISTER_OPERATORS={' '.join(map(registration, operators))}",
     )
     run([tools.cc, *c, _SPEED, "-c", str(HERE / "startup.c"), "-o", str(folder / "startup.o")], tools)
-    run([tools.cxx, *cxx, _SPEED, *defined, "-c", str(HERE / "runner.cc"), "-o", str(folder / "runner.o")], tools)
-    objects = [str(folder / "startup.o"), str(folder / "runner.o"), str(library / "libtflm.a")]
+    run([tools.cxx, *cxx, _SPEED, *defined, "-c", str(program), "-o", str(folder / "program.o")], tools)
+    objects = [str(folder / "startup.o"), str(folder / "program.o"), str(library / "libtflm.a")]
     linker = [tools.cc, *core.options, *tools.libraries(core.options), "-nostartfiles", "-Wl,--gc-sections"]
     run([*linker, "-T", str(script), *objects, "-lm", "-lc", "-lgcc", "-o", str(elf)], tools)
     shutil.rmtree(folder)
