@@ -54,12 +54,14 @@ def plain_copy(module: nn.Module) -> nn.Module:
     return copied
 
 
-def without_computed_weights(module: nn.Module) -> nn.Module:
-    """``module`` itself, or a plain copy where some of its weights are computed at each call.
+def plain_layers(module: nn.Module) -> nn.Module:
+    """``module`` itself, or a plain copy where some weights are computed at each call or a layer is in a wrapper.
 
-    Raises what deepcopy does.
+    A layer that is compiled would be compiled anew for every width that is tried. Raises what deepcopy does.
     """
-    return plain_copy(module) if any(_is_computed(layer) for layer in module.modules()) else module
+    layers = list(module.modules())
+    plain = all(unwrapped(layer) is layer and not _is_computed(layer) for layer in layers)
+    return module if plain else plain_copy(module)
 
 
 def replace_everywhere(module: nn.Module, old: nn.Module, new: nn.Module) -> None:

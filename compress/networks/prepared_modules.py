@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from compress.networks.accepted import check_accepted
 from compress.networks.calling import by_name, input_names
-from compress.networks.plain_copies import unwrapped, without_computed_weights
+from compress.networks.plain_copies import plain_layers, unwrapped
 from compress.networks.running import as_inputs
 from compress.values.error_lines import one_line
 from targets.errors import TaskError
@@ -27,7 +27,7 @@ def ready(module: nn.Module, example_inputs: Any) -> tuple[nn.Module, tuple[Tens
     inputs = as_inputs(example_inputs)
     check_accepted(module)
     try:
-        return by_name(without_computed_weights(unwrapped(module)), input_names(example_inputs)), inputs
+        return by_name(plain_layers(unwrapped(module)), input_names(example_inputs)), inputs
     except TaskError:
         raise
     except Exception as error:

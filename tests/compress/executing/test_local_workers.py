@@ -128,11 +128,12 @@ def test_workers_end_with_a_driver_that_is_killed_and_nothing_is_lost(tmp_path: 
         driver.wait()
     wait_for(lambda: not any(alive(pid) for pid in workers), lambda: "workers outlive their driver")
     done = {name for trial in record(folder).trials.values() if trial.state == "finished" for name in trial.candidates}
-    result = subprocess.run([*command[:-4], "--trials", "4", "--out", str(folder)], capture_output=True, text=True)
+    again = [*command[:-6], "--workers", "1", "--trials", "3", "--out", str(folder)]
+    result = subprocess.run(again, capture_output=True, text=True)
     assert result.returncode in (0, 3), result.stderr
     state = record(folder)
     assert done <= set(state.candidates)
-    assert state.count("finished") >= 4
+    assert state.count("finished") >= 3
     assert not list((folder / "cache" / "workers").iterdir())
 
 

@@ -125,6 +125,7 @@ class Here(Timed):
         return super().measure(models, **more)
 
 
+@pytest.mark.slow
 def test_from_outside_the_cluster_devices_stay_where_the_search_was_started(
     client: str, task: compress.Task, tmp_path: Path
 ) -> None:

@@ -104,10 +104,17 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "quantized": (dynamically_quantized, "quantized already"),
     "whole numbers": (lambda: nn.Sequential(nn.ReLU(), WholeNumbers()), "layer '1' of the model.* weights of int8"),
 }
+
+
+def never(graph: Any, inputs: Any) -> Any:  # noqa: ARG001  what a compiler is given
+    """A compiler that must not be asked: it would be, for every width that is tried."""
+    raise AssertionError("a layer was compiled")
+
+
 TAKEN: dict[str, Callable[[], nn.Module]] = {
     "data parallel": lambda: nn.DataParallel(plain()),
-    "compiled": lambda: torch.compile(plain()),
-    "compiled within": lambda: nn.Sequential(torch.compile(plain())),
+    "compiled": lambda: torch.compile(plain(), backend=never),
+    "compiled within": lambda: nn.Sequential(torch.compile(plain(), backend=never)),
     "averaged": lambda: torch.optim.swa_utils.AveragedModel(plain()),
     "wrapped": lambda: Around(plain()),
     "fx": lambda: torch.fx.symbolic_trace(plain()),

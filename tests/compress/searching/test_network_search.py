@@ -126,6 +126,7 @@ def test_networks_are_told_to_other_samplers_as_ratios(chosen: Result) -> None:
     assert all(0.0 <= ratio <= 0.9 for ratio in ratios)
 
 
+@pytest.mark.slow
 def test_eight_trials_and_then_one_more_are_the_same_as_nine(chosen: Result, search: Search, tmp_path: Path) -> None:
     search(trials=8, sampler="cost-aware")
     search(trials=9)
@@ -150,6 +151,7 @@ def test_with_a_time_networks_are_trained_shortly_and_further_where_they_earn_it
         assert len(longest["config"]["rungs"]) >= 2
 
 
+@pytest.mark.slow
 def test_a_network_that_was_trained_further_can_be_gone_on_with_in_torch(
     search: Search, tmp_path: Path, task: compress.Task, tiny: ModuleType
 ) -> None:
@@ -184,6 +186,7 @@ def test_a_space_that_leaves_no_networks_to_choose_is_said_and_searched_otherwis
         def note(self, text: str) -> None:
             said.append(text)
 
-    search(trials=2, sampler="cost-aware", space=replace(tiny.SPACE, **changes), progress=Listening())
+    space = replace(tiny.SPACE, **{"epochs": 1, "precision": "fp32"} | changes)
+    search(trials=2, sampler="cost-aware", space=space, progress=Listening())
     assert any(why in text for text in said)
     assert all(network_of(one["params"]) is None for one in asked(tmp_path / "run"))
