@@ -23,7 +23,7 @@ import numpy as np
 import onnx
 
 from compress.onnx_files.contents import attributes_of
-from compress.precision.activations import inner_values
+from compress.precision.activations import paired_values
 from compress.precision.products import Product, find_products
 from targets.target import Capabilities
 
@@ -109,7 +109,7 @@ def _moments(
     a, b = np.zeros((2, product.groups, length, length))
     name = product.node.input[0]
     count = max(len(x) for x in samples.values())
-    for (x,), (y,) in zip(inner_values(original, [name], samples), inner_values(model, [name], samples), strict=True):
+    for [x], [y] in paired_values([original, model], [name], samples):
         most = max(1, _COLUMNS * len(x) // count)
         wide, tall = columns(x, product, rows.shape[2:], most), columns(y, product, rows.shape[2:], most)
         turned = tall.transpose(0, 2, 1)

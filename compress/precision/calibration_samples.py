@@ -146,14 +146,22 @@ def fitting(
 
 
 class Batches:
-    """A calibration reader over arrays. Every batch is equally large: histogram calibrators cannot stack others."""
+    """A calibration reader over arrays. Every batch is equally large: histogram calibrators cannot stack others.
 
-    def __init__(self, model: onnx.ModelProto, samples: Mapping[str, np.ndarray], most: int = BATCH) -> None:
+    With ``every`` the last one may be smaller where the model takes any number, and no sample is left over.
+    """
+
+    def __init__(
+        self, model: onnx.ModelProto, samples: Mapping[str, np.ndarray], most: int = BATCH, *, every: bool = False
+    ) -> None:
         count = min(len(x) for x in samples.values())
-        size = next((n for n in _static_batches(model) if n), min(most, count))
+        static = next((n for n in _static_batches(model) if n), None)
+        size = static or min(most, count)
         # Fewer samples than a static batch are repeated; what is left over of more is not used.
         starts = range(0, max(1, count // size) * size, size)
         rows = [np.arange(i, i + size) % count for i in starts]
+        if every and not static and count % size:
+            rows.append(np.arange(count - count % size, count))
         self._batches = iter([{name: x[r] for name, x in samples.items()} for r in rows])
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:

@@ -278,7 +278,8 @@ def outputs(path: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray
     """All outputs of the file for ``samples``, samples first, run in the batches that ``model`` takes."""
     session = open_session(path)
     most = fitting(partial(grown_by_one, path), samples)
-    parts = [session.run(None, batch) for batch in Batches(model, samples, most)]
+    # Of every sample: how many fit at once differs from file to file, and what is compared has to be of the same ones.
+    parts = [session.run(None, batch) for batch in Batches(model, samples, most, every=True)]
     return tuple(np.concatenate(part) if part[0].ndim else part[0] for part in zip(*parts, strict=True))
 
 
