@@ -16,7 +16,7 @@ from compress.measurement.latencies import latency_result
 from compress.stages import measuring
 from compress.stages.untrained import Untrained, make_untrained, provisional_files
 from compress.values.candidates import Candidate
-from compress.values.configs import PruneSettings
+from compress.values.configs import OPERATORS, PruneSettings
 from compress.values.networks import Network
 from targets.errors import ModelError, SpaceError, StageError, TransientError
 from targets.target import COUNTS
@@ -49,17 +49,18 @@ def measure_networks(
     precisions: Sequence[str],
     *,
     carefully: bool = False,
+    operators: str = OPERATORS[0],
 ) -> dict[Network, Measured]:
     """The costs of ``networks`` on the first target, in those of ``precisions`` that there are files of.
 
-    ``carefully``: again, and for longer than usual. One that cannot be cut, exported or run is left out. Raises
-    TransientError where the target is gone.
+    ``operators``: what static int8 quantizes. ``carefully``: again, and for longer than usual. One that cannot be cut,
+    exported or run is left out. Raises TransientError where the target is gone.
     """
     files: dict[Network, dict[str, Path]] = {}
     for network in networks:
         try:
             made = untrained(context, training, network, importance)
-            found = provisional_files(context, training, made)
+            found = provisional_files(context, training, made, operators)
         except (StageError, SpaceError):
             continue
         first = context.targets.first.name

@@ -20,7 +20,7 @@ from compress.scanning.cost_scan import TOGETHER, Measured, measure_networks
 from compress.selection.costs import costs_of
 from compress.selection.feasibility import quantity as quantity_of
 from compress.values.candidates import Candidate
-from compress.values.configs import QAT, STORED
+from compress.values.configs import OPERATORS, QAT, STORED
 from compress.values.constraints import Constraint
 from compress.values.networks import Network, network_of
 from targets.target import COUNTS
@@ -43,6 +43,8 @@ class CostKnowledge:
     context: Context
     training: Training
     importance: str
+    operators: str
+    """What static int8 quantizes, one of ``OPERATORS``."""
     quantity: str
     """The cost that is searched: ``latency``, ``instructions``, ``cycles``, ``size`` or ``memory``."""
     models: dict[str, CostModel]
@@ -166,8 +168,9 @@ class CostKnowledge:
         """Precision -> costs of one network, among them the one that is searched."""
         precisions = list(self.models)
         found = measure_networks(
-            self.context, self.training, [network], self.importance, precisions, carefully=carefully
-        )
+            self.context, self.training, [network], self.importance, precisions, carefully=carefully,
+            operators=self.operators,
+        )  # fmt: skip
         return {name: shares for name, shares in found.get(network, {}).items() if self.quantity in shares}
 
     @property
@@ -190,7 +193,7 @@ class CostKnowledge:
 
 def learn_costs(
     context: Context, training: Training, problem: Problem, patterns: Patterns, importance: str, seed: int,
-    seconds: float | None, most: int = NETWORKS,
+    seconds: float | None, most: int = NETWORKS, *, operators: str = OPERATORS[0],
 ) -> CostKnowledge:  # fmt: skip
     """Measure up to ``most`` networks, from the smallest to the whole one, for ``seconds`` at most (None: no limit).
 
@@ -205,7 +208,9 @@ def learn_costs(
         late = seconds is not None and clock.monotonic() - begun > seconds
         if late and len(found) >= FEWEST:
             break
-        found |= measure_networks(context, training, networks[start : start + TOGETHER], importance, precisions)
+        found |= measure_networks(
+            context, training, networks[start : start + TOGETHER], importance, precisions, operators=operators
+        )
         if start == 0:
             precisions = _worth(found, precisions, quantity, problem)
     found = {network: costs for network, costs in found.items() if all(name in costs for name in precisions)}
@@ -218,9 +223,9 @@ def learn_costs(
         for name in _quantities(problem) - {quantity, "quality", "quality_drop"}
         if all(name in costs[p] for costs in found.values() for p in precisions)
     }
-    factors, made = _factors(context, precisions, quantity, problem)
+    factors, made = _factors(context, precisions, quantity, problem, operators)
     return CostKnowledge(
-        context, training, importance, quantity, models, others, factors, made,
+        context, training, importance, operators, quantity, models, others, factors, made,
         tuple(limit for limit in problem.constraints if limit.operator == "<="), tables.blocks,
         elsewhere=_worth_elsewhere(context, problem), by_size="size" in _quantities(problem),
     )  # fmt: skip
@@ -289,12 +294,16 @@ class _Tables:
 
 
 def _factors(
-    context: Context, measured: Sequence[str], quantity: str, problem: Problem
+    context: Context, measured: Sequence[str], quantity: str, problem: Problem, operators: str
 ) -> tuple[dict[str, tuple[str, float]], tuple[str, ...]]:
-    """How precisions go by those that were measured, from the untouched baseline in all of them."""
+    """How precisions go by those that were measured, from the untouched baseline in all of them.
+
+    Files in which int8 has quantized these ``operators`` come before others.
+    """
     target = context.targets.first.name
     known: dict[str, float] = {"fp32": 1.0}
-    for candidate in context.run.state.candidates.values():
+    found = context.run.state.candidates.values()
+    for candidate in sorted(found, key=lambda one: one.config["precision"].get("int8_operators") != operators):
         if candidate.trial is not None and not candidate.config.get("widths") and target in candidate.measured:
             [share] = costs_of(candidate, context.baseline.candidate, target, (quantity,))
             if math.isfinite(share) and "dropped" not in candidate.config:

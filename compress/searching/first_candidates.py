@@ -8,14 +8,16 @@ trials that are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from compress.baseline.contexts import Context
 from compress.executing.evaluating import evaluate_job
 from compress.executing.jobs import Done, Failure, Job
-from compress.run_folder.records import Trial
+from compress.run_folder.records import State, Trial
 from compress.sampling.first_configs import is_untouched, strong_params
+from compress.sampling.problems import Problem
 from compress.searching.trial_recording import TrialRecorder, best
 from compress.selection.feasibility import excesses
 from compress.stages.trials import TrialPlan
@@ -27,6 +29,8 @@ _LATER = ("mixed", QAT)
 """What takes a profile, or training."""
 _STATIC = "int8"
 _QUALITIES = ("quality", "quality_drop")
+QUANTIZING = ("int8_operators", "calibration")
+"""What static int8 is tried with in more than one way, where it loses too much."""
 _FEWER: tuple[dict[str, Any], ...] = (
     {"int8_operators": "products"},
     {"int8_operators": "products", "calibration": "percentile"},
@@ -70,6 +74,16 @@ def make_first_candidates(context: Context, recorder: TrialRecorder, sampler: ob
             return
 
 
+def best_untouched(state: State, problem: Problem) -> Trial | None:
+    """Of the trials that leave the network as it is, the one whose static int8 loses least beyond the limits.
+
+    The first one where none has such a file, or none loses less; None before there is one.
+    """
+    tried = [one for one in state.trials.values() if is_untouched(one.params) and one.state == "finished"]
+    least = {one.number: _beyond(state, problem, one.candidates) for one in tried}
+    return min(tried, key=lambda one: (least[one.number], one.number), default=None)
+
+
 def complete(
     context: Context, recorder: TrialRecorder, trial: Trial, precisions: Sequence[str], seconds: float | None
 ) -> bool:
@@ -106,14 +120,19 @@ def _evaluated(
 
 def _is_good(recorder: TrialRecorder) -> bool:
     """Whether some static int8 file is within the limits on quality, or there is none to be bettered."""
-    target, zero = recorder.problem.targets[0], recorder.problem.baseline
-    limits = tuple(one for one in recorder.problem.constraints if one.quantity in _QUALITIES)
-    made = [
-        one for one in recorder.state.candidates.values()
-        if one.config["precision"]["scheme"] == _STATIC and target in one.measured
-    ]  # fmt: skip
-    beyond = [max(excesses(one, zero, target, limits, scaled=True).values(), default=0.0) for one in made]
-    return not beyond or min(beyond) <= 0.0
+    found = recorder.state.candidates
+    any_static = any(one.config["precision"]["scheme"] == _STATIC for one in found.values())
+    return not any_static or _beyond(recorder.state, recorder.problem, list(found)) <= 0.0
+
+
+def _beyond(state: State, problem: Problem, names: Sequence[str]) -> float:
+    """How far the best static int8 file of these candidates is beyond the limits on quality; infinite without one."""
+    target, zero = problem.targets[0], problem.baseline
+    limits = tuple(one for one in problem.constraints if one.quantity in _QUALITIES)
+    made = [state.candidates[name] for name in names if name in state.candidates]
+    static = [one for one in made if one.config["precision"]["scheme"] == _STATIC and target in one.measured]
+    beyond = [max(excesses(one, zero, target, limits, scaled=True).values(), default=0.0) for one in static]
+    return min(beyond, default=math.inf)
 
 
 def _is_offered(context: Context, changes: dict[str, Any]) -> bool:

@@ -24,9 +24,11 @@ from compress.sampling.rungs import Plan
 from compress.scanning.cost_scan import untrained
 from compress.scanning.step_times import seconds_of, step_seconds
 from compress.searching.cost_knowledge import NETWORKS, CostKnowledge, learn_costs
+from compress.searching.first_candidates import QUANTIZING, best_untouched
 from compress.searching.progress import Progress
+from compress.values.configs import OPERATORS
 from compress.values.constraints import allowed_drops
-from compress.values.domains import Float, Int, corners
+from compress.values.domains import Choice, Float, Int, corners
 from compress.values.networks import Network, network_of, params_of
 from compress.values.search_spaces import AUTO, SearchSpace
 from targets.errors import SpaceError, StageError, TransientError
@@ -87,8 +89,9 @@ class NetworkKnowledge:
         seconds = None if self.time.budget is None else 0.1 * self.time.budget
         most = NETWORKS if seconds is not None else _UNTIMED
         found = learn_costs(
-            self.context, self.training, self.problem, self.patterns, self.importance, self.seed, seconds, most
-        )
+            self.context, self.training, self.problem, self.patterns, self.importance, self.seed, seconds, most,
+            operators=str(self.settings.get("int8_operators", OPERATORS[0])),
+        )  # fmt: skip
         for params in self.context.run.state.facts.measured_networks:
             network = network_of(params)
             if network is not None and network.dropped in self.patterns:
@@ -134,13 +137,18 @@ class NetworkKnowledge:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """Settings of training that seldom hurt, for the dimensions that are no network's."""
+        """Settings that seldom hurt, for the dimensions that are no network's; int8 as the untouched one bears it."""
+        best = best_untouched(self.context.run.state, self.problem)
+        known = {} if best is None else {name: best.params[name] for name in QUANTIZING if name in best.params}
+        return {name: steady(name, domain) for name, domain in self.setting_dimensions.items()} | known
+
+    @property
+    def setting_dimensions(self) -> dict[str, Float | Int | Choice]:
+        """The dimensions that are no network's, nor the length of a training."""
         taken = ("prune_ratio", "prune_skew", "depth", "epochs", "precision")
-        return {
-            name: steady(name, domain)
-            for name, domain in self.context.space.dimensions((), 0, 0).items()
-            if name not in taken
-        }
+        lossy = len(self.context.run.state.facts.lossy_operators)
+        found = self.context.space.dimensions((), 0, lossy)
+        return {name: domain for name, domain in found.items() if name not in taken}
 
     @cached_property
     def lengths(self) -> tuple[float, ...]:

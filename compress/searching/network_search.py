@@ -106,11 +106,7 @@ class NetworkSearch:
         It is the one whose gain in cost times probability to be within the limit promises most, of those that had no
         two such trainings yet. None where settings are fixed, or the time is too short.
         """
-        dimensions = {
-            name: domain
-            for name, domain in self.context.space.dimensions((), 0, 0).items()
-            if name in self.known.settings
-        }
+        dimensions = self.known.setting_dimensions
         trials = self.context.run.state.trials.values()
         had = Counter(network_of(one.params) for one in trials if one.why.get("reason") == "varied")
         busy = {each.network for each in self._under_way}
@@ -126,7 +122,10 @@ class NetworkSearch:
         best = int(np.argmax((1.0 - costs) * chances))
         rng = np.random.default_rng((self.seed, len(self.context.run.state.trials)))
         drawn = randomly(distributions(dimensions), rng)
-        varied = {name: drawn[name] if rng.random() < _VARIED else value for name, value in self.known.settings.items()}
+        varied = {
+            name: drawn[name] if name in drawn and rng.random() < _VARIED else value
+            for name, value in self.known.settings.items()
+        }
         training = NextTraining(networks[best], float(lengths[best]), "varied", 0.0, float(chances[best]), True)
         if self.known.time.budget is not None and self._fitting(training, past) < lengths[best] / 2:
             return None

@@ -15,12 +15,13 @@ from compress.executing.jobs import Done, Executor, Job
 from compress.executing.jobs import Failure as LostTrial
 from compress.reports import reporting
 from compress.run_folder.records import Trial
+from compress.sampling.first_configs import is_untouched
 from compress.sampling.network_history import rungs_before
 from compress.sampling.network_spaces import why_not_networks
 from compress.sampling.problems import Problem, problem_of
 from compress.searching.budgets import Budget
 from compress.searching.config_proposals import ConfigProposals
-from compress.searching.first_candidates import complete
+from compress.searching.first_candidates import best_untouched, complete
 from compress.searching.network_knowledge import NetworkKnowledge, Time
 from compress.searching.network_search import NetworkSearch
 from compress.searching.progress import Progress
@@ -101,8 +102,12 @@ class Loop:
         first = self.state.trials.get(0)
         if first is None or first.state != "finished" or first.precisions is None or network_of(first.params):
             return True
-        names = [one.name for one in self.context.targets.variants if one.name not in first.precisions]
-        return not names or complete(self.context, self.recorder, first, names, self._left)
+        untouched = [one for one in self.state.trials.values() if is_untouched(one.params)]
+        made = {name for one in untouched for name in one.precisions or ()}
+        names = [one.name for one in self.context.targets.variants if one.name not in made]
+        # In the way in which static int8 loses least.
+        chosen = best_untouched(self.state, self.problem) or first
+        return not names or complete(self.context, self.recorder, chosen, names, self._left)
 
     def _fill(self) -> bool:
         """Hand over trials while there is room; whether nothing was left to hand over."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import compress
 from compress.baseline import onnx_baselines
 from compress.tasks.onnx_tasks import onnx_task
+from public_graph import Graph
 from targets.errors import RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
 
@@ -75,3 +77,36 @@ def test_memory_that_is_no_amount_is_refused(task: compress.Task, tmp_path: Path
     with pytest.raises(RequestError, match=r"memory .* (is not an amount|is too little)"):
         compress.search(task, FakeTarget(), memory=memory, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def _uneven(folder: Path) -> compress.Task:
+    """Products between which values are scaled by hugely uneven factors, and evened out again; unlabelled samples."""
+    g = Graph(17)
+    x = g.linear(g.input(16), 16, 32)
+    factors = np.logspace(0, 6, 32).astype(np.float32)
+    even = g.add("Mul", g.add("Mul", x, g.constant(factors)), g.constant(1 / factors))
+    model, _ = g.file(g.linear(g.add("Relu", g.linear(even, 32, 64)), 64, 8))
+    onnx.save(model, folder / "uneven.onnx")
+    np.savez(folder / "data.npz", x=np.random.default_rng(1).normal(size=(300, 16)).astype(np.float32))
+    return onnx_task(folder / "uneven.onnx", folder / "data.npz")
+
+
+def test_later_files_are_quantized_as_the_untouched_network_bears_it_best(tmp_path: Path) -> None:
+    space = replace(SPACE, lr=1e-9)  # a rate at which such a network does not diverge
+    compress.search(
+        _uneven(tmp_path), FakeTarget(), constraints=["quality_drop<=0.05"], space=space, trials=3, time="2min",
+        sampler="cost-aware", out=tmp_path / "run",
+    )  # fmt: skip
+    events = _events(tmp_path / "run")
+    asked = {event["trial"]: event["params"] for event in events if event["event"] == "asked"}
+    operators = {
+        one["id"]: one["config"]["precision"]["int8_operators"]
+        for event in events
+        for one in event.get("candidates", ())
+        if one["config"]["precision"]["scheme"] in ("int8", "mixed")
+    }
+    assert operators["0000-int8"] == "all"
+    assert operators["0001-int8"] == operators["0001-mixed"] == "products"
+    trained = [params for params in asked.values() if params["epochs"]]
+    assert trained
+    assert all(params["int8_operators"] == "products" for params in trained)
