@@ -11,7 +11,7 @@ import recipes.digits
 def test_task_builds_without_training() -> None:
     task = recipes.digits.task()
     assert task.name == "digits"
-    assert [len(split) for split in (task.train, task.val, task.test)] == [898, 449, 450]
+    assert [len(split) for split in (task.train, task.val, task.test)] == [4 * 898, 449, 450]
     image, label = task.train[0]
     assert image.shape == (1, 8, 8)
     assert image.dtype == torch.float32
@@ -28,11 +28,24 @@ def test_splits_are_disjoint_reproducible_and_hold_every_digit() -> None:
         assert counts.min() > 0.09
 
 
+def test_the_camera_shifts_dims_and_disturbs_each_image_in_its_own_way() -> None:
+    dot = np.zeros((200, 1, 8, 8), np.float32)
+    dot[:, :, 4, 4] = 1.0
+    seen = recipes.digits.seen(dot, np.random.default_rng(0))
+    assert (seen.shape, seen.dtype) == (dot.shape, np.float32)
+    places = {divmod(int(one.argmax()), 8) for one in seen[:, 0]}
+    assert {(3, 3), (4, 4), (5, 5), (3, 5), (5, 3)} <= places
+    assert len(places) < 15
+    brightest = seen.max(axis=(1, 2, 3))
+    assert 0.6 < brightest.mean() < 0.9
+    assert 0.08 < np.std(seen[:, 0, 0, :]) < 0.12
+
+
 def test_baseline_learns_and_leaves_the_random_state_alone() -> None:
     sets = recipes.digits.datasets()
     state = torch.random.get_rng_state()
-    model = recipes.digits.train_baseline(sets["train"], epochs=6)
+    model = recipes.digits.train_baseline(sets["train"], epochs=3)
     assert torch.equal(state, torch.random.get_rng_state())
     images, labels = sets["val"].tensors
     with torch.no_grad():
-        assert (model(images).argmax(1) == labels).float().mean() > 0.93
+        assert (model(images).argmax(1) == labels).float().mean() > 0.7
