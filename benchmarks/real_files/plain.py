@@ -56,6 +56,8 @@ def best_plain(path: Path, samples: Mapping[str, np.ndarray], limit: float) -> d
         compared = targets.compare([path, *kept.values()], target="ort-cpu")
         ratios = {setting: compared.ratio(made).value for setting, made in kept.items()}
     best = min(ratios, key=lambda setting: ratios[setting])
+    if ratios[best] >= 1.0:
+        return {"plain": None, "plain x": 1.0}
     return {"plain": best, "plain x": round(ratios[best], 3)}
 
 
