@@ -2,8 +2,8 @@
 
 int8 / fp32 of ten networks as ``paretopress bench`` says it, beside what others find: on ONNX Runtime a plain timing
 loop (both models in one process, long blocks in turn, the minimum of each block, median of the blocks' ratios, seven
-processes), on ONNX Runtime Web the same loop in Node (``plain_loop.mjs``), on OpenVINO its own ``benchmark_app`` (its
-minimum, called in turn). They should agree within 5 %.
+processes), on ONNX Runtime Web the same loop in Node (``plain_loop.mjs``), on LiteRT the same around its interpreter,
+on OpenVINO its own ``benchmark_app`` (its minimum, called in turn). They should agree within 5 %.
 Prints a table for people, then one JSON line for programs.
 """
 
@@ -20,26 +20,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from networks import Network, make_networks, quantized
+from networks import Network, converted, make_networks, quantized, takes_tflite
 
 import targets
 from targets.registry import parse
 from targets.runtimes.ort_web import web_installation
+from targets.tflite import installation
 
 LIMIT = 0.05
+_KNOWN = ("ort-cpu", "openvino-cpu", "ort-web", "litert-cpu")
 _PROCESSES, _CALLS = 7, 3
 
 PLAIN = """
 import os, sys, time
-import numpy as np, onnxruntime as ort
+import numpy as np
 os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-options = ort.SessionOptions()
-options.intra_op_num_threads = options.inter_op_num_threads = 1
-def load(path):
-    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    shape = [1 if not isinstance(n, int) else n for n in session.get_inputs()[0].shape]
-    feed = {session.get_inputs()[0].name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
-    return lambda: session.run(None, feed)
+LOAD
 def block(call):
     best, end = 9e9, time.perf_counter() + 0.15
     while True:
@@ -54,20 +50,47 @@ block(first), block(second)
 ratios = sorted(block(second) / block(first) for _ in range(15))
 print(ratios[7])
 """
+"""``LOAD`` stands for a function that makes a call of a file."""
+LOAD_ONNX = """
+import onnxruntime as ort
+options = ort.SessionOptions()
+options.intra_op_num_threads = options.inter_op_num_threads = 1
+def load(path):
+    session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    shape = [1 if not isinstance(n, int) else n for n in session.get_inputs()[0].shape]
+    feed = {session.get_inputs()[0].name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
+    return lambda: session.run(None, feed)
+"""
+LOAD_TFLITE = """
+from ai_edge_litert.interpreter import Interpreter
+def load(path):
+    interpreter = Interpreter(path, num_threads=1)
+    interpreter.allocate_tensors()
+    given = interpreter.get_input_details()[0]
+    values = np.random.default_rng(0).standard_normal(given["shape"]).astype(np.float32)
+    scale, zero = given["quantization"]
+    if scale:
+        values = np.clip(np.round(values / scale) + zero, -128, 127)
+    values = values.astype(given["dtype"])
+    def call():
+        interpreter.set_tensor(given["index"], values)
+        interpreter.invoke()
+    return call
+"""
 
 
 def main() -> int:
     """Compare every network's ratio with a plain loop's; gives exit status 0 where all agree, else 1."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--target", action="append", help="ort-cpu, openvino-cpu, ort-web; default those that are installed"
+        "--target", action="append", help="ort-cpu, openvino-cpu, ort-web, litert-cpu; default those that are installed"
     )
     parser.add_argument("--only", action="append", help="a network's name; default all ten")
     options = parser.parse_args()
     there = {row["name"] for row in targets.available() if row["available"]}
     rows: list[dict[str, Any]] = []
     print("| network | target | bench | interval | other | off by |\n|---|---|--:|--:|--:|--:|")
-    for name in options.target or [name for name in ("ort-cpu", "openvino-cpu", "ort-web") if name in there]:
+    for name in options.target or [name for name in _KNOWN if name in there]:
         with tempfile.TemporaryDirectory() as folder:
             for network in make_networks(Path(folder), options.only):
                 rows.append(_row(network, name))
@@ -81,7 +104,8 @@ def _row(network: Network, target: str) -> dict[str, Any]:
     int8 = quantized(network, target)
     ours = targets.compare([network.path, int8], target=target).ratio(int8)
     loop = _LOOPS.get(parse(target)[0])
-    other = _plain(loop(), network.path, int8) if loop else _benchmark_app(network, int8)
+    float_file = converted(network, target, "fp32") if takes_tflite(target) else network.path
+    other = _plain(loop(), float_file, int8) if loop else _benchmark_app(network, int8)
     return {
         "network": network.name, "target": target, "bench": ours.value, "low": ours.low, "high": ours.high,
         "other": other, "off": ours.value / other - 1,
@@ -96,7 +120,11 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _python_loop() -> list[str]:
-    return [sys.executable, "-c", PLAIN]
+    return [sys.executable, "-c", PLAIN.replace("LOAD", LOAD_ONNX)]
+
+
+def _litert_loop() -> list[str]:
+    return [str(installation.python()), "-c", PLAIN.replace("LOAD", LOAD_TFLITE)]
 
 
 def _node_loop() -> list[str]:
@@ -104,7 +132,7 @@ def _node_loop() -> list[str]:
     return [str(web_installation.node()), str(Path(__file__).with_name("plain_loop.mjs")), library.as_uri()]
 
 
-_LOOPS = {"ort-cpu": _python_loop, "ort-web": _node_loop}
+_LOOPS = {"ort-cpu": _python_loop, "ort-web": _node_loop, "litert-cpu": _litert_loop}
 
 
 def _plain(loop: list[str], one: Path, other: Path) -> float:

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor, nn
 
 import compress
+import targets
+from compress.precision.converting import write_converted
+from compress.precision.schemes import converts
 
 SIZES = {"small": 1, "medium": 2, "large": 4}
 
@@ -112,6 +116,21 @@ def make_networks(folder: Path, wanted: Iterable[str] | None = None) -> Iterator
 
 def quantized(network: Network, target: str) -> Path:
     """The network in static int8, in the target's format."""
+    if takes_tflite(target):
+        return converted(network, target, "int8")
     path = network.path.with_name(f"{network.name}.int8.onnx")
     compress.quantize(network.path, path, precision="int8", calibration=network.sample, target=target)
+    return path
+
+
+def takes_tflite(target: str) -> bool:
+    """Whether the target runs ``.tflite`` files, and makes them of ``.onnx`` ones."""
+    return converts(targets.get(target).capabilities())
+
+
+def converted(network: Network, target: str, precision: str) -> Path:
+    """The network as the ``.tflite`` file that the target makes of it."""
+    path = network.path.with_name(f"{network.name}.{precision}.tflite")
+    [name] = [value.name for value in onnx.load(network.path).graph.input]
+    write_converted(targets.get(target), network.path, precision, {name: network.sample}, path)
     return path
