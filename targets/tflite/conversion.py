@@ -25,7 +25,7 @@ from targets.tflite import installation
 from targets.tflite.tflite_files import SUFFIX, read_tflite
 from targets.workers.process import WorkerProcess
 
-VERSION = 1
+VERSION = 2
 """Of the method: raise it when the same file would now be converted to another one."""
 PRECISIONS = ("fp32", "fp16", "int8", "int8-float-io", "int8-dynamic", "int8-weights")
 """``int8`` takes and gives integers; ``int8-float-io`` computes the same and takes and gives floats; ``fp16`` and

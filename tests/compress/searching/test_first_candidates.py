@@ -15,9 +15,9 @@ import pytest
 import compress
 from compress.baseline import onnx_baselines
 from compress.tasks.onnx_tasks import onnx_task
-from public_graph import Graph
 from targets.errors import RequestError
 from targets.runtimes.fake.fake_target import FakeTarget
+from uneven import uneven_model
 
 SPACE = compress.SearchSpace(epochs=compress.Int(1, 2), precision=compress.Choice("fp32", "int8", "mixed"))
 LIMITS = ["quality_drop<=0.9"]
@@ -80,13 +80,8 @@ def test_memory_that_is_no_amount_is_refused(task: compress.Task, tmp_path: Path
 
 
 def _uneven(folder: Path) -> compress.Task:
-    """Products between which values are scaled by hugely uneven factors, and evened out again; unlabelled samples."""
-    g = Graph(17)
-    x = g.linear(g.input(16), 16, 32)
-    factors = np.logspace(0, 6, 32).astype(np.float32)
-    even = g.add("Mul", g.add("Mul", x, g.constant(factors)), g.constant(1 / factors))
-    model, _ = g.file(g.linear(g.add("Relu", g.linear(even, 32, 64)), 64, 8))
-    onnx.save(model, folder / "uneven.onnx")
+    """A file with unlabelled samples."""
+    onnx.save(uneven_model(17, 32), folder / "uneven.onnx")
     np.savez(folder / "data.npz", x=np.random.default_rng(1).normal(size=(300, 16)).astype(np.float32))
     return onnx_task(folder / "uneven.onnx", folder / "data.npz")
 

@@ -17,18 +17,13 @@ from compress.tasks.onnx_tasks import onnx_task
 from compress.values.configs import PrecisionSettings
 from compress.values.domains import Choice
 from public_files import FILES
-from public_graph import Graph
 from targets.runtimes.fake.fake_target import FakeTarget
+from uneven import uneven_model
 
 
 def _uneven(folder: Path) -> compress.Task:
-    """Products between which values are scaled by hugely uneven factors, and evened out again; unlabelled samples."""
-    g = Graph(11)
-    x = g.linear(g.input(16), 16, 16)
-    factors = np.logspace(0, 6, 16).astype(np.float32)
-    even = g.add("Mul", g.add("Mul", x, g.constant(factors)), g.constant(1 / factors))
-    model, _ = g.file(g.linear(g.add("Relu", g.linear(even, 16, 32)), 32, 8))
-    onnx.save(model, folder / "uneven.onnx")
+    """A file with unlabelled samples."""
+    onnx.save(uneven_model(11, 16), folder / "uneven.onnx")
     rows = np.random.default_rng(1).normal(size=(200, 16)).astype(np.float32)
     # No train split: it is quantized only, and nothing is trained.
     np.savez(folder / "data.npz", x=rows, split=np.array(["val"] * 120 + ["test"] * 80))

@@ -67,6 +67,40 @@ def test_a_global_mean_becomes_an_average_pool(tmp_path, kind):
 
 
 @installed
+@pytest.mark.parametrize("precision", ["fp32", "int8", "int8-dynamic", "fp16"])
+def test_weights_of_a_large_file_are_kept(tmp_path, precision):
+    """From 256 kB of them on the quantizer writes them behind the tables of the file."""
+    rng = np.random.default_rng(0)
+    weights = {"a": rng.normal(size=(64, 4200)).astype(np.float32), "b": rng.normal(size=(4200, 8)).astype(np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Relu", ["h"], ["r"])]
+    nodes.append(helper.make_node("MatMul", ["r", "b"], ["y"]))
+    path = _model(tmp_path / "m.onnx", nodes, ["n", 64], weights)
+    x = rng.normal(size=(16, 64)).astype(np.float32)
+    made = convert(path, precision, {"x": x}, tmp_path / "m.tflite").path
+    wanted = np.maximum(x @ weights["a"], 0) @ weights["b"]
+    target = get("litert-cpu")
+    try:
+        [found] = target.run(made, {"x": x})
+    finally:
+        target.close()
+    assert np.square(found - wanted).sum() < 0.1 * np.square(wanted).sum()
+
+
+@installed
+@pytest.mark.parametrize("shape", [["n", 16], ["n", 5, 16], ["n", 2, 3, 16]])
+def test_products_with_constant_weights_compute_in_int8(tmp_path, shape):
+    """As BATCH_MATMUL, which MatMul would become, LiteRT gives zeros."""
+    rng = np.random.default_rng(0)
+    weights = {"a": rng.normal(size=(16, 12)).astype(np.float32), "c": rng.normal(size=12).astype(np.float32)}
+    nodes = [helper.make_node("MatMul", ["x", "a"], ["h"]), helper.make_node("Add", ["h", "c"], ["y"])]
+    path = _model(tmp_path / "m.onnx", nodes, shape, weights)
+    x = rng.normal(size=(32, *shape[1:])).astype(np.float32)
+    made = convert(path, "int8", {"x": x}, tmp_path / "m.tflite")
+    assert "FULLY_CONNECTED" in made.operators
+    assert made.sqnr["y"] > 25
+
+
+@installed
 def test_arrays_lie_in_the_file_as_it_says(tmp_path):
     path = convert(reference_model(tmp_path / "m.onnx"), "int8", {"x": samples(64)}, tmp_path / "m.tflite").path
     file = read_tflite(path)
