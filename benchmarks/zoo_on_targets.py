@@ -51,9 +51,11 @@ def samples_like(given: tuple[torch.Tensor, ...], names: list[str]) -> dict[str,
     return found
 
 
-def tried(target: targets.Target, path: Path, samples: Mapping[str, np.ndarray], folder: Path) -> dict[str, Any]:
-    """What became of one network on one target."""
-    wanted = targets.get("ort-cpu").run(path, dict(samples), batch=1)
+def tried(
+    target: targets.Target, oracle: targets.Target, path: Path, samples: Mapping[str, np.ndarray], folder: Path
+) -> dict[str, Any]:
+    """What became of one network on one target; ``oracle``: ONNX Runtime here."""
+    wanted = oracle.run(path, dict(samples), batch=1)
     row: dict[str, Any] = {}
     try:
         found = target.run(path, dict(samples), batch=1)
@@ -99,12 +101,13 @@ def main() -> None:
                 print(f"{name} is not exported: {_first_line(error)}", file=sys.stderr)
                 continue
             exported[name] = path, samples_like(inputs, [value.name for value in onnx.load(path).graph.input])
+        oracle = targets.get("ort-cpu")
         for spec in asked.target or TARGETS:
             target = targets.get(spec)
             rows[spec] = {}
             for name, (path, samples) in exported.items():
                 with tempfile.TemporaryDirectory() as folder:
-                    rows[spec][name] = tried(target, path, samples, Path(folder))
+                    rows[spec][name] = tried(target, oracle, path, samples, Path(folder))
                 print(f"{spec} {name}: {rows[spec][name]}", file=sys.stderr, flush=True)
     print("| target | networks | fp32 right | int8 over 10 dB | int8 refused or below |")
     print("|---|--:|--:|--:|---|")
