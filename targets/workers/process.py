@@ -144,7 +144,7 @@ class WorkerProcess:
         pending = [memoryview(chunk) for chunk in chunks]
         spoke = time.monotonic()
         while True:
-            readable, writable, _ = select.select([self._stdout], [self._stdin] if pending else [], [], _TICK)
+            readable, writable = self._ready(writing=bool(pending))
             self.check_memory()
             if writable and self._send(pending):
                 spoke = time.monotonic()  # What goes over a slow line is no silence.
@@ -160,6 +160,18 @@ class WorkerProcess:
                     heard(message.header)
             elif time.monotonic() - spoke > self.patience:
                 raise errors.MeasurementError(f"hung: no answer in {self.patience:g} s while {self._stage}")
+
+    def _ready(self, *, writing: bool) -> tuple[bool, bool]:
+        """Whether the worker has spoken or ended, and whether its pipe takes something; after a tick at the latest.
+
+        Not by ``select``, which knows no files beyond the first 1,024 that a process has open.
+        """
+        asked = select.poll()
+        asked.register(self._stdout, select.POLLIN)
+        if writing:
+            asked.register(self._stdin, select.POLLOUT)
+        found = {number for number, _ in asked.poll(1000 * _TICK)}
+        return self._stdout.fileno() in found, self._stdin.fileno() in found
 
     def _send(self, pending: list[memoryview]) -> bool:
         """Write what the pipe takes now; whether it took something."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from hypothesis import strategies as st
 
 from processes import alive, wait_for
 from targets.errors import MeasurementError, ModelError, TargetUnavailable, TransientError
+from targets.registry import get
 from targets.testing import QUICK
 from targets.workers import pipes
 from targets.workers.process import Launch, WorkerProcess
@@ -48,6 +51,20 @@ def test_scoring_goes_on_after_a_crash(misbehaving, model):
     for _ in range(2):
         with pytest.raises(MeasurementError, match="SIGSEGV"):
             target.run(model, {"x": np.ones((1, 2), np.float32)})
+
+
+def test_a_process_with_many_open_files_has_workers_too(model):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard) if hard >= 0 else 4096, hard))
+    try:
+        with contextlib.ExitStack() as opened:
+            last = [opened.enter_context(open(os.devnull)) for _ in range(1100)][-1]
+            assert last.fileno() > 1024
+            target = get("ort-cpu")
+            opened.callback(target.close)
+            assert target.run(model, {"x": np.ones((1, 3, 8, 8), np.float32)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("how", ["hang", "hang-gil"])
