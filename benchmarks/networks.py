@@ -98,7 +98,7 @@ class _Recurrent(nn.Module):
 
 
 def names() -> list[str]:
-    """All ten."""
+    """The names of all ten networks: three kinds in three sizes each, and the recurrent one."""
     return [*(f"{kind}-{size}" for kind in ("cnn", "depthwise", "transformer") for size in SIZES), "recurrent"]
 
 

@@ -68,15 +68,15 @@ def datasets() -> dict[str, TensorDataset]:
         rest, rest_labels, test_size=0.5, random_state=0, stratify=rest_labels
     )
     rng = np.random.default_rng(0)
-    versions = np.concatenate([seen(train, rng) for _ in range(VERSIONS)])
+    versions = np.concatenate([perturbed(train, rng) for _ in range(VERSIONS)])
     return {
         "train": _tensors(versions, np.tile(train_labels, VERSIONS)),
-        "val": _tensors(seen(val, rng), val_labels),
-        "test": _tensors(seen(test, rng), test_labels),
+        "val": _tensors(perturbed(val, rng), val_labels),
+        "test": _tensors(perturbed(test, rng), test_labels),
     }
 
 
-def seen(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def perturbed(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """The images (n, 1, 8, 8) as the camera sees them: each shifted, dimmed and disturbed in its own way."""
     rows, columns = rng.integers(-SHIFT, SHIFT + 1, (2, len(images)))
     room = np.pad(images, ((0, 0), (0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT)))

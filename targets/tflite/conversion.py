@@ -40,7 +40,7 @@ _KEPT = 200
 
 @dataclass(frozen=True)
 class Conversion:
-    """A file that was made."""
+    """A ``.tflite`` file that was made of an ``.onnx`` file, and what is known of it."""
 
     path: Path
     operators: tuple[str, ...]

@@ -87,8 +87,8 @@ def pool_means(model: Any) -> int:
     return count
 
 
-def multiply_by_rows(model: Any) -> int:
-    """Write products with constant weights (MatMul) as Gemm, in place; returns how many.
+def write_matmuls_as_gemms(model: Any) -> None:
+    """Write products with constant weights (MatMul) as Gemm, in place.
 
     They become FULLY_CONNECTED, which has fast kernels everywhere. Of the BATCH_MATMUL that they would be otherwise,
     LiteRT's int8 kernel gives nothing but zeros where one side is constant.
@@ -96,14 +96,13 @@ def multiply_by_rows(model: Any) -> int:
     onnx: Any = importlib.import_module("onnx")
     sizes = _sizes(model)
     constants = {one.name: one for one in model.graph.initializer}
-    nodes, count = [], 0
+    nodes = []
     for node in model.graph.node:
         shape = sizes.get(node.input[0]) if node.op_type == "MatMul" and node.input[0] not in constants else None
         weight = constants.get(node.input[1]) if shape else None
         if shape is None or weight is None or len(weight.dims) != 2 or len(shape) < 2 or 0 in shape:
             nodes.append(node)
             continue
-        count += 1
         name = node.name or node.output[0]
         turned = onnx.numpy_helper.to_array(weight).T.copy()
         model.graph.initializer.append(onnx.numpy_helper.from_array(turned, f"{name}/rows"))
@@ -116,7 +115,6 @@ def multiply_by_rows(model: Any) -> int:
             nodes.append(_reshape(model, made, node.output[0], (*shape[:-1], turned.shape[0]), onnx))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    return count
 
 
 def _reshape(model: Any, given: str, made: str, shape: Sequence[int], onnx: Any) -> Any:

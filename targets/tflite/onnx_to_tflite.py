@@ -23,7 +23,7 @@ import numpy as np
 
 from targets.errors import ModelError
 from targets.model_files.whole_models import read_model
-from targets.tflite.fixed_models import fix_shapes, multiply_by_rows, pool_means, refuse_quantized
+from targets.tflite.fixed_models import fix_shapes, pool_means, refuse_quantized, write_matmuls_as_gemms
 from targets.tflite.tflite_files import METADATA, Port, TfliteFile, read_tflite
 
 TOLERANCE = 1e-4
@@ -152,7 +152,7 @@ def _read(path: Path, samples: Mapping[str, np.ndarray]) -> _Source:
     )
     expected = tuple(session.run(None, dict(feed)) for feed in feeds)
     pool_means(model)
-    multiply_by_rows(model)
+    write_matmuls_as_gemms(model)
     described = tuple((one.name, kind, free) for one, kind, free in zip(inputs, kinds, opened, strict=True))
     return _Source(model, described, tuple(one.name for one in model.graph.output), feeds, expected)
 

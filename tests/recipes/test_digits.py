@@ -34,7 +34,7 @@ def test_splits_are_disjoint_reproducible_and_hold_every_digit() -> None:
 def test_the_camera_shifts_dims_and_disturbs_each_image_in_its_own_way() -> None:
     dot = np.zeros((200, 1, 8, 8), np.float32)
     dot[:, :, 4, 4] = 1.0
-    seen = recipes.digits.seen(dot, np.random.default_rng(0))
+    seen = recipes.digits.perturbed(dot, np.random.default_rng(0))
     assert (seen.shape, seen.dtype) == (dot.shape, np.float32)
     places = Counter(divmod(int(one.argmax()), 8) for one in seen[:, 0])
     assert {place for place, _ in places.most_common(9)} == {(y, x) for y in (3, 4, 5) for x in (3, 4, 5)}

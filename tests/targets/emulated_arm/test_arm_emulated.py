@@ -274,7 +274,7 @@ def test_a_fresh_installation_counts_the_same(kept, model, tmp_path, monkeypatch
     except TargetUnavailable as error:
         # A server that answers, but not with what was asked for, is no excuse.
         if "this needs the network" in str(error) and not isinstance(error.__context__, HTTPError):
-            pytest.skip(f"{error}")
+            pytest.skip(f"{error}; connect this machine to Debian's mirror and run this test again")
         raise
     other = ArmEmulated()
     try:
