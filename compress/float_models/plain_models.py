@@ -1,8 +1,9 @@
 """A float model in the plain form that quantizers expect: it computes the same, and says it in one way.
 
 Legal files say the same thing in many ways, and ONNX Runtime's quantizers (seen with 1.31) know one of them; of others
-they make something wrong without a word. In the plain form every node has a name of its own, weights are initializers
-and nothing else, and a Gemm multiplies, adds a vector, and scales nothing.
+they make something wrong without a word. In the plain form every node has a name of its own, no tensor has one that a
+quantizer would make of another tensor's, weights are initializers and nothing else, and a Gemm multiplies, adds a
+vector, and scales nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from compress.float_models.constant_folding import fold_constants, replace_nodes
+from compress.float_models.tensor_names import free_quantizers_names, names_in, unused
 from compress.onnx_files.contents import attributes_of, graphs_in, opset_of
 from compress.onnx_files.graphs import read_unchecked
 from compress.onnx_files.isolation import isolated
@@ -49,6 +51,7 @@ def read_plain(path: Path, least_opset: int = 0) -> onnx.ModelProto:
     if opset_of(converted) >= _OPTIONAL_BIAS:
         _plain_gemms(converted)
     _split_off_outputs(converted)
+    free_quantizers_names(converted)
     return converted
 
 
@@ -102,18 +105,18 @@ def _split_off_outputs(model: onnx.ModelProto) -> None:
     """Where an input is an output as well, nodes read a copy of it: the output cannot take another name."""
     leaving = {value.name for value in model.graph.output}
     copies = []
-    taken = _names(model)
+    taken = names_in(model)
     for value in model.graph.input:
         readers = [node for graph in graphs_in(model.graph) for node in graph.node if value.name in node.input]
         if value.name not in leaving or all(node.op_type == "Identity" for node in readers):
             continue
-        inner = _unused(f"{value.name}_inside", taken)
+        inner = unused(f"{value.name}_inside", taken)
         for graph in graphs_in(model.graph):
             for node in graph.node:
                 for i, name in enumerate(node.input):
                     if name == value.name:
                         node.input[i] = inner
-        copies.append(helper.make_node("Identity", [value.name], [inner], _unused(f"{value.name}_copy", taken)))
+        copies.append(helper.make_node("Identity", [value.name], [inner], unused(f"{value.name}_copy", taken)))
     if copies:
         replace_nodes(model.graph, [*copies, *model.graph.node])
 
@@ -123,12 +126,12 @@ def _plain_gemms(model: onnx.ModelProto) -> None:
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
 
-    taken = _names(model)
+    taken = names_in(model)
     made_of: dict[str, str] = {}
 
     def constant(wanted: str, values: np.ndarray) -> str:
         if wanted not in made_of:
-            name = made_of[wanted] = _unused(wanted, taken)
+            name = made_of[wanted] = unused(wanted, taken)
             tensors[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
             graph.initializer.append(tensors[name])
         return made_of[wanted]
@@ -182,7 +185,7 @@ def _plain_gemm(
         by = constant(f"{node.name}_{ending}", np.asarray(factor, np.float32))
         before.append(
             helper.make_node(
-                "Mul", [name, by], [_unused(f"{name}_{ending}", taken)], _unused(f"{node.name}_{ending}_mul", taken)
+                "Mul", [name, by], [unused(f"{name}_{ending}", taken)], unused(f"{node.name}_{ending}_mul", taken)
             )
         )
         return str(before[-1].output[0])
@@ -200,26 +203,9 @@ def _plain_gemm(
             plain.input.append(constant(f"{node.name}_bias", vector.astype(kind)))
             return [*before, plain]
     added = scaled(bias, beta, "beta")
-    plain.output[0] = _unused(f"{node.output[0]}_product", taken)
-    label = _unused(f"{node.name}_add", taken)
+    plain.output[0] = unused(f"{node.output[0]}_product", taken)
+    label = unused(f"{node.name}_add", taken)
     return [*before, plain, helper.make_node("Add", [plain.output[0], added], [node.output[0]], label)]
-
-
-def _names(model: onnx.ModelProto) -> set[str]:
-    """All names of nodes and values, in inner graphs as well."""
-    found: set[str] = set()
-    for graph in graphs_in(model.graph):
-        found.update(value.name for value in (*graph.initializer, *graph.input, *graph.output))
-        for node in graph.node:
-            found.update((node.name, *node.input, *node.output))
-    return found
-
-
-def _unused(wanted: str, taken: set[str]) -> str:
-    """``wanted``, or with a number behind it where that name is taken; it is taken then."""
-    name = next(n for n in (wanted, *(f"{wanted}_{i}" for i in range(2, len(taken) + 3))) if n not in taken)
-    taken.add(name)
-    return name
 
 
 def _is_vector(node: onnx.NodeProto, bias: str, tensors: dict[str, onnx.TensorProto]) -> bool:

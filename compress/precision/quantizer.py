@@ -21,6 +21,7 @@ import onnx
 from compress.float_models.float_fences import fence
 from compress.float_models.float_nodes import PRODUCTS, float_nodes, other_operators
 from compress.float_models.plain_models import LEAST_OPSET, read_plain, with_types
+from compress.float_models.tensor_names import names_in, unused
 from compress.onnx_files.contents import attributes_of, graphs_in
 from compress.onnx_files.isolation import isolated
 from compress.onnx_files.sessions import grown_by_one, open_session
@@ -30,9 +31,11 @@ from compress.values.error_lines import one_line
 from targets.errors import QuantizeError, RequestError
 from targets.target import Capabilities
 
-VERSION = 5
+VERSION = 6
 KINDS = {"minmax": "MinMax", "percentile": "Percentile", "search": "Percentile"}
 """ONNX Runtime's names of the calibration methods."""
+_BIAS = 2
+"""Which input of a product its bias is."""
 LEFT_OUT = "left_out"
 """In a file of ranges: names of the tensors that have none."""
 
@@ -132,9 +135,10 @@ def _left_out(ranges: Path) -> tuple[str, ...]:
 
 
 def _with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which a product shares no weight with a node that reads it in another way.
+    """A copy in which a product shares no weight with a node that reads it in another way, and its bias with nobody.
 
-    The quantizer gives a constant one scale or one for each channel, and the last who asks is right.
+    The quantizer gives a constant one scale or one for each channel, and the last who asks is right. Of a bias it makes
+    a copy for each product, under a name that may be another tensor's.
     """
     readers: dict[str, list[tuple[str, int]]] = {}
     for node in model.graph.node:
@@ -142,14 +146,19 @@ def _with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             turned = int(attributes_of(node).get("transB", 0)) if node.op_type == "Gemm" else 0
             readers.setdefault(name, []).append((f"{node.op_type}{turned}", i))
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    shared = {name for name, uses in readers.items() if name in tensors and len(set(uses)) > 1}
+    shared = {
+        name
+        for name, uses in readers.items()
+        if name in tensors and (len(set(uses)) > 1 or (len(uses) > 1 and uses[0][1] == _BIAS))
+    }
     if not shared:
         return model
     model = copy.deepcopy(model)
+    taken = names_in(model)
     for node in model.graph.node:
-        for i in (1, 2):
+        for i in (1, _BIAS):
             if node.op_type in PRODUCTS and len(node.input) > i and node.input[i] in shared:
-                own = f"{node.name}_own_{i}"
+                own = unused(f"{node.name}_own_{i}", taken)
                 model.graph.initializer.append(onnx.TensorProto())
                 model.graph.initializer[-1].CopyFrom(tensors[node.input[i]])
                 model.graph.initializer[-1].name = own
@@ -257,9 +266,9 @@ def split_gemm(model: onnx.ModelProto) -> onnx.ModelProto:
     del model.graph.node[:]
     model.graph.node.extend(nodes)
     # By hand: onnx_ir's RemoveUnusedNodesPass would also remove what nothing read before.
-    unused = replaced - names_used(model.graph)
+    unread = replaced - names_used(model.graph)
     for values in (model.graph.initializer, model.graph.input):
-        kept = [value for value in values if value.name not in unused]
+        kept = [value for value in values if value.name not in unread]
         del values[:]
         values.extend(kept)
     return model
