@@ -34,7 +34,7 @@ from compress.precision.ranges import collect_ranges
 from compress.run_folder.caching import Cache
 from compress.values.candidates import LayerDamage
 from targets.documents import file_hash
-from targets.errors import ModelError, QuantizeError, StageError
+from targets.errors import MeasurementError, ModelError, QuantizeError, StageError
 from targets.target import Capabilities, Target
 
 VERSION = 5
@@ -97,7 +97,9 @@ def profile_int8(
             quantizer.quantize_static(path, made, ranges, "minmax", capabilities)
             once = time.monotonic() - start
             batch = next(iter(calibration_samples.Batches(read_plain(path), samples)))
-            inside = {one.layer: one for one in locate(path, made, batch, checker())}
+            inside = {}
+            with contextlib.suppress(ModelError, MeasurementError):  # as a whole it may not even run
+                inside = {one.layer: one for one in locate(path, made, batch, checker())}
             # Making a file is most of what a layer takes; running it is the rest.
             expected = time.monotonic() - begun + 1.5 * once * len(names)
             if each and not steps.fits(expected, PROFILING, *_ALONE):
@@ -113,7 +115,7 @@ def profile_int8(
             found = cache.stage(
                 "sensitivity", VERSION, {**inputs, "each": False}, partial(errors, each=False)
             ).info  # fmt: skip
-    except QuantizeError:
+    except (QuantizeError, ModelError, MeasurementError):
         return Int8Profile()  # every int8 file of it fails for the same reason, which is then said
     operators = {name: _worst(error) for name, error in found["operators"].items()}
     lossy = tuple(name for name, error in operators.items() if not error <= LOSSY)
@@ -145,7 +147,7 @@ def _savings(
     inputs = {**inputs, "target": target.name, "device": description, "operators": list(lossy)}
     try:
         return [Saving(*one) for one in cache.stage("savings", VERSION, inputs, compute).info["savings"]]
-    except (StageError, ModelError):
+    except (StageError, ModelError, MeasurementError):
         return []  # a network that is not to be timed in int8 keeps its most sensitive layers in float
 
 

@@ -23,7 +23,9 @@ from targets.errors import CompressError
 from targets.target import Target
 
 _ROOM = 128 * 2**20
-"""Bytes of all inner values of a file that are looked at."""
+"""Bytes of inner values of a file that are looked at at once."""
+_FIRST = 16
+"""Inner values that are looked at before it is known how large they are."""
 _WORST = 1e6
 """Noise as a share of the signal, at most: what is not finite counts as that."""
 
@@ -51,15 +53,39 @@ def locate(source: Path, made: Path, batch: Mapping[str, np.ndarray], checker: T
         names, behind = _common(model, read_unchecked(made))
         if not names:
             return ()
-        batch = _smaller(model, names, batch, checker)
-        expected = _inside(model, names, batch, checker)
-        found = _inside(read_unchecked(made), [behind[name] for name in names], batch, checker)
+        made_model = read_unchecked(made)
+        free = not any(axes and axes[0].dim_value for axes in (v.type.tensor_type.shape.dim for v in inputs_of(model)))
+        one = {name: x[:1] for name, x in batch.items()} if free else batch
+        noise, size = _noises(model, made_model, names, behind, one, checker)
+        count = min(_ROOM // max(1, size), max((len(x) for x in batch.values() if x.ndim), default=1))
+        if free and count > 1:
+            more = {name: x[:count] for name, x in batch.items()}
+            noise, _ = _noises(model, made_model, names, behind, more, checker)
     except CompressError:
         return ()
     except Exception:  # the runtime cannot make an output of some inner value: there is nothing to be told then
         return ()
-    noise = {name: _noise(a, b) for name, a, b in zip(names, expected, found, strict=True)}
     return tuple(sorted(_charged(model, noise), key=lambda one: -one.added))
+
+
+def _noises(
+    model: onnx.ModelProto, made: onnx.ModelProto, names: Sequence[str], behind: Mapping[str, str],
+    batch: Mapping[str, np.ndarray], checker: Target,
+) -> tuple[dict[str, float], int]:  # fmt: skip
+    """The noise of each inner value for one batch, and the bytes that all of them take.
+
+    Some values at a time, as many as have room: of a network on long sounds all of them are gigabytes.
+    """
+    noise: dict[str, float] = {}
+    size, count = 0, min(_FIRST, len(names))
+    while len(noise) < len(names):
+        some = names[len(noise) : len(noise) + count]
+        expected = _inside(model, some, batch, checker)
+        found = _inside(made, [behind[name] for name in some], batch, checker)
+        noise |= {name: _noise(a, b) for name, a, b in zip(some, expected, found, strict=True)}
+        size += sum(values.nbytes for values in expected)
+        count = max(1, _ROOM * len(noise) // max(1, size))
+    return noise, size
 
 
 def _common(model: onnx.ModelProto, made: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
@@ -78,17 +104,6 @@ def _common(model: onnx.ModelProto, made: onnx.ModelProto) -> tuple[list[str], d
     }
     names = [name for node in model.graph.node for name in node.output if name in floats and name in there]
     return names, {name: behind.get(name, name) for name in names}
-
-
-def _smaller(
-    model: onnx.ModelProto, names: Sequence[str], batch: Mapping[str, np.ndarray], checker: Target
-) -> Mapping[str, np.ndarray]:
-    """As many samples of a batch as all inner values have room for; all of them where their number is fixed."""
-    if any(axes and axes[0].dim_value for axes in (v.type.tensor_type.shape.dim for v in inputs_of(model))):
-        return batch
-    one = {name: x[:1] for name, x in batch.items()}
-    each = sum(values.nbytes for values in _inside(model, names, one, checker))
-    return {name: x[: max(1, _ROOM // max(1, each))] for name, x in batch.items()}
 
 
 def _inside(

@@ -17,6 +17,7 @@ from compress.float_models.float_nodes import other_operators
 from compress.float_models.plain_models import LEAST_OPSET, read_plain
 from compress.precision import quantizer
 from compress.precision.noise import noise_share
+from targets.errors import MeasurementError, ModelError, QuantizeError
 from targets.target import Capabilities, Measurement, Protocol, Target
 
 MOST = 24
@@ -49,7 +50,7 @@ def layer_errors(
     """What int8 costs each layer alone, in the order of ``quantizable_layers``: noise as a share of the outputs.
 
     ``ranges``: what ``collect_ranges`` wrote for ``source`` by ``method``; ``folder``: for the files made on the way.
-    Raises QuantizeError where a layer cannot be quantized.
+    Infinite for a layer whose file cannot be made or does not run.
     """
     alone = [(name,) for name in quantizer.quantizable_layers(source)]
     return _errors(source, ranges, method, samples, capabilities, folder, alone)
@@ -81,9 +82,12 @@ def _errors(
     errors = []
     for names in alone:
         path = folder / "one.onnx"
-        quantizer.quantize_static(source, path, ranges, method, capabilities, only=names)
-        errors.append(noise_share(reference, quantizer.outputs(path, model, samples)))
-        path.unlink()
+        try:
+            quantizer.quantize_static(source, path, ranges, method, capabilities, only=names)
+            errors.append(noise_share(reference, quantizer.outputs(path, model, samples)))
+        except (QuantizeError, ModelError, MeasurementError):
+            errors.append(float("inf"))  # of this alone: the others can still be told apart
+        path.unlink(missing_ok=True)
     return errors
 
 

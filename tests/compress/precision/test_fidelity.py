@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -15,7 +16,7 @@ from onnx import numpy_helper
 
 from compress.float_models import plain_models
 from compress.onnx_files import opsets
-from compress.precision import fidelity
+from compress.precision import damage, fidelity
 from compress.precision.damage import locate
 from compress.precision.fidelity import FLOOR, compare_quantized, decibels, made_up_samples
 from compress.precision.quantizing import quantize
@@ -100,6 +101,31 @@ def test_damage_is_charged_to_where_it_shows(tmp_path: Path) -> None:
     before = next(one for one in others if one.layer == "Add1")
     assert before.sqnr > 30 > 10 > first.sqnr
     assert sum(one.added for one in others) < first.added
+
+
+def test_damage_is_the_same_whether_looked_at_at_once_or_piece_by_piece(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, samples = _outliers(tmp_path / "m.onnx")
+    with pytest.warns(UserWarning, match="below 10 dB"):
+        quantize(source, tmp_path / "q.onnx", "int8", samples, "fake")
+    one = {"x": samples["x"][:1]}
+    expected = locate(source, tmp_path / "q.onnx", one, fidelity.checker())
+    sizes = []
+    look = damage._inside
+
+    def watched(*of: Any) -> list[np.ndarray]:
+        found = look(*of)
+        sizes.append(sum(x.nbytes for x in found))
+        return found
+
+    monkeypatch.setattr(damage, "_inside", watched)
+    monkeypatch.setattr(damage, "_FIRST", 2)
+    monkeypatch.setattr(damage, "_ROOM", 1)
+    assert locate(source, tmp_path / "q.onnx", samples, fidelity.checker()) == expected, (
+        "of one sample: no room for more"
+    )
+    assert len(sizes) > 4
 
 
 def test_what_a_folded_activation_adds_is_its_layers(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import targets
 from compress.onnx_files import graphs
 from compress.onnx_files.exporting import export
 from compress.onnx_files.parity import open_session
+from compress.precision import quantizer
 from compress.precision.layer_costs import layer_errors
 from compress.precision.quantizer import has_matmul, quantizable_layers, quantize_static
 from compress.precision.quantizing import quantize
@@ -209,6 +210,22 @@ def test_what_int8_costs_each_layer_alone(tmp_path: Path) -> None:
     able = targets.get("ort-cpu").capabilities()  # 7-bit weights where the CPU's products saturate
     found = layer_errors(tmp_path / "m.onnx", tmp_path / "r.json", "minmax", {"x": rows}, able, tmp_path)
     assert found[1] > 5 * found[0] > 0
+
+
+def test_a_layer_whose_file_cannot_be_made_counts_as_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = _static(tmp_path / "m.onnx", "n")
+    collect_ranges(model, {"x": ROWS}, "minmax", tmp_path / "r.json")
+    make = quantizer.quantize_static
+
+    def failing(*of: Any, only: tuple[str, ...] = (), **options: Any) -> Any:
+        if only == (quantizable_layers(model)[0],):
+            raise QuantizeError("it died")
+        return make(*of, only=only, **options)
+
+    monkeypatch.setattr(quantizer, "quantize_static", failing)
+    errors = layer_errors(model, tmp_path / "r.json", "minmax", {"x": ROWS}, Capabilities(), tmp_path)
+    assert errors[0] == np.inf
+    assert 0 < errors[1] < 1
 
 
 def test_several_inputs_by_their_names(tmp_path: Path) -> None:
