@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from compress.onnx_files.contents import all_tensors, inputs_of
+from compress.onnx_files.contents import all_tensors, graphs_in, inputs_of
 from compress.onnx_files.isolation import blaming, isolated
 from compress.values.error_lines import one_line
 from targets.errors import ModelError
@@ -52,7 +52,7 @@ def _check_input(value: onnx.ValueInfoProto, path: Path) -> None:
     tensor = value.type.tensor_type
     sizes = [axis.dim_value for axis in tensor.shape.dim if axis.WhichOneof("value") == "dim_value"]
     each = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).itemsize
-    if any(size < 0 for size in sizes) or math.prod(size or 1 for size in sizes) * each > MOST_BYTES:
+    if math.prod(size or 1 for size in sizes) * each > MOST_BYTES:
         raise ModelError(
             f"{str(path)!r}: input {value.name!r} has the sizes {sizes}; up to {MOST_BYTES / 1e9:.0f} GB can be given: "
             "export the model with smaller or open sizes"
@@ -88,6 +88,7 @@ def read_unchecked(path: Path) -> onnx.ModelProto:
         raise _unreadable(path, one_line(error)) from None
     if not model.graph.node:
         raise _unreadable(path, "it holds no operators")
+    _open_negative_axes(model)
     _check_size(model, path)
     _check_external(model, path)
     try:
@@ -95,6 +96,15 @@ def read_unchecked(path: Path) -> onnx.ModelProto:
     except Exception as error:
         raise _unreadable(path, one_line(error)) from None
     return model
+
+
+def _open_negative_axes(model: onnx.ModelProto) -> None:
+    """Say of axes whose size is negative, as older exporters write it, what ONNX Runtime reads there: that any fits."""
+    for graph in graphs_in(model.graph):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            for axis in value.type.tensor_type.shape.dim:
+                if axis.dim_value < 0:
+                    axis.ClearField("dim_value")
 
 
 def _check_size(model: onnx.ModelProto, path: Path) -> None:

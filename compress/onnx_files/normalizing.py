@@ -138,6 +138,8 @@ def _freed(model: onnx.ModelProto, path: Path, samples: Mapping[str, np.ndarray]
         free = _without_batch(model, 1)
         if _same(model, free, 1, samples):
             return free, 1
+        if _has_another_batch_axis(model, path.name, samples):
+            return None  # whoever runs it does so sample by sample
         raise ModelError(
             f"{path.name} does not run on several samples at once ({error}): its batch size is baked in, or the "
             "samples are not what it takes; export it with a dynamic batch"
@@ -190,14 +192,32 @@ def _same(model: onnx.ModelProto, free: onnx.ModelProto, size: int, samples: Map
     )
 
 
+def _has_another_batch_axis(model: onnx.ModelProto, name: str, samples: Mapping[str, np.ndarray]) -> bool:
+    """Whether it runs on three samples, and outputs are three times as long on one axis, whichever that is."""
+    with _session(model, name) as session:
+        try:
+            one, three = (_outputs(session, samples, size) for size in (1, 3))
+        except ValueError:
+            return False
+    return all(
+        a.ndim == b.ndim and [pair for pair in zip(a.shape, b.shape, strict=True) if pair[0] != pair[1]] == [(1, 3)]
+        for a, b in zip(one, three, strict=True)
+    )
+
+
 def _run(session: Session, samples: Mapping[str, np.ndarray], size: int) -> list[np.ndarray]:
-    """Outputs for the first ``size`` samples (repeated if there are fewer); raises ValueError where it does not run."""
-    feeds = {name: np.resize(x, (size, *x.shape[1:])) for name, x in samples.items()}
-    try:
-        outputs = session.run(None, feeds)
-    except ModelError as error:
-        raise ValueError(one_line(error)) from None
+    """As ``_outputs``; raises ValueError also where an output does not have the samples on its first axis."""
+    outputs = _outputs(session, samples, size)
     wrong = [x.shape for x in outputs if x.ndim == 0 or len(x) != size]
     if wrong:
         raise ValueError(f"an output has shape {wrong[0]} for {size} samples")
     return outputs
+
+
+def _outputs(session: Session, samples: Mapping[str, np.ndarray], size: int) -> list[np.ndarray]:
+    """Outputs for the first ``size`` samples (repeated if there are fewer); raises ValueError where it does not run."""
+    feeds = {name: np.resize(x, (size, *x.shape[1:])) for name, x in samples.items()}
+    try:
+        return session.run(None, feeds)
+    except ModelError as error:
+        raise ValueError(one_line(error)) from None

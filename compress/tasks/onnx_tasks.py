@@ -137,10 +137,12 @@ def _inputs(source: NormalizedModel, arrays: dict[str, np.ndarray], path: Path, 
 
     types = input_types(source.model)
     inputs = [np.atleast_1d(arrays[name]) for name in types]
-    count = len(inputs[0])
-    if count < 10 or any(len(x) != count for x in inputs):
+    counts = {name: len(x) for name, x in zip(types, inputs, strict=True)}
+    if min(counts.values()) < 10 or len(set(counts.values())) > 1:
+        said = ", ".join(f"{count} of {name!r}" for name, count in counts.items())
         raise TaskError(
-            f"--data {str(data)!r}: inputs have {[len(x) for x in inputs]} samples; at least 10, the same number each"
+            f"--data {str(data)!r} has {said}: samples come first in every array, at least 10, of each input as many; "
+            "what is the same for all of them (a state, a rate) has to be a constant within the model"
         )
     for (name, kind), x in zip(types.items(), inputs, strict=True):
         if not np.can_cast(x.dtype, kind, "same_kind"):

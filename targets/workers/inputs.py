@@ -138,7 +138,9 @@ def run_batches(
 ) -> list[np.ndarray]:
     """Outputs for all samples, ``batch`` at a time.
 
-    A model whose first axis is static is run at that size; the last batch is then padded and the result cut.
+    A model whose first axis is static is run at that size; the last batch is then padded and the result cut. A model
+    whose outputs do not have the batch on their first axis is run sample by sample, and each sample's output gets an
+    axis in front.
     """
     missing = [item.name for item in session.inputs if item.name not in given]
     if missing:
@@ -150,17 +152,37 @@ def run_batches(
     if len(static) > 1:
         raise ModelError(f"inputs have different static batch sizes {sorted(static)}; cannot batch")
     size = static.pop() if static else None
+    most = size or (batch if min(batch, count) > 1 and _is_batch_first(session, feeds) else 1)
     parts: list[list[np.ndarray]] = []
     counts: list[int] = []
-    for start in range(0, max(count, 1), size or batch):
-        piece = {name: array[start : start + (size or batch)] for name, array in feeds.items()}
-        taken = min(size or batch, count - start)
+    for start in range(0, max(count, 1), most):
+        piece = {name: array[start : start + most] for name, array in feeds.items()}
+        taken = min(most, count - start)
         run_at = size or max(taken, 1)
         outputs = session.run({name: _padded(array, run_at) for name, array in piece.items()})
+        if most == 1 and taken == 1:
+            outputs = list(map(_with_batch, outputs))
         parts.append([_cut(output, run_at, taken) for output in outputs])
         counts.append(taken)
         report(f"running sample {start + taken} of {count}")
     return join(parts, counts)
+
+
+def _is_batch_first(session: Session, feeds: Mapping[str, np.ndarray]) -> bool:
+    """Whether every output has the batch on its first axis; of two samples, since one axis may be as long as another.
+
+    True where two samples do not run: what is wrong is said where all of them do.
+    """
+    try:
+        outputs = [session.run({name: array[:some] for name, array in feeds.items()}) for some in (1, 2)]
+    except ModelError:
+        return True
+    return all(one.ndim and len(one) == 1 and len(two) == 2 for one, two in zip(*outputs, strict=True))
+
+
+def _with_batch(output: np.ndarray) -> np.ndarray:
+    """An output for one sample with an axis in front for it, where it has none there, as of (time, batch, classes)."""
+    return output if output.ndim and len(output) == 1 else output[np.newaxis]
 
 
 def _padded(array: np.ndarray, size: int) -> np.ndarray:
@@ -176,9 +198,16 @@ def _cut(output: np.ndarray, size: int, taken: int) -> np.ndarray:
 
 
 def join(parts: Sequence[Sequence[np.ndarray]], counts: Sequence[int]) -> list[np.ndarray]:
-    """Outputs of consecutive batches as one; raises ModelError where an output is not batch first."""
+    """Outputs of consecutive batches as one; raises ModelError where one is not batch first or its shape varies."""
     if len(parts) == 1:
         return list(parts[0])
+    for index, column in enumerate(zip(*parts)):
+        shapes = list(dict.fromkeys(output.shape[1:] for output in column))
+        if len(shapes) > 1:
+            raise ModelError(
+                f"output {index} has the shapes {' and '.join(map(show, shapes[:2]))} for different samples: "
+                "they cannot be joined to one array; outputs of one size are needed, as before non-maximum suppression"
+            )
     for outputs in parts[0:1]:
         for index, output in enumerate(outputs):
             if output.ndim == 0 or any(len(part[index]) != n for part, n in zip(parts, counts)):

@@ -80,7 +80,7 @@ def _read(path: Path, asked: Mapping[str, Sequence[int]]) -> tuple[Any, dict[str
         raise ModelError(f"{path}: truncated or not an ONNX file") from None
     for item in model.graph.input:
         for index, axis in enumerate(item.type.tensor_type.shape.dim):
-            if axis.WhichOneof("value") != "dim_value":
+            if axis.WhichOneof("value") != "dim_value" or axis.dim_value < 0:
                 wanted = asked.get(item.name)
                 axis.dim_value = wanted[index] if wanted and index < len(wanted) else 1
     # What the exporter wrote down is symbolic in the batch; infer it anew from the inputs.
@@ -94,7 +94,7 @@ def _read(path: Path, asked: Mapping[str, Sequence[int]]) -> tuple[Any, dict[str
     shapes = {one.name: tuple(one.dims) for one in graph.initializer}
     for item in [*graph.input, *graph.value_info, *graph.output]:
         axes = item.type.tensor_type.shape.dim
-        shapes.setdefault(item.name, tuple(axis.dim_value or 1 for axis in axes))
+        shapes.setdefault(item.name, tuple(max(1, axis.dim_value) for axis in axes))
     for node in graph.node:
         # Weights that went through a (de)quantizer keep their shape; older inference leaves them out.
         if node.op_type in _FREE and node.input and node.output and node.input[0] in shapes:

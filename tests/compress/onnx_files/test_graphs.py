@@ -103,6 +103,19 @@ def test_a_file_that_no_network_can_be_is_refused_in_one_line(tmp_path: Path, na
     assert "\n" not in str(caught.value)
 
 
+def test_an_axis_of_negative_size_is_an_open_one(tmp_path: Path) -> None:
+    """Older exporters write open sizes as -1; ONNX Runtime takes any number there."""
+
+    def negative(model: onnx.ModelProto) -> None:
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = -1
+
+    axes = [
+        value.type.tensor_type.shape.dim[0] for value in load_model(_saved(tmp_path / "m.onnx", negative)).graph.input
+    ]
+    assert [axis.WhichOneof("value") for axis in axes] == [None] * len(axes)
+
+
 def test_a_file_that_is_not_there_or_holds_something_else(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"absent\.onnx' does not exist$"):
         load_model(tmp_path / "absent.onnx")

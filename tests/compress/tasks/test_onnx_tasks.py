@@ -229,6 +229,17 @@ def test_numbers_that_the_model_cannot_take_are_refused(tmp_path: Path) -> None:
         onnx_task(model, _samples(model, x=np.array([["a", "b", "c"]] * 40), labels=CLASSES))
 
 
+def test_what_is_no_sample_is_said_by_name(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "state"], ["y"])]
+    kinds = (("x", ["n", 3]), ("state", [3, 2]), ("y", ["n", 2]))
+    values = [helper.make_tensor_value_info(name, 1, shape) for name, shape in kinds]
+    graph = helper.make_graph(nodes, "g", values[:2], values[2:])
+    path = tmp_path / "stateful.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    with pytest.raises(TaskError, match=r"has 40 of 'x', 3 of 'state': .* has to be a constant within the model"):
+        onnx_task(path, _samples(path, x=ROWS, state=np.ones((3, 2), np.float32)))
+
+
 def _typed(path: Path, kind: int) -> Path:
     """Whether its inputs (n, 3) of that type are equal to the first of them."""
     nodes = [helper.make_node("Slice", ["x", "zero", "one", "one"], ["first"]),

@@ -70,13 +70,44 @@ def test_text_is_made_up_too():
     assert make_feeds([Input("x", "str", (None,))], {}, {}, seed=0)["x"].tolist() == ["a"]
 
 
-def test_an_output_that_is_not_batch_first_is_not_joined():
+class InTime(Recording):
+    """Gives (time, batch, features), as networks for text lines do; ``steps`` long."""
+
+    steps = 3
+
+    def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+        super().run(feeds)
+        return [np.stack([feeds["x"] * step for step in range(self.steps)])]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 8])
+@pytest.mark.parametrize("static", [None, 1])
+@pytest.mark.parametrize("steps", [2, 3])
+def test_outputs_without_a_batch_in_front_are_those_of_each_sample(batch, static, steps):
+    session = InTime(static)
+    session.steps = steps
+    rows = np.arange(14, dtype=np.float32).reshape(7, 2)
+    [found] = run_batches(session, {"x": rows}, batch)
+    expected = np.stack([np.stack([row[np.newaxis] * step for step in range(steps)]) for row in rows])
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_number_for_each_sample_has_the_samples_in_front():
     class Mean(Recording):
         def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
             return [feeds["x"].mean()]
 
-    with pytest.raises(ModelError, match="first axis is not the batch"):
-        run_batches(Mean(None), {"x": np.ones((4, 2), np.float32)}, 2)
+    [found] = run_batches(Mean(None), {"x": np.asarray([[1, 3], [4, 6]], np.float32)}, 2)
+    np.testing.assert_array_equal(found, [2.0, 5.0])
+
+
+def test_outputs_of_another_shape_for_each_sample_are_not_joined():
+    class Found(Recording):
+        def run(self, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+            return [np.zeros((1, int(feeds["x"].max()), 4))]
+
+    with pytest.raises(ModelError, match="output 0 has the shapes 1x4 and 2x4 for different samples"):
+        run_batches(Found(1), {"x": np.asarray([[1, 1], [2, 2]], np.float32)}, 2)
 
 
 class Two(Recording):
@@ -112,4 +143,4 @@ def test_values_that_do_not_fit_are_refused_by_the_inputs_name(session, given, s
 def test_whole_numbers_go_into_other_whole_numbers():
     session = Two()
     assert len(run_batches(session, {"x": ROWS, "ids": IDS.astype(np.int64)}, 3)) == 1
-    assert session.sizes == [3, 1]
+    assert session.sizes[-2:] == [3, 1]
