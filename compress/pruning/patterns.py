@@ -142,11 +142,15 @@ def _wrong(
 ) -> dict[int, int | None]:
     """Layers that are not as they say where half of each of some groups is cut.
 
-    Place of the layer -> positions that it has too few of; None where it is its channels that are others.
+    Place of the layer -> positions that it has too few of; None where it is its channels that are others, or where the
+    cut network does not run at all.
     """
     smaller = copy.deepcopy(network)
-    cut(smaller, [(group, _half(group)) for group in cutting])
-    found = matrices(smaller, inputs)
+    try:
+        cut(smaller, [(group, _half(group)) for group in cutting])
+        found = matrices(smaller, inputs)
+    except Exception:  # one of the groups cannot be cut in half here: which, is found one by one
+        return dict.fromkeys(range(len(layers)))
     widths = full | {group.name: group.channels - len(_half(group)) for group in cutting}
     if [matrix.name for matrix in found] != [layer.name for layer in layers]:
         return dict.fromkeys(range(len(layers)))

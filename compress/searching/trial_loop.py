@@ -45,6 +45,8 @@ _REPORTS = 20.0
 """Times as long as the report took to write it is not written again."""
 _FRUITLESS = 100
 """Gated or failed configs in a row after which the search gives up."""
+_NOTHING_NEW = 20
+"""Finished trials in a row without a new file after which a search without a number of trials ends."""
 _REPEATED, _REPEATED_LATE = 5, 20
 """Trials in a row that fail for one reason after which the search ends: in the very same words or while none is
 finished, and otherwise (trainings may diverge in a part of the space)."""
@@ -239,6 +241,12 @@ class Loop:
             return True
         if self.recorder.fruitless >= _FRUITLESS:
             self._give_up()
+            return True
+        if self.budget.trials is None and self.recorder.nothing_new >= _NOTHING_NEW:
+            self.progress.note(
+                f"the last {self.recorder.nothing_new} configs gave no file that was not there already: there is "
+                "nothing else to try on this network"
+            )
             return True
         if self.budget.deadline is not None:
             # Whoever chooses networks gives trainings the time that there is.

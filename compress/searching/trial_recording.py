@@ -34,6 +34,8 @@ class TrialRecorder:
         self.problem = problem_of(run)
         self.fruitless = 0
         """Trials in a row of which no candidates came."""
+        self.nothing_new = 0
+        """Finished trials in a row that gave files which were there already, or none."""
         self.failures: list[Failure] = []
         """The trials of this call that failed in a row for one reason."""
 
@@ -71,6 +73,7 @@ class TrialRecorder:
             new_ones = (Skipped(trial.number, scheme, cause) for scheme, cause in outcome.skipped)
             self.run.record.note("skipped", (*self.state.facts.skipped, *new_ones))
         new, same = self._told_apart(outcome.candidates)
+        self.nothing_new = 0 if new else self.nothing_new + 1
         self.run.record.append(
             event, trial=trial.number, candidates=new, same=same, seconds=round(seconds, 3), **more
         )  # fmt: skip

@@ -116,3 +116,29 @@ def test_widths_are_what_step_and_blocks_of_channels_allow() -> None:
         assert all(width % multiples[ladder.name] == 0 and width % 4 == 0 for width in ladder.widths)
     with pytest.raises(SpaceError, match="width step is 0"):
         network_pattern(module, inputs, groups, NOTHING, (), 0)
+
+
+class Particular(nn.Module):
+    """Two convolutions and a layer behind them; once it is ``strict``, its first one has to be ``width`` wide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 12, 3), nn.Conv2d(12, 16, 3)
+        self.head = nn.Linear(16, 4)
+        self.strict = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes images of (N, 3, H, W) and gives (N, 4)."""
+        x = torch.relu(self.first(x))
+        if self.strict:
+            x = x.reshape(len(x), 12, *x.shape[2:])
+        return self.head(torch.relu(self.second(x)).mean((2, 3)))
+
+
+def test_a_group_without_half_of_which_nothing_runs_keeps_its_width() -> None:
+    module, inputs = Particular().eval(), (torch.rand(2, 3, 8, 8),)
+    groups = find_groups(module, inputs)
+    assert [group.name for group in groups.prunable] == ["first", "second"]
+    module.strict = True
+    pattern = network_pattern(module, inputs, groups, NOTHING, (), 4)
+    assert {group.name: group.widths for group in pattern.groups} == {"first": (12,), "second": (4, 8, 12, 16)}

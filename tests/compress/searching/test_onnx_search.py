@@ -184,3 +184,47 @@ def test_an_original_that_always_decides_the_same_is_warned_of(tmp_path: Path) -
     assert splits.read_splits(task).warnings == (
         "the original decides on one class for all of val: that others agree says little",
     )
+
+
+def _in_time(path: Path, *, quantized: bool = False) -> Path:
+    """(n, 6, 5) -> (6, n, 4): steps first, as networks for lines of text have it; or nothing that can be quantized."""
+    rng = np.random.default_rng(0)
+    shapes = {"v": (5, 16), "w": (16, 4)}
+    constants = [numpy_helper.from_array(rng.normal(size=s).astype("f4"), name) for name, s in shapes.items()]
+    nodes = [
+        helper.make_node("MatMul", ["x", "v"], ["a"]),
+        helper.make_node("Relu", ["a"], ["b"]),
+        helper.make_node("MatMul", ["b", "w"], ["c"]),
+        helper.make_node("Transpose", ["c"], ["y"], perm=[1, 0, 2]),
+    ]
+    if quantized:
+        nodes = [helper.make_node("Slice", ["x", "zero", "four", "two"], ["y"])]
+        numbers = (("zero", 0), ("four", 4), ("two", 2))
+        constants = [numpy_helper.from_array(np.asarray([number]), name) for name, number in numbers]
+    kinds = (("x", ["n", 6, 5]), ("y", ["n", 6, 4] if quantized else [6, "n", 4]))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in kinds]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+def test_outputs_with_the_samples_on_their_second_axis(tmp_path: Path) -> None:
+    path = _in_time(tmp_path / "lines.onnx")
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(1).normal(size=(40, 6, 5)).astype("f4"))
+    task = onnx_task(path, tmp_path / "data.npz")
+    limits = ["quality_drop<=0.2"]
+    report = compress.search(task, FakeTarget(), trials=1, constraints=limits, out=tmp_path / "run").report
+    made = [c for c in report["candidates"] if c["config"]["precision"]["scheme"].startswith("int8")]
+    assert made
+    assert all(c["measured"]["fake"]["quality"]["val"]["value"] > 0.9 for c in made), "cosine, sample by sample"
+
+
+def test_a_file_of_which_nothing_can_be_made_ends_the_search(tmp_path: Path) -> None:
+    path = _in_time(tmp_path / "fixed.onnx", quantized=True)
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(1).normal(size=(40, 6, 5)).astype("f4"))
+    progress = Heard()
+    task = onnx_task(path, tmp_path / "data.npz")
+    report = compress.search(task, FakeTarget(), time=600, progress=progress, out=tmp_path / "run").report
+    assert [candidate["id"] for candidate in report["candidates"]] == ["baseline"]
+    assert report["trials"]["finished"] < 30
+    assert any("nothing else to try on this network" in note for note in progress.notes)
