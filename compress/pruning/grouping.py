@@ -191,7 +191,10 @@ class _Builder:
 
     def _side(self, axis: Axis) -> str:
         parent, _, leaf = axis.tensor.rpartition(".")
-        return "in" if axis.grouped else side_of(self.module.get_submodule(parent), leaf, axis.dim)
+        layer = self.module.get_submodule(parent)
+        if not _has_width(layer) and not self.seen.summed.isdisjoint(axis.labels.tolist()):
+            return "in"  # of a layer of the user's own, which a product has shown the sides of
+        return "in" if axis.grouped else side_of(layer, leaf, axis.dim)
 
     def _families(self) -> dict[int, tuple[int, str]]:
         """Basic atom -> (division, heads, blocks or width) that made it."""

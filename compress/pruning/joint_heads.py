@@ -34,8 +34,10 @@ def joint_groups(groups: Sequence[Group]) -> list[tuple[Group, list[Group]]]:
     for embedding in groups:
         if embedding in heads or embedding.multiple != 1:
             continue
-        read = {slot.tensor for slot in embedding.slots if slot.side == "in"}
-        own = [one for one in heads if any(s.side == "out" and s.tensor in read for s in one.slots)]
+        # A weight that makes heads and has the embedding on another axis reads it. Sides do not tell: of a user's own
+        # layer nobody knows which axis is which.
+        along = {slot.tensor: slot.dim for slot in embedding.slots}
+        own = [one for one in heads if along.get(one.slots[0].tensor, one.slots[0].dim) != one.slots[0].dim]
         counts = {one.channels for one in own}
         if len(counts) == 1 and embedding.channels % (count := counts.pop()) == 0 and embedding.channels > count:
             joint = _joined(embedding, own, count)
@@ -67,15 +69,18 @@ def joint_knobs(module: nn.Module, joint: Group, parts: Sequence[Group]) -> Iter
     embedding, *heads = parts
     sizes = {joint.channels, *(k * embedding.channels for k in (1, 2, 3))}
     kinds: dict[Any, dict[Knob, None]] = {}
-    for group in heads:
-        for name in modules_around(module, group):
-            layer = module.get_submodule(name)
-            for attribute, value in numbers_in(layer):
-                listed = list(enumerate(value)) if isinstance(value, list | tuple) else [(None, value)]
-                for place, one in listed:
-                    if isinstance(one, int) and not isinstance(one, bool) and one in sizes:
-                        knob = Knob(name, attribute, place)
-                        kinds.setdefault((type(layer), attribute, place), {})[knob] = None
+    around = [name for group in heads for name in modules_around(module, group)]
+    known = dict(module.named_modules())
+    # Layers of the user's own that make the embedding may hold how wide that is.
+    making = [owner_of(slot) for slot in embedding.slots if slot.side == "out"]
+    for name in dict.fromkeys([*around, *(name for name in making if name in known)]):
+        layer = known[name]
+        for attribute, value in numbers_in(layer):
+            listed = list(enumerate(value)) if isinstance(value, list | tuple) else [(None, value)]
+            for place, one in listed:
+                if isinstance(one, int) and not isinstance(one, bool) and one in sizes:
+                    knob = Knob(name, attribute, place)
+                    kinds.setdefault((type(layer), attribute, place), {})[knob] = None
     choices = [tuple(found) for found in kinds.values()]
     yield from _sets(choices)
 

@@ -23,6 +23,9 @@ class Followed(Protocol):
     def labels(self, tensor: Tensor) -> Labels:
         """The labels of each dimension of ``tensor``."""
 
+    def is_stored(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is a parameter or a buffer, or a view of one."""
+
 
 class OperatorCall:
     """One call of an operator: its arguments by name, and the tensors that it gave."""
@@ -62,6 +65,11 @@ class OperatorCall:
     def fixed(self, output: int = 0) -> Labels:
         """Labels for the output of that number if none of its dimensions holds channels."""
         return [np.full(n, FIXED) for n in self.outputs[output].shape]
+
+    def sum_over(self, name: str, label: np.ndarray) -> None:
+        """Note that a product sums over the dimension with the labels ``label`` of the argument ``name``."""
+        if self.mode.is_stored(self.args[name]):
+            self.mode.found.summed.update(label[label > FIXED].tolist())
 
     def mix(self, label: np.ndarray) -> None:
         """Note that the dimension with the labels ``label`` was normalised or averaged over."""

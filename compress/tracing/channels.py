@@ -98,11 +98,16 @@ class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 if len(label) > 1 and tensor.is_floating_point():
                     self.found.axes.append(Axis(name, dim, label))
             self.names.setdefault(id(tensor), []).append(name)
+        self._stored = {tensor.untyped_storage().data_ptr() for _, tensor in held}
 
     def labels(self, tensor: Tensor) -> Labels:
         """The labels of ``tensor``; a constant made on the way is free."""
         known: Labels | None = self._labels.get(tensor)
         return [np.full(n, FREE) for n in tensor.shape] if known is None else known
+
+    def is_stored(self, tensor: Tensor) -> bool:
+        """Whether ``tensor`` is a parameter or a buffer, or a view of one."""
+        return tensor.untyped_storage().data_ptr() in self._stored
 
     def freeze_outputs(self, outputs: Any) -> None:
         """Note that the shapes of a run's outputs must stay."""

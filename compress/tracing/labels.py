@@ -219,6 +219,8 @@ class ChannelTrace:
     """Labels of dimensions that were normalised or averaged over: there, removing is not the same as zeroing."""
     parts: list[np.ndarray] = field(default_factory=list)
     """Labels of slices of a dimension, and of the pieces of one that was split in sizes of their own."""
+    summed: set[int] = field(default_factory=set)
+    """Atoms of dimensions of weights that a product has summed over: these read channels, the others make them."""
     trained: bool = False
     """Whether a run in training mode is part of it: the network has layers that work only then."""
 

@@ -201,6 +201,8 @@ def _matmul(call: OperatorCall) -> list[Labels]:
     second = "batch2" if "batch2" in call.args else "mat2"
     a, b = call.of(first), call.of(second)
     call.atoms.unite(a[-1], b[-2])
+    call.sum_over(first, a[-1])
+    call.sum_over(second, b[-2])
     batch = [call.atoms.unite(x, y) for x, y in zip(a[:-2], b[:-2], strict=True)]
     call.mode.found.heads += batch
     labels = [*batch, a[-2], b[-1]]
@@ -237,6 +239,7 @@ def _convolution(call: OperatorCall) -> list[Labels]:
         call.atoms.fix(taps)
     if groups == 1:
         call.atoms.unite(x[1], weight[0 if transposed else 1])
+        call.sum_over("weight", weight[0 if transposed else 1])
         out = weight[1 if transposed else 0]
     elif groups == channels and not transposed:
         out = call.atoms.unite(weight[0], np.repeat(x[1], len(weight[0]) // channels))

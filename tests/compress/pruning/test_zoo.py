@@ -8,7 +8,7 @@ and pruning them must not move the output.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,11 @@ from compress.networks.counting import macs_and_parameters
 from compress.networks.running import forward
 from compress.onnx_files.parity import open_session
 from compress.precision.quantizer import has_matmul
-from compress.pruning.cutting import duplicate, tensor_named, zero
-from compress.pruning.groups import Group, Groups
+from compress.pruning.cutting import duplicate, zero
+from compress.pruning.groups import Groups
 from compress.pruning.narrow_attention import NarrowAttention
 from compress.pruning.pruning import prune
+from pruning_oracles import difference, even_sized, masked, odd
 from targets.errors import QuantizeError
 
 NAMES = list(zoo.ZOO)
@@ -51,39 +52,6 @@ def no_fast_path() -> Iterator[None]:
 
 BY_WEIGHTS = ("tied-convs",)
 """Layers whose weights are used by others, too: there all weights that make or read the channels are zero."""
-HOOKED = nn.modules.conv._ConvNd | nn.Linear | nn.Embedding | nn.modules.batchnorm._NormBase | nn.PReLU
-
-
-def masked(module: nn.Module, groups: Groups, removed: Mapping[str, Sequence[int]]) -> nn.Module:
-    """A copy of ``module`` whose removed channels are held at zero where a layer puts them out.
-
-    Where a layer's own channels never come out of it as such (recurrent units, torch's attention) and for bare
-    parameters, the weights that make them are zero instead: the units then stay at zero, too.
-    """
-    network = copy.deepcopy(module)
-    inside = [name for name, m in network.named_modules() if isinstance(m, nn.MultiheadAttention | nn.RNNBase)]
-    for group in groups.prunable:
-        gone = set(removed.get(group.name, ()))
-        for slot in group.slots:
-            at = torch.tensor([i for i, root in zip(slot.index, slot.root, strict=True) if root in gone])
-            if slot.side == "in" or not len(at):
-                continue
-            layer = network.get_submodule(slot.layer)
-            if not isinstance(layer, HOOKED) or any(slot.tensor.startswith(f"{name}.") for name in inside):
-                tensor_named(network, slot.tensor).data.index_fill_(slot.dim, at, 0.0)
-                continue
-            dim = -1 if isinstance(layer, nn.Linear | nn.Embedding) else 1
-
-            def hold(_: nn.Module, __: Any, out: Tensor, dim: int = dim, at: Tensor = at) -> Tensor:
-                return out.index_fill(dim, at, 0.0)
-
-            layer.register_forward_hook(hold)
-    return network
-
-
-def difference(first: list[Tensor], second: list[Tensor]) -> float:
-    """Largest, relative to the output's largest value."""
-    return max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(first, second, strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,15 +67,6 @@ def test_pruned_network_equals_the_masked_one(name: str, ratio: float, found: di
     expected = forward(network, inputs)
     assert difference(forward(pruned.module, inputs), expected) < 1e-4
     assert not pruned.removed or difference(expected, forward(module, inputs)) > 1e-3, "the masks do matter"
-
-
-def odd(group: Group) -> dict[int, int]:
-    """{odd channel: the even one before it}, in every block."""
-    return {block[k]: block[k - 1] for block in group.blocks() for k in range(1, len(block), 2)}
-
-
-def even_sized(groups: Groups) -> list[Group]:
-    return [group for group in groups.prunable if group.channels // group.multiple % 2 == 0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -151,6 +110,7 @@ ATTENTION = {
     "bert": ("attention", "num_attention_heads"),
     "nanogpt": ("attn", "n_head"),
     "gpt-deep": ("h.2.attention", "n_head"),
+    "gpt-own-layers": ("h.2.attention", "n_head"),
     "vit-from-scratch": ("blocks.1.attention", "heads"),
     "vit-own-products": ("blocks.0.attention", "heads"),
 }

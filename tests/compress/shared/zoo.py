@@ -355,6 +355,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]]
     "llama": (awkward.Llama, WORDS),
     "nanogpt": (awkward.NanoGPT, WORDS),
     "gpt-deep": (joint.DeepGPT, WORDS),
+    "gpt-own-layers": (joint.OwnGPT, WORDS),
     "vit-from-scratch": (lambda: joint.FromScratch(joint.ReshapedAttention), IMAGE),
     "vit-own-products": (lambda: joint.FromScratch(joint.SeparateAttention), IMAGE),
     "vit-scaled-by-width": (lambda: joint.FromScratch(joint.ScaledByWidth), IMAGE),

@@ -89,3 +89,26 @@ class DeepGPT(nn.Module):
         for block in self.h:
             x = block(x)
         return self.lm_head(self.ln_f(x))
+
+
+class OwnProduct(nn.Module):
+    """A product as OpenAI's GPT-2 has it: weights of (inputs, outputs), and a shape made of a number that it keeps."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.outputs = layer.out_features
+        self.weight, self.bias = nn.Parameter(layer.weight.detach().t().clone()), layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.reshape(-1, x.size(-1)), self.weight).view(*x.shape[:-1], self.outputs)
+
+
+class OwnGPT(DeepGPT):
+    """Its layers are the user's own, so that nobody knows which axis of their weights reads and which makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, layer in list(self.h.named_modules()):
+            if isinstance(layer, nn.Linear):
+                parent, _, leaf = name.rpartition(".")
+                setattr(self.h.get_submodule(parent), leaf, OwnProduct(layer))
