@@ -88,7 +88,9 @@ def trace_graph(module: nn.Module, inputs: tuple[Tensor, ...], limits: VersionLi
     name = type(module).__name__
     with quiet():
         try:
-            network = plain_copy(module).to("cpu").eval()
+            # With gradients torch chooses other kernels of attention where it writes the graph than where it takes it
+            # apart, and what is a view of the one's results is none of the other's.
+            network = plain_copy(module).to("cpu").eval().requires_grad_(False)
             given = _few(network, inputs)
             random = is_random(network, given)
         except Exception as error:

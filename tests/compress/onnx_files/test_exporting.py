@@ -20,7 +20,7 @@ import compress
 from compress.networks.running import evaluating
 from compress.onnx_files import graphs
 from compress.onnx_files.exporting import bind, export, trace_graph
-from compress.onnx_files.parity import TOLERANCE, check_parity
+from compress.onnx_files.parity import TOLERANCE, check_parity, open_session
 from compress.pruning.pruning import prune
 from targets.errors import ExportError, ModelError, ParityError, RequestError, StageError
 
@@ -298,3 +298,28 @@ def test_a_buffer_may_be_called_what_the_exporter_calls_a_result(tmp_path: Path)
             return nn.functional.linear((x - self.mean).mean(2), self.weight)
 
     compress.export(Standardised(), torch.randn(4, 3, 5), tmp_path / "m.onnx")  # parity is checked
+
+
+class BiasedAttention(nn.Module):
+    """Patches, a token before them, and fused attention with a bias for every pair, its heads joined by ``reshape``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.token = nn.Conv2d(3, 16, 2, 2), nn.Parameter(torch.randn(1, 1, 16))
+        self.qkv, self.out, self.table = nn.Linear(16, 48), nn.Linear(16, 16), nn.Parameter(torch.randn(4, 25))
+        self.register_buffer("places", torch.arange(25).reshape(5, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Takes images of (N, 3, 4, 4) and gives (N, 5, 16)."""
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), self.patches(x).flatten(2).transpose(1, 2)], 1)
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, 4, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.table[:, self.places][None])
+        return self.out(mixed.transpose(1, 2).reshape(x.shape))
+
+
+def test_fused_attention_with_a_bias_is_exported_for_any_batch(tmp_path: Path) -> None:
+    module = BiasedAttention().eval()
+    export(module, torch.rand(3, 3, 4, 4), tmp_path / "m.onnx")
+    x = torch.rand(7, 3, 4, 4)
+    [found] = open_session(tmp_path / "m.onnx").run(None, {"x": x.numpy()})
+    assert np.abs(found - module(x).detach().numpy()).max() < 1e-5
