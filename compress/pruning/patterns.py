@@ -21,6 +21,7 @@ from compress.pruning.cutting import cut, tensor_named
 from compress.pruning.groups import Group, Groups
 from compress.pruning.layers import Matrix, MatrixAxis, matrices
 from compress.pruning.narrow_attention import adapt
+from compress.pruning.value_sizes import traced_run
 from compress.pruning.widths import check_step, ladder
 from compress.values.error_lines import one_line
 from compress.values.networks import GroupLadder, LayerShape, Pattern
@@ -39,6 +40,7 @@ def network_patterns(
     *,
     most: int = MOST_PATTERNS,
     without: Callable[[tuple[str, ...]], Groups] | None = None,
+    with_runs: bool = False,
 ) -> tuple[Pattern, ...]:
     """The patterns of ``module``, the whole network first; those with fewer blocks dropped before those with more.
 
@@ -48,13 +50,13 @@ def network_patterns(
 
     Raises TaskError if the whole network does not run, SpaceError for a step that is no whole number from 1.
     """
-    found = [network_pattern(module, example_inputs, groups, blocks, (), step)]
+    found = [network_pattern(module, example_inputs, groups, blocks, (), step, with_run=with_runs)]
     for dropped in dropped_sets([block.name for block in blocks.removable], most)[1:]:
         try:
             left = (
                 groups_without(module, example_inputs, groups, blocks, dropped) if without is None else without(dropped)
             )
-            found.append(network_pattern(module, example_inputs, left, blocks, dropped, step))
+            found.append(network_pattern(module, example_inputs, left, blocks, dropped, step, with_run=with_runs))
         except TaskError:
             continue
     return tuple(found)
@@ -79,6 +81,8 @@ def network_pattern(
     blocks: Blocks,
     dropped: Iterable[str],
     step: int = 1,
+    *,
+    with_run: bool = False,
 ) -> Pattern:
     """One pattern: ``module`` without the blocks ``dropped``; ``groups`` are those that are left then.
 
@@ -102,7 +106,8 @@ def network_pattern(
     uneven = {group for matrix in found for group in held.uneven(matrix)}
     layers = [_shape(matrix, held, uneven) for matrix in found]
     uneven |= _fitted(network, inputs, groups, uneven, layers)
-    return Pattern(names, tuple(_ladder(group, step, uneven) for group in groups.prunable), tuple(layers))
+    ladders = tuple(_ladder(group, step, uneven) for group in groups.prunable)
+    return Pattern(names, ladders, tuple(layers), traced_run(network, inputs, groups) if with_run else None)
 
 
 def _fitted(

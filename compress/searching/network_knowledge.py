@@ -23,7 +23,7 @@ from compress.sampling.problems import Problem
 from compress.sampling.rungs import Plan
 from compress.scanning.cost_scan import untrained
 from compress.scanning.step_times import seconds_of, step_seconds
-from compress.searching.cost_knowledge import NETWORKS, CostKnowledge, learn_costs
+from compress.searching.cost_knowledge import NETWORKS, CostKnowledge, learn_costs, quantities_of
 from compress.searching.first_candidates import QUANTIZING, best_untouched
 from compress.searching.progress import Progress
 from compress.values.configs import OPERATORS
@@ -79,6 +79,7 @@ class NetworkKnowledge:
         found = network_patterns(
             training.module, training.example, groups, training.blocks, self.context.targets.step,
             without=partial(training.groups_without, groups),
+            with_runs=self.context.targets.first.counted or "memory" in quantities_of(self.problem),
         )  # fmt: skip
         return patterns_by_dropped(allowed(found, self.space, len(training.blocks.removable)))
 

@@ -1,0 +1,67 @@
+"""How large the values of a network's run are at any widths of its groups."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+
+import numpy as np
+from torch import Tensor, nn
+
+from compress.pruning.groups import Group, Groups
+from compress.tracing.labels import FIXED, ChannelTrace, Labels
+from compress.tracing.recorded_runs import RecordedStep, record_run
+from compress.values.runs import CONV, DEPTHWISE, Run, Step, Terms
+
+
+def traced_run(network: nn.Module, inputs: tuple[Tensor, ...], groups: Groups) -> Run | None:
+    """The run of ``network`` on the first of ``inputs``, its values' sizes by the widths of ``groups``.
+
+    ``network`` is in eval mode and adapted, as groups are found in it. None where its run cannot be followed.
+    """
+    try:
+        recorded = record_run(network, inputs)
+    except Exception:  # it shows, and is said, where the groups are found
+        return None
+    held = _Held(recorded.seen, groups.prunable)
+
+    def step(one: RecordedStep) -> Step:
+        channels = recorded.labels[one.reads[0]][:2]
+        padded = held.terms([*channels, *(np.full(n, FIXED) for n in one.padded[2:])]) if one.padded else ()
+        window = held.terms(one.weight) if one.weight is not None else ()
+        kind = (DEPTHWISE if one.depthwise else CONV) if window else ""
+        return Step(one.name, one.reads, one.writes, padded, window, kind)
+
+    values = tuple(held.terms(labels) for labels in recorded.labels)
+    return Run(values, recorded.inputs, recorded.outputs, tuple(map(step, recorded.steps)))
+
+
+class _Held:
+    """Which groups the positions of a dimension belong to, by their labels."""
+
+    def __init__(self, seen: ChannelTrace, groups: tuple[Group, ...]) -> None:
+        self.seen = seen
+        self.groups_of: dict[int, set[str]] = {}
+        axes = {(axis.tensor, axis.dim, axis.grouped): axis.labels for axis in seen.axes}
+        for group in groups:
+            for slot in group.slots:
+                labels = axes.get((slot.tensor, slot.dim, slot.grouped))
+                if labels is not None:
+                    for atom in seen.atoms.find(labels[list(slot.index)]).tolist():
+                        if atom > FIXED:
+                            self.groups_of.setdefault(atom, set()).add(group.name)
+
+    def terms(self, labels: Labels) -> Terms:
+        """The elements of a tensor with these labels, as a sum of products."""
+        sides = [self._side(label) for label in labels]
+        found: Counter[tuple[str, ...]] = Counter()
+        for parts in itertools.product(*(side.items() for side in sides)):
+            names = tuple(sorted(name for some, _ in parts for name in some))
+            found[names] += math.prod(count for _, count in parts)
+        return tuple((float(count), names) for names, count in sorted(found.items()))
+
+    def _side(self, label: np.ndarray) -> Counter[tuple[str, ...]]:
+        """The groups that positions of one dimension belong to, and how many positions each such set has."""
+        atoms = self.seen.atoms.find(label).tolist()
+        return Counter(tuple(sorted(self.groups_of.get(atom, ()))) for atom in atoms)
