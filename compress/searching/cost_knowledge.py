@@ -285,14 +285,13 @@ class _Tables:
     """The columns of networks, once for all costs that go by the same ones."""
 
     def __init__(self, context: Context, patterns: Patterns) -> None:
-        first = context.targets.first
         self.blocks = FeatureTable(patterns, context.targets.step)
         self._weights = FeatureTable(patterns, 1, places=False)
         self._places = FeatureTable(patterns, 1)
         self._arenas = {bits: ArenaTable(patterns, ALIGNMENT // bits) for bits in (8, 32)}
         self._followed = all(pattern.run is not None for pattern in patterns.values())
         self._integers = {one.name for one in context.targets.variants if one.scheme in _STATIC}
-        self._is_counted = first.counted or first.deterministic
+        self._is_counted = context.targets.first.counted
 
     def fitted(self, shares: Mapping[Network, float], quantity: str, precision: str) -> CostModel:
         """The model of a quantity in a precision, fitted to the shares of the networks that were measured."""

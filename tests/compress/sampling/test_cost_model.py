@@ -79,6 +79,36 @@ def test_of_a_network_that_was_measured_the_mean_of_model_and_measurement_counts
     assert new not in model.measured
 
 
+def test_what_is_counted_is_what_was_measured_and_is_not_measured_again() -> None:
+    """A network that was predicted within a limit, and is beyond it, is not made half of both."""
+    measured = spread(PATTERNS, 18, seed=0)
+    model = cost_model.fit(PATTERNS, measured, staircase(measured), STEP, exact=True)
+    new = network(32, 16, 32, 48)
+    predicted = float(model.predict([new])[0])
+    assert not model.is_off(new, 1.5 * predicted)
+    again = model.with_measured(new, 1.5 * predicted)
+    assert again.costs([new])[0] == 1.5 * predicted
+    assert again.costs(measured) == pytest.approx(staircase(measured))
+
+
+def test_code_that_comes_with_a_kind_of_layer_is_part_of_a_size() -> None:
+    """Only block ``a`` has a depthwise layer, and of one channel it is an ordinary one."""
+
+    def size(each) -> float:
+        _, outputs = channels(PATTERNS[each.dropped], [each])
+        wide = any(
+            layer.kind == "depthwise" and count > 1
+            for layer, count in zip(PATTERNS[each.dropped].layers, outputs[0], strict=True)
+        )
+        return 1000.0 + 4 * outputs.sum() + 500.0 * wide
+
+    measured = spread(PATTERNS, 18, seed=0)
+    model = cost_model.fit(PATTERNS, measured, [size(n) / size(measured[-1]) for n in measured], 1, places=False)
+    others = random_networks(PATTERNS, 200, seed=2)
+    assert any("a" in each.dropped for each in measured)
+    assert model.predict(others) == pytest.approx([size(n) / size(measured[-1]) for n in others], rel=1e-6)
+
+
 def test_sizes_are_exact() -> None:
     def size(each) -> float:
         inputs, outputs = channels(PATTERNS[each.dropped], [each])
