@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from compress.sampling.network_arrays import Patterns, by_pattern, channels, whole
-from compress.values.networks import Network, Pattern
+from compress.sampling.network_arrays import Patterns, by_pattern, channels, narrowest, whole
+from compress.values.networks import LayerShape, Network, Pattern
 
 Row = Mapping[str, float]
 """Column -> value, for one network; a column that is not there is 0."""
@@ -33,7 +33,7 @@ def features(pattern: Pattern, network: Network, step: int, *, places: bool = Tr
 
 
 def feature_rows(
-    patterns: Patterns, networks: Sequence[Network], step: int, *, places: bool = True
+    patterns: Patterns, networks: Sequence[Network], step: int, *, places: bool = True, counted: bool = False
 ) -> list[dict[str, float]]:
     """What the cost is a weighted sum of, for each network.
 
@@ -41,34 +41,53 @@ def feature_rows(
     number; output blocks times positions; output blocks times input blocks times positions times kernel (not of
     depthwise layers, where it says nothing new). ``moved``: input and output blocks times positions, of all layers.
     Without ``places`` every layer counts as if it computed at one position, as for the size of a file, and there is
-    ``any`` kind of layer, or operator: 1 where it occurs, since code that runs it is then there, too.
+    ``any`` kind of layer, or operator: 1 where it occurs, since code that runs it is then there, too. Where
+    instructions are ``counted``, there is also what noise would drown in times (see ``_layer_columns``).
     """
     rows: list[dict[str, float]] = [{} for _ in networks]
     for dropped, indices in by_pattern(networks).items():
         pattern = patterns[dropped]
-        inputs, outputs = (np.ceil(counts / step) for counts in channels(pattern, [networks[i] for i in indices]))
-        columns: dict[str, np.ndarray] = {"1": np.ones(len(indices)), "moved": np.zeros(len(indices))}
-
-        def add(name: str, values: np.ndarray, columns: dict[str, np.ndarray] = columns) -> None:
-            columns[name] = columns.get(name, 0.0) + values
-
+        inputs, outputs = channels(pattern, [networks[i] for i in indices])
+        columns: dict[str, np.ndarray] = {"1": np.ones(len(indices))}
         for j, layer in enumerate(pattern.layers):
-            positions = layer.positions if places else 1
-            name = f"{layer.kind} {layer.kernel}"
-            add(name, np.ones(len(indices)))
-            if not places:
-                # Of one channel a depthwise layer is an ordinary one.
-                there = np.where(outputs[:, j] > (layer.kind == "depthwise"), 1.0, 0.0)
-                columns[f"any {layer.kind}"] = np.maximum(columns.get(f"any {layer.kind}", 0.0), there)
-            add(f"{name} out", outputs[:, j] * positions)
-            if layer.kind != "depthwise":
-                add(f"{name} in x out", inputs[:, j] * outputs[:, j] * positions * layer.kernel)
-            add("moved", (inputs[:, j] + outputs[:, j]) * positions)
+            # Of one channel a depthwise layer is an ordinary one; what is timed has no networks as small as that.
+            ordinary = (inputs[:, j] == 1) if layer.kind == "depthwise" and (counted or not places) else None
+            parts = [(layer, 1.0)]
+            if ordinary is not None and ordinary.any():
+                parts = [(layer, 1.0 - ordinary), (replace(layer, kind="conv"), 1.0 * ordinary)]
+            for part, share in parts:
+                for name, values in _layer_columns(part, inputs[:, j], outputs[:, j], step, places, counted).items():
+                    columns[name] = columns.get(name, 0.0) + share * values
+                if not places:
+                    columns[f"any {part.kind}"] = np.maximum(columns.get(f"any {part.kind}", 0.0), share)
         if not places and pattern.run is not None:
-            columns |= {f"any {step.name}": np.ones(len(indices)) for step in pattern.run.steps}
+            columns |= {f"any {one.name}": np.ones(len(indices)) for one in pattern.run.steps}
         for place, i in enumerate(indices):
-            rows[i] = {name: float(values[place]) for name, values in columns.items()}
+            rows[i] = {name: float(np.broadcast_to(values, len(indices))[place]) for name, values in columns.items()}
     return rows
+
+
+def _layer_columns(
+    layer: LayerShape, inputs: np.ndarray, outputs: np.ndarray, step: int, places: bool, counted: bool
+) -> dict[str, np.ndarray]:
+    """The columns of one layer, each of shape (networks,); ``inputs``, ``outputs``: its channels.
+
+    Where instructions are ``counted``: positions; what is read at all of them; and what is left over where integers
+    are multiplied four at a time, for two outputs at a time.
+    """
+    name, positions = f"{layer.kind} {layer.kernel}", float(layer.positions if places else 1)
+    read, made = np.ceil(inputs / step), np.ceil(outputs / step)
+    found = {name: np.ones(len(inputs)), f"{name} out": made * positions, "moved": (read + made) * positions}
+    if layer.kind != "depthwise":
+        found[f"{name} in x out"] = read * made * positions * layer.kernel
+    if counted:
+        found[f"{name} places"] = np.full(len(inputs), positions)
+    if counted and layer.kind != "depthwise":
+        each = inputs * layer.kernel
+        found[f"{name} in"] = each * positions
+        found[f"{name} in % 4, out"] = (each % 4) * outputs * positions
+        found[f"{name} in, out % 2"] = each * (outputs % 2) * positions
+    return found
 
 
 Predictor = Callable[[Sequence[Network]], np.ndarray]
@@ -89,19 +108,20 @@ class FeatureTable:
     patterns: Patterns
     step: int
     places: bool = True
+    counted: bool = False
     _known: dict[Network, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """Of the columns that some network has."""
-        wholes = [whole(pattern) for pattern in self.patterns.values()]
-        rows = feature_rows(self.patterns, wholes, self.step, places=self.places)
+        ends = [end(pattern) for pattern in self.patterns.values() for end in (whole, narrowest)]
+        rows = feature_rows(self.patterns, ends, self.step, places=self.places, counted=self.counted)
         return tuple(sorted({name for row in rows for name in row}))
 
     def matrix(self, networks: Sequence[Network]) -> np.ndarray:
         """The columns of ``networks`` in the order of ``names``, (networks, columns)."""
         missing = [network for network in dict.fromkeys(networks) if network not in self._known]
-        rows = feature_rows(self.patterns, missing, self.step, places=self.places)
+        rows = feature_rows(self.patterns, missing, self.step, places=self.places, counted=self.counted)
         for network, row in zip(missing, rows, strict=True):
             self._known[network] = np.array([row.get(name, 0.0) for name in self.names])
         return np.array([self._known[network] for network in networks]).reshape(len(networks), len(self.names))

@@ -292,10 +292,13 @@ class _Tables:
         self._followed = all(pattern.run is not None for pattern in patterns.values())
         self._integers = {one.name for one in context.targets.variants if one.scheme in _STATIC}
         self._is_counted = context.targets.first.counted
+        self._counts = FeatureTable(patterns, context.targets.step, counted=True)
 
     def fitted(self, shares: Mapping[Network, float], quantity: str, precision: str) -> CostModel:
         """The model of a quantity in a precision, fitted to the shares of the networks that were measured."""
-        table: Table = {"size": self._weights, "memory": self._places}.get(quantity, self.blocks)
+        table: Table = {"size": self._weights, "memory": self._places}.get(
+            quantity, self._counts if quantity == "instructions" else self.blocks
+        )
         if quantity == "memory" and self._followed:
             table = self._arenas[8 if precision in self._integers else 32]
         # What is counted is the same whenever it is measured, and so is a file's size.
