@@ -86,6 +86,20 @@ class ArenaTable:
         number, weights, _ = min(fitted, key=lambda one: (round(one[2], 4), one[0]))
         return partial(self._predicted, number, weights)
 
+    def at_peak(self, network: Network) -> tuple[str, ...]:
+        """Names of the groups whose channels are live at the moment at which most is live: what memory is cut by."""
+        buffers = self._layout(network.dropped, True).buffers
+        full = self.patterns[network.dropped].full
+        left = {name: np.array([network.width_of[name] / channels]) for name, channels in full.items()}
+        elements = sizes(buffers, left, 1)[0]
+
+        def live(moment: int) -> list[int]:
+            return [i for i, one in enumerate(buffers) if one.kind == VALUE and one.first <= moment <= one.last]
+
+        last = max((one.last for one in buffers), default=0)
+        peak = max(range(last + 1), key=lambda moment: sum(elements[i] for i in live(moment)))
+        return tuple(sorted({name for i in live(peak) for _, names in buffers[i].elements for name in names}))
+
     def _fitted(self, networks: Sequence[Network], ratios: np.ndarray, habit: int) -> tuple[np.ndarray, float]:
         """(Weights of the columns, root of the mean squared relative error) of one habit."""
         columns = self._columns(networks, habit)

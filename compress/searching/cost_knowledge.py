@@ -15,7 +15,7 @@ from compress.sampling import cost_model
 from compress.sampling.arenas import ALIGNMENT, ArenaTable
 from compress.sampling.cost_model import CostModel, FeatureTable, Table
 from compress.sampling.network_arrays import Patterns
-from compress.sampling.pool import spread
+from compress.sampling.pool import relieved, spread
 from compress.sampling.problems import Problem
 from compress.scanning.cost_scan import TOGETHER, Measured, measure_networks
 from compress.selection.costs import costs_of
@@ -63,6 +63,8 @@ class CostKnowledge:
     """Names of the variants that are made for the other targets, which gain by them."""
     by_size: bool = False
     """Whether sizes are an objective, or limited."""
+    arenas: ArenaTable | None = None
+    """What memory goes by, where it is searched or limited, and the runs of the networks can be followed."""
     _ratios: dict[str, list[float]] = field(default_factory=dict)
     """Precision that goes by another one -> what trained networks have cost in it, as shares of that one's costs."""
     _seen: set[int] = field(default_factory=set)
@@ -144,6 +146,10 @@ class CostKnowledge:
             if most is not None:
                 fits &= shares <= most
         return fits
+
+    def relieved(self, networks: Sequence[Network]) -> list[Network]:
+        """Networks that need less memory than these, cut where its peak is; none where memory is no cost."""
+        return [] if self.arenas is None else relieved(self.arenas.patterns, networks, self.arenas.at_peak)
 
     def measure(self, network: Network) -> bool:
         """Measure a network that is about to be trained; False where it was measured before.
@@ -230,6 +236,7 @@ def learn_costs(
         context, training, importance, operators, quantity, models, others, factors, made,
         tuple(limit for limit in problem.constraints if limit.operator == "<="), tables.blocks,
         elsewhere=_worth_elsewhere(context, problem), by_size="size" in quantities_of(problem),
+        arenas=tables.arenas if "memory" in {quantity, *others} else None,
     )  # fmt: skip
 
 
@@ -293,6 +300,11 @@ class _Tables:
         self._integers = {one.name for one in context.targets.variants if one.scheme in _STATIC}
         self._is_counted = context.targets.first.counted
         self._counts = FeatureTable(patterns, context.targets.step, counted=True)
+
+    @property
+    def arenas(self) -> ArenaTable | None:
+        """What is live when in the networks, where that can be followed."""
+        return self._arenas[8] if self._followed else None
 
     def fitted(self, shares: Mapping[Network, float], quantity: str, precision: str) -> CostModel:
         """The model of a quantity in a precision, fitted to the shares of the networks that were measured."""

@@ -13,7 +13,8 @@ from compress.pruning.grouping import find_groups
 from compress.pruning.patterns import network_patterns
 from compress.sampling import cost_model
 from compress.sampling.arenas import ALIGNMENT, ArenaTable, arena
-from compress.sampling.network_arrays import Patterns, patterns_by_dropped
+from compress.sampling.network_arrays import Patterns, patterns_by_dropped, whole
+from compress.sampling.pool import relieved
 from compress.values.networks import Network
 from recipes.digits import network as digits
 from recipes.image_classification import network as resnet
@@ -92,6 +93,28 @@ def test_a_few_networks_are_enough(spaces: dict, name: str, count: int) -> None:
     errors = np.abs(model.predict(networks) * found.max() / found - 1)
     assert np.median(errors) < 0.02
     assert errors.max() < 0.06
+
+
+@pytest.mark.parametrize("name", ["digits", "resnet"])
+def test_to_cut_the_groups_at_the_peak_needs_less_memory_and_to_cut_the_others_does_not(
+    spaces: dict, name: str
+) -> None:
+    patterns, rows = spaces[name]
+    found = np.array([row[2] for row in rows], dtype=np.float64)
+    table = ArenaTable(patterns)
+    networks = networks_in(patterns, rows)
+    model = cost_model.fit(patterns, networks, found / found.max(), 1, table=table)
+    path = [whole(patterns[()]), *relieved(patterns, [whole(patterns[()])], table.at_peak)]
+    costs = model.predict(path)
+    assert len(path) == 9
+    # Where the largest tensors come first, a smaller one may now and then leave a gap.
+    assert (np.diff(costs) < 0).sum() >= 7
+    assert costs[-1] < 0.55
+    at_peak = set(table.at_peak(path[0]))
+    assert at_peak < set(patterns[()].full), "not all groups make the peak"
+    others = {group: max(1, width - 1) if group not in at_peak else width for group, width in path[0].widths}
+    narrower = Network((), tuple(sorted(others.items())))
+    assert model.predict([narrower])[0] > 0.98 * costs[0]
 
 
 def test_tensors_that_are_never_needed_together_share_their_place() -> None:
