@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ from compress.pruning.blocks import find_blocks, groups_without, without_blocks
 from compress.pruning.grouping import find_groups
 from compress.pruning.patterns import network_patterns
 from compress.sampling import cost_model
-from compress.sampling.arenas import ALIGNMENT, ArenaTable
 from compress.sampling.cost_model import FeatureTable, Table
 from compress.sampling.network_arrays import Patterns, patterns_by_dropped
 from compress.sampling.pool import spread
+from compress.scanning.arenas import ALIGNMENT, ArenaTable
+from compress.scanning.traced_runs import with_runs
 from compress.values.networks import Network
 from recipes import digits, image_classification, keyword_spotting
 from targets import registry
@@ -68,7 +70,9 @@ def errors(name: str, targets: Sequence[Target], count: int) -> list[tuple[Any, 
     """(Network, target, precision, quantity, networks, median error, worst error), each predicted from the others."""
     module, inputs = subject(name)
     groups, blocks = find_groups(module, inputs), find_blocks(module, inputs)
-    patterns = patterns_by_dropped(network_patterns(module, inputs, groups, blocks, with_runs=True))
+    without = partial(groups_without, module, inputs, groups, blocks)
+    found = network_patterns(module, inputs, groups, blocks)
+    patterns = patterns_by_dropped(with_runs(found, module, (inputs,), blocks, without))
     measured: dict[Network, Costs] = {}
     for network in spread(patterns, count, 0):
         left = groups_without(module, inputs, groups, blocks, network.dropped)

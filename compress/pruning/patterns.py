@@ -21,7 +21,6 @@ from compress.pruning.cutting import cut, tensor_named
 from compress.pruning.groups import Group, Groups
 from compress.pruning.layers import Matrix, MatrixAxis, matrices
 from compress.pruning.narrow_attention import adapt
-from compress.pruning.value_sizes import traced_run
 from compress.pruning.widths import check_step, ladder
 from compress.values.error_lines import one_line
 from compress.values.networks import GroupLadder, LayerShape, Pattern
@@ -40,7 +39,6 @@ def network_patterns(
     *,
     most: int = MOST_PATTERNS,
     without: Callable[[tuple[str, ...]], Groups] | None = None,
-    with_runs: bool = False,
 ) -> tuple[Pattern, ...]:
     """The patterns of ``module``, the whole network first; those with fewer blocks dropped before those with more.
 
@@ -50,13 +48,13 @@ def network_patterns(
 
     Raises TaskError if the whole network does not run, SpaceError for a step that is no whole number from 1.
     """
-    found = [network_pattern(module, example_inputs, groups, blocks, (), step, with_run=with_runs)]
+    found = [network_pattern(module, example_inputs, groups, blocks, (), step)]
     for dropped in dropped_sets([block.name for block in blocks.removable], most)[1:]:
         try:
             left = (
                 groups_without(module, example_inputs, groups, blocks, dropped) if without is None else without(dropped)
             )
-            found.append(network_pattern(module, example_inputs, left, blocks, dropped, step, with_run=with_runs))
+            found.append(network_pattern(module, example_inputs, left, blocks, dropped, step))
         except TaskError:
             continue
     return tuple(found)
@@ -81,8 +79,6 @@ def network_pattern(
     blocks: Blocks,
     dropped: Iterable[str],
     step: int = 1,
-    *,
-    with_run: bool = False,
 ) -> Pattern:
     """One pattern: ``module`` without the blocks ``dropped``; ``groups`` are those that are left then.
 
@@ -106,8 +102,7 @@ def network_pattern(
     uneven = {group for matrix in found for group in held.uneven(matrix)}
     layers = [_shape(matrix, held, uneven) for matrix in found]
     uneven |= _fitted(network, inputs, groups, uneven, layers)
-    ladders = tuple(_ladder(group, step, uneven) for group in groups.prunable)
-    return Pattern(names, ladders, tuple(layers), traced_run(network, inputs, groups) if with_run else None)
+    return Pattern(names, tuple(_ladder(group, step, uneven) for group in groups.prunable), tuple(layers))
 
 
 def _fitted(

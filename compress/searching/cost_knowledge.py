@@ -12,11 +12,11 @@ import numpy as np
 
 from compress.baseline.contexts import Context, Training
 from compress.sampling import cost_model
-from compress.sampling.arenas import ALIGNMENT, ArenaTable
 from compress.sampling.cost_model import CostModel, FeatureTable, Table
 from compress.sampling.network_arrays import Patterns
 from compress.sampling.pool import relieved, spread
 from compress.sampling.problems import Problem
+from compress.scanning.arenas import ALIGNMENT, ArenaTable
 from compress.scanning.cost_scan import TOGETHER, Measured, measure_networks
 from compress.selection.costs import costs_of
 from compress.selection.feasibility import quantity as quantity_of

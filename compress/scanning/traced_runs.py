@@ -1,18 +1,43 @@
-"""How large the values of a network's run are at any widths of its groups."""
+"""The stage that follows one run of every pattern: what is live when, and how large it is at any widths of groups."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor, nn
 
+from compress.networks.prepared_modules import ready
+from compress.pruning.blocks import Blocks, without_blocks
 from compress.pruning.groups import Group, Groups
+from compress.pruning.narrow_attention import adapt
 from compress.tracing.labels import FIXED, ChannelTrace, Labels
 from compress.tracing.recorded_runs import RecordedStep, record_run
+from compress.values.networks import Pattern
 from compress.values.runs import CONV, DEPTHWISE, Run, Step, Terms
+
+
+def with_runs(
+    patterns: Sequence[Pattern], module: nn.Module, inputs: tuple[Tensor, ...], blocks: Blocks,
+    groups_without: Callable[[tuple[str, ...]], Groups],
+) -> tuple[Pattern, ...]:  # fmt: skip
+    """The ``patterns`` of ``module`` with their runs, as far as these can be followed.
+
+    ``inputs``: samples, batch first. ``groups_without``: names of blocks -> the groups that are left without them.
+    """
+    whole, given = ready(module, inputs)
+    found = []
+    for pattern in patterns:
+        left = blocks.named(pattern.dropped)
+        network = (without_blocks(whole, left) if left else copy.deepcopy(whole)).eval()
+        adapt(network)
+        found.append(replace(pattern, run=traced_run(network, given, groups_without(pattern.dropped))))
+    return tuple(found)
 
 
 def traced_run(network: nn.Module, inputs: tuple[Tensor, ...], groups: Groups) -> Run | None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from compress.pruning.grouping import find_groups
 from compress.pruning.groups import Groups
 from compress.pruning.pruning import prune
-from compress.pruning.value_sizes import traced_run
+from compress.scanning.traced_runs import traced_run
 from compress.values.runs import Run, Terms
 
 

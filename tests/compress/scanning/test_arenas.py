@@ -1,6 +1,7 @@
 """Memory of networks that were not measured, held against what TensorFlow Lite Micro has said of them."""
 
 import itertools
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,13 +9,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.pruning.blocks import find_blocks
+from compress.pruning.blocks import find_blocks, groups_without
 from compress.pruning.grouping import find_groups
 from compress.pruning.patterns import network_patterns
 from compress.sampling import cost_model
-from compress.sampling.arenas import ALIGNMENT, ArenaTable, arena
 from compress.sampling.network_arrays import Patterns, patterns_by_dropped, whole
 from compress.sampling.pool import relieved
+from compress.scanning.arenas import ALIGNMENT, ArenaTable, arena
+from compress.scanning.traced_runs import with_runs
 from compress.values.networks import Network
 from recipes.digits import network as digits
 from recipes.image_classification import network as resnet
@@ -53,7 +55,9 @@ WHAT = {"tflm int8": (2, 8), "cortex-m int8": (3, 8), "tflm fp32": (4, 32)}
 def patterns_of(module: torch.nn.Module, inputs: torch.Tensor) -> Patterns:
     module = module.eval()
     groups, blocks = find_groups(module, inputs), find_blocks(module, inputs)
-    return patterns_by_dropped(network_patterns(module, inputs, groups, blocks, with_runs=True))
+    without = partial(groups_without, module, inputs, groups, blocks)
+    found = network_patterns(module, inputs, groups, blocks)
+    return patterns_by_dropped(with_runs(found, module, (inputs,), blocks, without))
 
 
 @pytest.fixture(scope="module")
