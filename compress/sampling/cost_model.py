@@ -208,8 +208,9 @@ def fit(
     ``table``: what the model goes by, of the same patterns, instead of columns for ``step`` and ``places``; one that
     another model has filled already saves time. For latency, instructions and cycles ``step`` is the target's; for the
     size of a file it is 1 and there are no ``places``, which is exact; memory goes by a table of its own
-    (``scanning/arenas.py``). ``exact``: the costs are counted, not timed. Raises ValueError for fewer than three networks, or a
-    cost that is not positive and finite.
+    (``scanning/arenas.py``). ``exact``: the costs are counted, not timed.
+
+    Raises ValueError for fewer than three networks, or a cost that is not positive and finite.
     """
     if len(networks) != len(ratios) or len(set(networks)) < 3:
         raise ValueError(f"{len(set(networks))} networks and {len(ratios)} costs; three or more of both, as many")

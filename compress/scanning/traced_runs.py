@@ -17,7 +17,7 @@ from compress.pruning.blocks import Blocks, without_blocks
 from compress.pruning.groups import Group, Groups
 from compress.pruning.narrow_attention import adapt
 from compress.tracing.labels import FIXED, ChannelTrace, Labels
-from compress.tracing.recorded_runs import RecordedStep, record_run
+from compress.tracing.recorded_runs import RecordedRun, RecordedStep, record_run
 from compress.values.networks import Pattern
 from compress.values.runs import CONV, DEPTHWISE, Run, Step, Terms
 
@@ -46,9 +46,12 @@ def traced_run(network: nn.Module, inputs: tuple[Tensor, ...], groups: Groups) -
     ``network`` is in eval mode and adapted, as groups are found in it. None where its run cannot be followed.
     """
     try:
-        recorded = record_run(network, inputs)
+        return _run(record_run(network, inputs), groups)
     except Exception:  # it shows, and is said, where the groups are found
         return None
+
+
+def _run(recorded: RecordedRun, groups: Groups) -> Run:
     held = _Held(recorded.seen, groups.prunable)
 
     def step(one: RecordedStep) -> Step:
