@@ -31,6 +31,11 @@ def whole(pattern: Pattern) -> Network:
     return Network(pattern.dropped, tuple(sorted((group.name, group.channels) for group in pattern.groups)))
 
 
+def narrowest(pattern: Pattern) -> Network:
+    """The network of a pattern of which every group is as narrow as it may be."""
+    return Network(pattern.dropped, tuple(sorted((group.name, group.widths[0]) for group in pattern.groups)))
+
+
 def channels(pattern: Pattern, networks: Sequence[Network]) -> tuple[np.ndarray, np.ndarray]:
     """(inputs, outputs) of every layer, each of shape (networks, layers). All ``networks`` are of ``pattern``."""
     names = [group.name for group in pattern.groups]

@@ -5,7 +5,7 @@ Everything is drawn from a seeded generator, so that the same search looks at th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,8 @@ _SPREAD = 0.25
 """Standard deviation of a group's place on its ladder around the network's own."""
 _TOGGLED = 0.25
 """Share of neighbours in which a block is dropped or put back."""
+_RELIEF = 8
+"""Steps on the way to less memory, which is about that of the narrowest groups then."""
 
 
 def random_networks(patterns: Patterns, count: int, seed: int) -> list[Network]:
@@ -53,6 +55,30 @@ def neighbours(patterns: Patterns, networks: Sequence[Network], each: int, seed:
             if near is network or rng.random() < 0.5:
                 near = _stepped(patterns[near.dropped], near, rng)
             found.setdefault(near)
+    return [network for network in found if network not in set(networks)]
+
+
+def relieved(
+    patterns: Patterns, networks: Sequence[Network], at_peak: Callable[[Network], Sequence[str]]
+) -> list[Network]:
+    """What leads from each network to less memory: an eighth of its ladder off each group at its peak, and so on.
+
+    ``at_peak``: the groups of a network that make its peak of memory. Up to eight networks each; ``networks`` are not
+    among them.
+    """
+    found: dict[Network, None] = {}
+    for network in networks:
+        for _ in range(_RELIEF):
+            named, widths = set(at_peak(network)), []
+            for group in patterns[network.dropped].groups:
+                place = group.widths.index(network.width_of[group.name])
+                off = max(1, len(group.widths) // _RELIEF) if group.name in named else 0
+                widths.append((group.name, group.widths[max(0, place - off)]))
+            narrower = Network(network.dropped, tuple(sorted(widths)))
+            if narrower == network:
+                break
+            network = narrower
+            found.setdefault(network)
     return [network for network in found if network not in set(networks)]
 
 

@@ -12,10 +12,11 @@ import numpy as np
 
 from compress.baseline.contexts import Context, Training
 from compress.sampling import cost_model
-from compress.sampling.cost_model import CostModel, FeatureTable
+from compress.sampling.cost_model import CostModel, FeatureTable, Table
 from compress.sampling.network_arrays import Patterns
-from compress.sampling.pool import spread
+from compress.sampling.pool import relieved, spread
 from compress.sampling.problems import Problem
+from compress.scanning.arenas import ALIGNMENT, ArenaTable
 from compress.scanning.cost_scan import TOGETHER, Measured, measure_networks
 from compress.selection.costs import costs_of
 from compress.selection.feasibility import quantity as quantity_of
@@ -62,6 +63,8 @@ class CostKnowledge:
     """Names of the variants that are made for the other targets, which gain by them."""
     by_size: bool = False
     """Whether sizes are an objective, or limited."""
+    arenas: ArenaTable | None = None
+    """What memory goes by, where it is searched or limited, and the runs of the networks can be followed."""
     _ratios: dict[str, list[float]] = field(default_factory=dict)
     """Precision that goes by another one -> what trained networks have cost in it, as shares of that one's costs."""
     _seen: set[int] = field(default_factory=set)
@@ -144,10 +147,14 @@ class CostKnowledge:
                 fits &= shares <= most
         return fits
 
+    def relieved(self, networks: Sequence[Network]) -> list[Network]:
+        """Networks that need less memory than these, cut where its peak is; none where memory is no cost."""
+        return [] if self.arenas is None else relieved(self.arenas.patterns, networks, self.arenas.at_peak)
+
     def measure(self, network: Network) -> bool:
         """Measure a network that is about to be trained; False where it was measured before.
 
-        A measurement that is more than three usual errors off its prediction is repeated, carefully.
+        A reading of time that is more than three usual errors off its prediction is repeated, carefully.
         """
         first = next(iter(self.models.values()))
         if network in first.measured:
@@ -214,20 +221,22 @@ def learn_costs(
         if start == 0:
             precisions = _worth(found, precisions, quantity, problem)
     found = {network: costs for network, costs in found.items() if all(name in costs for name in precisions)}
-    tables = _Tables(patterns, context.targets.step)
+    tables = _Tables(context, patterns)
     models = {
-        name: tables.fitted({n: costs[name][quantity] for n, costs in found.items()}, quantity) for name in precisions
+        name: tables.fitted({n: costs[name][quantity] for n, costs in found.items()}, quantity, name)
+        for name in precisions
     }
     others = {
-        name: {p: tables.fitted({n: costs[p][name] for n, costs in found.items()}, name) for p in precisions}
-        for name in _quantities(problem) - {quantity, "quality", "quality_drop"}
+        name: {p: tables.fitted({n: costs[p][name] for n, costs in found.items()}, name, p) for p in precisions}
+        for name in quantities_of(problem) - {quantity, "quality", "quality_drop"}
         if all(name in costs[p] for costs in found.values() for p in precisions)
     }
     factors, made = _factors(context, precisions, quantity, problem, operators)
     return CostKnowledge(
         context, training, importance, operators, quantity, models, others, factors, made,
         tuple(limit for limit in problem.constraints if limit.operator == "<="), tables.blocks,
-        elsewhere=_worth_elsewhere(context, problem), by_size="size" in _quantities(problem),
+        elsewhere=_worth_elsewhere(context, problem), by_size="size" in quantities_of(problem),
+        arenas=tables.arenas if "memory" in {quantity, *others} else None,
     )  # fmt: skip
 
 
@@ -259,7 +268,7 @@ def _bases(context: Context) -> list[str]:
 
 def _worth(found: Mapping[Network, Measured], precisions: Sequence[str], quantity: str, problem: Problem) -> list[str]:
     """The precisions in which some network is at least 3 % cheaper than in the first one."""
-    if "size" in _quantities(problem):
+    if "size" in quantities_of(problem):
         return list(precisions)
     first, *rest = precisions
     kept = [first]
@@ -274,22 +283,40 @@ def _worth(found: Mapping[Network, Measured], precisions: Sequence[str], quantit
     return kept
 
 
-def _quantities(problem: Problem) -> set[str]:
+def quantities_of(problem: Problem) -> set[str]:
+    """All quantities that have a say: those that are searched, and those that are limited."""
     return {*problem.objectives, *(limit.quantity for limit in problem.constraints)}
 
 
 class _Tables:
     """The columns of networks, once for all costs that go by the same ones."""
 
-    def __init__(self, patterns: Patterns, step: int) -> None:
-        self.blocks = FeatureTable(patterns, step)
-        self._of = {"size": FeatureTable(patterns, 1, places=False), "memory": FeatureTable(patterns, 1)}
+    def __init__(self, context: Context, patterns: Patterns) -> None:
+        self.blocks = FeatureTable(patterns, context.targets.step)
+        self._weights = FeatureTable(patterns, 1, places=False)
+        self._places = FeatureTable(patterns, 1)
+        self._arenas = {bits: ArenaTable(patterns, ALIGNMENT // bits) for bits in (8, 32)}
+        self._followed = all(pattern.run is not None for pattern in patterns.values())
+        self._integers = {one.name for one in context.targets.variants if one.scheme in _STATIC}
+        self._is_counted = context.targets.first.counted
+        self._counts = FeatureTable(patterns, context.targets.step, counted=True)
 
-    def fitted(self, shares: Mapping[Network, float], quantity: str) -> CostModel:
-        """The model of a quantity, fitted to the shares of the networks that were measured."""
-        table = self._of.get(quantity, self.blocks)
+    @property
+    def arenas(self) -> ArenaTable | None:
+        """What is live when in the networks, where that can be followed."""
+        return self._arenas[8] if self._followed else None
+
+    def fitted(self, shares: Mapping[Network, float], quantity: str, precision: str) -> CostModel:
+        """The model of a quantity in a precision, fitted to the shares of the networks that were measured."""
+        table: Table = {"size": self._weights, "memory": self._places}.get(
+            quantity, self._counts if quantity == "instructions" else self.blocks
+        )
+        if quantity == "memory" and self._followed:
+            table = self._arenas[8 if precision in self._integers else 32]
+        # What is counted is the same whenever it is measured, and so is a file's size.
+        exact = self._is_counted or quantity == "size"
         return cost_model.fit(
-            table.patterns, list(shares), list(shares.values()), table.step, places=table.places, table=table
+            self.blocks.patterns, list(shares), list(shares.values()), self.blocks.step, table=table, exact=exact
         )
 
 
@@ -315,7 +342,7 @@ def _factors(
         base = scheme if scheme in measured else "int8" if scheme in _STATIC and "int8" in measured else measured[0]
         factor = known[scheme] / known[base] if scheme in known and base in known else 1.0
         gains = scheme in measured or known.get(scheme, 1.0) <= _GAIN or base == "int8"
-        if gains or "size" in _quantities(problem) or scheme in (*STORED, QAT):
+        if gains or "size" in quantities_of(problem) or scheme in (*STORED, QAT):
             factors[scheme] = (base, factor)
             names.append(variant.name)
     if not factors:
@@ -338,7 +365,7 @@ def _worth_elsewhere(context: Context, problem: Problem) -> tuple[str, ...]:
         for variant in sorted(context.targets.variants, key=lambda one: _EXACT.index(one.scheme)):
             share = shares.get(variant.name, 1.0 if variant.scheme == "fp32" else None)
             if target.name in variant.targets and share is not None:
-                if share <= _GAIN * least or "size" in _quantities(problem):
+                if share <= _GAIN * least or "size" in quantities_of(problem):
                     found.add(variant.name)
                 least = min(least, share)
     return tuple(variant.name for variant in context.targets.variants if variant.name in found)

@@ -23,7 +23,8 @@ from compress.sampling.problems import Problem
 from compress.sampling.rungs import Plan
 from compress.scanning.cost_scan import untrained
 from compress.scanning.step_times import seconds_of, step_seconds
-from compress.searching.cost_knowledge import NETWORKS, CostKnowledge, learn_costs
+from compress.scanning.traced_runs import with_runs
+from compress.searching.cost_knowledge import NETWORKS, CostKnowledge, learn_costs, quantities_of
 from compress.searching.first_candidates import QUANTIZING, best_untouched
 from compress.searching.progress import Progress
 from compress.values.configs import OPERATORS
@@ -76,10 +77,12 @@ class NetworkKnowledge:
     def patterns(self) -> Patterns:
         """What may be dropped, and the widths that are left to choose."""
         training, groups = self.training, self.context.profile.groups
+        without = partial(training.groups_without, groups)
         found = network_patterns(
-            training.module, training.example, groups, training.blocks, self.context.targets.step,
-            without=partial(training.groups_without, groups),
-        )  # fmt: skip
+            training.module, training.example, groups, training.blocks, self.context.targets.step, without=without
+        )
+        if self.context.targets.first.counted or "memory" in quantities_of(self.problem):
+            found = with_runs(found, training.module, training.example, training.blocks, without)
         return patterns_by_dropped(allowed(found, self.space, len(training.blocks.removable)))
 
     @cached_property

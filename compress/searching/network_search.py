@@ -238,10 +238,14 @@ class NetworkSearch:
         return history(self.context.run.state, self.known.scale, len(self.known.plan.rungs), read)
 
     def _pool(self, past: History) -> tuple[Network, ...]:
-        """Random networks, neighbours of those trained last, and all that were trained; none that cannot be had."""
+        """Random networks, neighbours of those trained last, and all that were trained; none that cannot be had.
+
+        Where memory is a cost, also what leads from there to less of it.
+        """
         last = [each.network for each in past.trained[-_AROUND:]]
         found = dict.fromkeys(self._random)
         found |= dict.fromkeys(neighbours(self.known.patterns, last, _NEIGHBOURS, self.seed + len(past.readings)))
+        found |= dict.fromkeys(self.known.costs.relieved([whole(self.known.patterns[()]), *last]))
         trained = dict.fromkeys(each.network for each in past.trained)
         trained |= dict.fromkeys(each.network for each in self._under_way)
         fitting = self.known.costs.meets(list(found))

@@ -33,7 +33,7 @@ def trace_channels(module: nn.Module, inputs: tuple[Tensor, ...]) -> ChannelTrac
     Statistics of ``module`` may change by that.
     """
     inputs = copies(inputs)  # which it may write to
-    mode = _Mode(module, inputs)
+    mode = ChannelMode(module, inputs)
     with unfused(), mode:
         mode.freeze_outputs(module(*inputs))
     also = _where_training_differs(module, inputs, mode.used)
@@ -78,7 +78,7 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-class _Mode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class ChannelMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Labels the dimensions of parameters, buffers and inputs, and then of what each operator makes of them."""
 
     def __init__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from compress.values.runs import Run
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -87,6 +89,8 @@ class Pattern:
     """Names of the blocks that it lacks, sorted; empty for the baseline."""
     groups: tuple[GroupLadder, ...]
     layers: tuple[LayerShape, ...]
+    run: Run | None = None
+    """What is live when, where memory is asked for and the run can be followed."""
 
     @cached_property
     def full(self) -> dict[str, int]:

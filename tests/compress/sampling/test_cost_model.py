@@ -1,5 +1,7 @@
 """Costs of untrained networks: a regression on blocks of channels, with its error."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -77,6 +79,67 @@ def test_of_a_network_that_was_measured_the_mean_of_model_and_measurement_counts
     lower = model.with_measured(new, predicted * 0.9)
     assert lower.predict([new])[0] * 0.9 < lower.costs([new])[0] < lower.predict([new])[0]
     assert new not in model.measured
+
+
+def test_what_is_counted_is_what_was_measured_and_is_not_measured_again() -> None:
+    """A network that was predicted within a limit, and is beyond it, is not made half of both."""
+    measured = spread(PATTERNS, 18, seed=0)
+    model = cost_model.fit(PATTERNS, measured, staircase(measured), STEP, exact=True)
+    new = network(32, 16, 32, 48)
+    predicted = float(model.predict([new])[0])
+    assert not model.is_off(new, 1.5 * predicted)
+    again = model.with_measured(new, 1.5 * predicted)
+    assert again.costs([new])[0] == 1.5 * predicted
+    assert again.costs(measured) == pytest.approx(staircase(measured))
+
+
+NARROW = {
+    dropped: replace(pattern, groups=tuple(replace(group, widths=(1, *group.widths)) for group in pattern.groups))
+    for dropped, pattern in PATTERNS.items()
+}
+"""The space with groups of a single channel; a depthwise layer of one is an ordinary convolution."""
+
+
+def test_code_that_comes_with_a_kind_of_layer_is_part_of_a_size() -> None:
+    """Only block ``a`` has a depthwise layer."""
+
+    def size(each) -> float:
+        _, outputs = channels(NARROW[each.dropped], [each])
+        found = zip(NARROW[each.dropped].layers, outputs[0], strict=True)
+        return 1000.0 + 500.0 * any(layer.kind == "depthwise" and count > 1 for layer, count in found)
+
+    measured = spread(NARROW, 30, seed=0)
+    model = cost_model.fit(NARROW, measured, [size(n) / size(measured[-1]) for n in measured], 1, places=False)
+    others = random_networks(NARROW, 200, seed=2)
+    assert any("a" not in each.dropped and each.width_of["a"] == 1 for each in others)
+    assert model.predict(others) == pytest.approx([size(n) / size(measured[-1]) for n in others], rel=1e-6)
+
+
+def test_instructions_of_kernels_that_multiply_four_numbers_for_two_outputs_at_a_time() -> None:
+    """Written as the loops run: windows are gathered, then rows of two outputs, then words of four numbers."""
+
+    def instructions(each) -> float:
+        total = 5000.0
+        inputs, outputs = channels(NARROW[each.dropped], [each])
+        for layer, i, o in zip(NARROW[each.dropped].layers, inputs[0], outputs[0], strict=True):
+            if layer.kind == "depthwise" and i > 1:
+                total += layer.positions * (30 + 12 * o)
+                continue
+            words, rest = divmod(int(i) * layer.kernel, 4)
+            pairs, last = divmod(int(o), 2)
+            row = 40 + 9 * words + 14 * rest
+            total += layer.positions * (25 + 2 * int(i) * layer.kernel + pairs * row + last * (0.7 * row))
+        return total
+
+    measured = spread(NARROW, 40, seed=0)
+    ratios = [instructions(n) / instructions(measured[-1]) for n in measured]
+    others = random_networks(NARROW, 200, seed=2)
+    known = np.array([instructions(n) / instructions(measured[-1]) for n in others])
+    table = cost_model.FeatureTable(NARROW, 1, counted=True)
+    finely = np.abs(cost_model.fit(NARROW, measured, ratios, 1, table=table).predict(others) / known - 1)
+    roughly = np.abs(cost_model.fit(NARROW, measured, ratios, 1).predict(others) / known - 1)
+    assert finely.max() < 0.02
+    assert finely.max() < roughly.max() / 3
 
 
 def test_sizes_are_exact() -> None:

@@ -119,6 +119,22 @@ def test_what_another_target_gains_by_is_made_of_trained_networks_too(
     assert "int8" in report["picks"]["fake2"]["fastest"]["id"]
 
 
+def test_a_limit_on_memory_is_met_by_what_is_trained_and_its_memory_was_known(
+    task: compress.Task, tiny: ModuleType, tmp_path: Path
+) -> None:
+    found = compress.search(
+        task, FakeTarget(), trials=4, space=replace(tiny.SPACE, precision="fp32"), out=tmp_path / "run",
+        sampler="cost-aware", objectives=["quality", "memory"], constraints=["quality_drop<=1", "memory<=0.3x"],
+    )  # fmt: skip
+    memory = {one["id"]: one["measured"]["fake"]["memory"] for one in found.report["candidates"]}
+    trained = [one for one in asked(tmp_path / "run") if f"{one['trial']:04d}-fp32" in memory and "cost" in one["why"]]
+    assert len(trained) >= 3
+    for one in trained:
+        ratio = memory[f"{one['trial']:04d}-fp32"] / memory["baseline"]
+        assert ratio <= 0.3
+        assert one["why"]["cost"]["fp32"] == pytest.approx(ratio, rel=0.01)
+
+
 def test_networks_are_told_to_other_samplers_as_ratios(chosen: Result) -> None:
     study = chosen.study()
     ratios = [trial.params["prune_ratio"] for trial in study.trials]
