@@ -188,10 +188,13 @@ def _text(name: str) -> tuple[nn.Module, Any]:
 
 def _seen(name: str) -> tuple[nn.Module, Any]:
     _with_operators()
-    from transformers import AutoModelForImageClassification
+    import transformers
 
     config = _config(name, _SEEN[name])
-    return AutoModelForImageClassification.from_config(config), _images(_SEEN[name].get("image_size", 64))
+    # Of DeiT the automatic class wants to know which of two heads it has.
+    kind = transformers.DeiTForImageClassification if name == "deit" else transformers.AutoModelForImageClassification
+    module = kind(config) if name == "deit" else kind.from_config(config)
+    return module, _images(_SEEN[name].get("image_size", 64))
 
 
 def _heard(name: str) -> tuple[nn.Module, Any]:

@@ -19,7 +19,8 @@ from compress.pruning.permutation_check import UNEQUAL, CheckedGroup, Permutatio
 from compress.pruning.repeated_groups import likeness, transferred
 from compress.tracing.channels import OUTPUT
 
-_MOST_PARTS = 4
+_MOST_PARTS, _MOST_MIRRORED = 4, 16
+"""Groups that are tried as one, of those that lie side by side and of those that are made of one another."""
 
 
 def select_prunable(
@@ -58,7 +59,9 @@ def select_prunable(
                 kept.pop(group.name)
         elif found.reason.startswith(UNEQUAL):
             kept[whole[0].name] = found.reason
-    for several in _side_by_side(failed):
+    for several in (*_side_by_side(failed), *_mirrored(failed)):
+        if any(part.name not in kept for part in several):
+            continue  # it has gone with others
         found = _checked(module, check, joined(several))
         if found.reason is None:
             passed.append(found.group)
@@ -136,6 +139,27 @@ def _side_by_side(groups: Sequence[Group]) -> list[list[Group]]:
             around = root.layer if ".in_proj_" in root.tensor else group.members[0].rpartition(".")[0]
             by_place.setdefault((around, group.channels), []).append(group)
     return [parts for parts in by_place.values() if 1 < len(parts) <= _MOST_PARTS]
+
+
+def _mirrored(groups: Sequence[Group]) -> list[list[Group]]:
+    """A group with those of its size that are made of it, layer for layer, to be tried as blocks of one.
+
+    Code that reads a width off what goes into a layer and uses it for what comes out, as ``conv(x).reshape(B, C, -1)``
+    with the C of x does, needs both to stay equally wide.
+    """
+    found = []
+    for group in groups:
+        along = {slot.tensor: slot.dim for slot in group.slots}
+        made = [
+            one
+            for one in groups
+            if one is not group
+            and (one.channels, one.multiple, group.multiple) == (group.channels, 1, 1)
+            and along.get(one.slots[0].tensor, one.slots[0].dim) != one.slots[0].dim
+        ]
+        if 0 < len(made) < _MOST_MIRRORED:
+            found.append([group, *made])
+    return found
 
 
 def _divided(group: Group, parts: Sequence[Sequence[int]]) -> list[Group]:

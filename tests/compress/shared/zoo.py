@@ -359,6 +359,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], Callable[[], tuple[Tensor, ...]]]]
     "vit-from-scratch": (lambda: joint.FromScratch(joint.ReshapedAttention), IMAGE),
     "vit-own-products": (lambda: joint.FromScratch(joint.SeparateAttention), IMAGE),
     "vit-scaled-by-width": (lambda: joint.FromScratch(joint.ScaledByWidth), IMAGE),
+    "spatial-reduction": (joint.Pyramid, IMAGE),
     "einsum-heads": (awkward.Einsum, lambda: image(5, 6)),
     "context": (awkward.Context, IMAGE),
     "layernorm-chw": (awkward.WideNorm, IMAGE),

@@ -112,3 +112,39 @@ class OwnGPT(DeepGPT):
             if isinstance(layer, nn.Linear):
                 parent, _, leaf = name.rpartition(".")
                 setattr(self.h.get_submodule(parent), leaf, OwnProduct(layer))
+
+
+class ReducedAttention(nn.Module):
+    """Keys and values of fewer places, as in PVT and SegFormer: as wide as what the convolution is given."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.q, self.kv = heads, nn.Linear(width, width), nn.Linear(width, 2 * width)
+        self.reduce, self.norm, self.out = nn.Conv2d(width, width, 2, 2), nn.LayerNorm(width), nn.Linear(width, width)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        B, N, C = x.shape
+        q = self.q(x).reshape(B, N, self.heads, -1).transpose(1, 2)
+        less = self.reduce(x.transpose(1, 2).reshape(B, C, height, width)).reshape(B, C, -1).transpose(1, 2)
+        kv = self.kv(self.norm(less)).reshape(B, -1, 2, self.heads, q.shape[-1])
+        k, v = kv.permute(2, 0, 3, 1, 4).unbind(0)
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(B, N, -1))
+
+
+class Pyramid(nn.Module):
+    """Two blocks of attention over patches with fewer keys than queries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(3, 16, 2, 2)
+        self.norms = nn.ModuleList([nn.LayerNorm(16) for _ in range(2)])
+        self.blocks = nn.ModuleList([ReducedAttention(16, 4) for _ in range(2)])
+        self.up, self.down, self.head = nn.Linear(16, 32), nn.Linear(32, 16), nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x)
+        height, width = x.shape[2:]
+        x = x.flatten(2).transpose(1, 2)
+        for norm, block in zip(self.norms, self.blocks, strict=True):
+            x = x + block(norm(x), height, width)
+        return self.head((x + self.down(F.gelu(self.up(x)))).mean(1))
