@@ -254,7 +254,7 @@ def _audio(name: str) -> tuple[nn.Module, Any]:
     if name == "DeepSpeech":
         return models.DeepSpeech(n_feature=32, n_hidden=64, n_class=20), torch.randn(2, 1, 40, 32)
     if name == "HDemucs":
-        return models.HDemucs(["a", "b"], audio_channels=1, channels=16, depth=4), torch.randn(2, 1, 16384)
+        return models.HDemucs(["a", "b"], audio_channels=1, channels=8), torch.randn(2, 1, 32768)
     if name == "Wav2Letter":
         return models.Wav2Letter(num_classes=20, input_type="mfcc", num_features=32), torch.randn(2, 32, 64)
     if name == "SquimObjective":

@@ -22,7 +22,7 @@ import targets
 from compress.float_models.plain_models import LEAST_OPSET, read_plain
 from compress.onnx_files.contents import inputs_of, opset_of
 from compress.onnx_files.graphs import read_unchecked
-from compress.precision.calibration_samples import Batches
+from compress.precision.calibration_samples import BATCH, Batches
 from compress.precision.damage import Damage, locate
 from compress.values.error_lines import one_line
 from targets.errors import CompressError, QuantizeError
@@ -31,6 +31,8 @@ from targets.target import Target
 VERSION = 1
 _CHECKER = "ort-cpu:opt=basic"
 """The target that files are compared on: quantized layers are computed in floats there, so that no kernel saturates."""
+_FEWEST, _NUMBERS = 4, 1_000_000
+"""Files are compared on as many samples as have so many numbers, four at least and a batch at most."""
 FLOOR = 10.0
 """Decibels; an output with less is said to have lost most of what it says."""
 _MOST = 200.0
@@ -76,13 +78,16 @@ def close_checker() -> None:
 
 
 def compare_quantized(source: Path, made: Path, samples: Mapping[str, np.ndarray]) -> Fidelity:
-    """How near ``made`` is to ``source`` on the first batch of ``samples``, arrays by input name, samples first.
+    """How near ``made`` is to ``source`` on the first of ``samples``, arrays by input name, samples first.
+
+    On a batch of them, or on as many as have a million numbers: long sounds take a second each.
 
     Raises QuantizeError where ``made`` does not run, gives other shapes or other numbers than finite ones where
     ``source`` does not, or where converting an old opset has changed what the file computes.
     """
     model = read_unchecked(source)
-    batch = next(iter(Batches(model, samples)))
+    each = sum(x[:1].size for x in samples.values())
+    batch = next(iter(Batches(model, samples, min(BATCH, max(_FEWEST, _NUMBERS // max(1, each))))))
     size = max((len(x) for x in batch.values() if x.ndim), default=1)
     try:
         expected = checker().run(source, batch, batch=size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
 _USUAL = 99.99
 _COPIES = 3
 """Of all inner values that a histogram calibrator holds at once."""
+_PART = 150_000_000
+"""Bytes of one sample's inner values that histograms are made of in one go."""
 
 
 @isolated("calibrating", long=True)
@@ -57,21 +60,51 @@ def collect_ranges(
             found = plain.compute_data()
             left_out |= {name for name in found.keys() if not _is_finite(found[name])}  # noqa: SIM118  no mapping
             if KINDS[method] == "Percentile":
-                calibrator = _calibrator("Percentile", copied, left_out)
-                most = fitting(_running(calibrator), samples, _COPIES)
-                for batch in Batches(model, samples, most):
-                    # All at once, all values would be held in memory.
-                    calibrator.collect_data(Batches(model, batch, most))
+                calibrators = _histograms(copied, model, samples, left_out, list(found.keys()))
+                best = _USUAL
                 if method == "search":
                     able = capabilities or Capabilities()
-                    best = _best_percentile(copied, calibrator, samples, able, left_out, Path(folder))
-                    calibrator.collector.percentile = best
-                found = calibrator.compute_data()
+                    best = _best_percentile(copied, calibrators, samples, able, left_out, Path(folder))
+                found = _within(calibrators, best)
             _save(found, left_out, path)
         except QuantizeError:
             raise
         except Exception as error:
             raise QuantizeError(f"{source.name} cannot be calibrated ({method}): {one_line(error)}") from error
+
+
+def _histograms(
+    source: Path, model: onnx.ModelProto, samples: Mapping[str, np.ndarray], left_out: set[str], names: list[str]
+) -> list[Any]:
+    """Calibrators that have seen all samples, each of as many of the tensors as have room in memory at once."""
+    every = [name for name in names if name not in left_out]
+    whole = _calibrator("Percentile", source, left_out)
+    try:
+        each = _running(whole)({name: x[:1] for name, x in samples.items()}) or 0
+    except Exception:  # the number of samples is fixed, or something is wrong that shows where it matters
+        each = 0
+    count = max(1, min(len(every), math.ceil(each / _PART)))
+    calibrators = []
+    for part in np.array_split(np.array(every, dtype=object), count):
+        calibrator = whole if count == 1 else _calibrator("Percentile", source, left_out | (set(every) - set(part)))
+        most = fitting(_running(calibrator), samples, _COPIES)
+        for batch in Batches(model, samples, most):
+            # All at once, all values would be held in memory.
+            calibrator.collect_data(Batches(model, batch, most))
+        calibrator.infer_session = None
+        calibrators.append(calibrator)
+    return calibrators
+
+
+def _within(calibrators: list[Any], percentile: float) -> Any:
+    """The ranges of all tensors that so many percent of their values are in."""
+    parts = []
+    for calibrator in calibrators:
+        calibrator.collector.percentile = percentile
+        parts.append(calibrator.compute_data())
+    for other in parts[1:]:
+        parts[0].data.update(other.data)
+    return parts[0]
 
 
 def _calibrator(kind: str, source: Path, left_out: set[str]) -> Any:
@@ -116,7 +149,7 @@ def _save(found: Any, left_out: set[str], path: Path) -> None:
 
 
 def _best_percentile(
-    source: Path, calibrator: Any, samples: Mapping[str, np.ndarray], capabilities: Capabilities,
+    source: Path, calibrators: list[Any], samples: Mapping[str, np.ndarray], capabilities: Capabilities,
     left_out: set[str], folder: Path,
 ) -> float:  # fmt: skip
     """The one with the least noise in the outputs; the widest of equals."""
@@ -125,8 +158,7 @@ def _best_percentile(
     errors: dict[float, float] = {}
     for percentile in PERCENTILES:
         ranges, made = folder / f"{percentile}.json", folder / f"{percentile}.onnx"
-        calibrator.collector.percentile = percentile
-        _save(calibrator.compute_data(), left_out, ranges)
+        _save(_within(calibrators, percentile), left_out, ranges)
         quantize_static(source, made, ranges, "search", capabilities)
         errors[percentile] = noise_share(reference, outputs(made, model, samples))
     return min(errors, key=lambda p: (not np.isfinite(errors[p]), errors[p]))

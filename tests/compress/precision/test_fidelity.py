@@ -122,10 +122,24 @@ def test_damage_is_the_same_whether_looked_at_at_once_or_piece_by_piece(
     monkeypatch.setattr(damage, "_inside", watched)
     monkeypatch.setattr(damage, "_FIRST", 2)
     monkeypatch.setattr(damage, "_ROOM", 1)
+    monkeypatch.setattr(damage, "_LOOKS", 10**9)
     assert locate(source, tmp_path / "q.onnx", samples, fidelity.checker()) == expected, (
         "of one sample: no room for more"
     )
     assert len(sizes) > 4
+
+
+def test_of_gigabytes_some_values_are_looked_at_and_the_last_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, samples = _outliers(tmp_path / "m.onnx")
+    with pytest.warns(UserWarning, match="below 10 dB"):
+        quantize(source, tmp_path / "q.onnx", "int8", samples, "fake")
+    monkeypatch.setattr(damage, "_FIRST", 1)
+    monkeypatch.setattr(damage, "_ROOM", 1)
+    found = locate(source, tmp_path / "q.onnx", samples, fidelity.checker())
+    assert 2 <= len(found) <= 1 + damage._LOOKS
+    assert sum(one.added for one in found) > 0.1, "what is lost shows in one that is looked at"
 
 
 def test_what_a_folded_activation_adds_is_its_layers(tmp_path: Path) -> None:

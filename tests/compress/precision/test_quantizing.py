@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,10 @@ import torch
 from onnx import TensorProto, helper
 
 import targets
-from compress.onnx_files import graphs
+from compress.onnx_files import graphs, isolation
 from compress.onnx_files.exporting import export
 from compress.onnx_files.parity import open_session
-from compress.precision import quantizer
+from compress.precision import quantizer, ranges
 from compress.precision.layer_costs import layer_errors
 from compress.precision.quantizer import has_matmul, quantizable_layers, quantize_static
 from compress.precision.quantizing import quantize
@@ -210,6 +211,19 @@ def test_what_int8_costs_each_layer_alone(tmp_path: Path) -> None:
     able = targets.get("ort-cpu").capabilities()  # 7-bit weights where the CPU's products saturate
     found = layer_errors(tmp_path / "m.onnx", tmp_path / "r.json", "minmax", {"x": rows}, able, tmp_path)
     assert found[1] > 5 * found[0] > 0
+
+
+@pytest.mark.parametrize("method", ["percentile", "search"])
+def test_ranges_are_the_same_however_many_tensors_have_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    model = _static(tmp_path / "m.onnx", "n")
+    collect_ranges(model, {"x": ROWS}, method, tmp_path / "whole.json")
+    monkeypatch.setattr(isolation, "_INSIDE", True)  # in this process, whose constants are others
+    monkeypatch.setattr(ranges, "_PART", 1)
+    monkeypatch.setattr(ranges, "_running", lambda _: lambda _: 1000)
+    collect_ranges(model, {"x": ROWS}, method, tmp_path / "parts.json")
+    assert json.loads((tmp_path / "parts.json").read_text()) == json.loads((tmp_path / "whole.json").read_text())
 
 
 def test_a_layer_whose_file_cannot_be_made_counts_as_the_worst(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
