@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import tempfile
@@ -14,6 +15,7 @@ import onnx
 
 from compress.float_models.masks import masked_nodes, masked_tensors
 from compress.float_models.plain_models import LEAST_OPSET, read_plain, with_types
+from compress.onnx_files.contents import inputs_of
 from compress.onnx_files.isolation import isolated
 from compress.precision.calibration_samples import Batches, fitting
 from compress.precision.noise import noise_share
@@ -28,8 +30,8 @@ PERCENTILES = (100.0, 99.999, 99.99, 99.9, 99.0)
 _USUAL = 99.99
 _COPIES = 3
 """Of all inner values that a histogram calibrator holds at once."""
-_PART = 150_000_000
-"""Bytes of one sample's inner values that histograms are made of in one go."""
+_PART = 700_000_000
+"""Bytes of one sample's inner values that histograms are made of in one go: more parts take longer."""
 
 
 @isolated("calibrating", long=True)
@@ -78,15 +80,10 @@ def _histograms(
 ) -> list[Any]:
     """Calibrators that have seen all samples, each of as many of the tensors as have room in memory at once."""
     every = [name for name in names if name not in left_out]
-    whole = _calibrator("Percentile", source, left_out)
-    try:
-        each = _running(whole)({name: x[:1] for name, x in samples.items()}) or 0
-    except Exception:  # the number of samples is fixed, or something is wrong that shows where it matters
-        each = 0
-    count = max(1, min(len(every), math.ceil(each / _PART)))
+    count = max(1, min(len(every), math.ceil(_inner_bytes(model, samples) / _PART)))
     calibrators = []
     for part in np.array_split(np.array(every, dtype=object), count):
-        calibrator = whole if count == 1 else _calibrator("Percentile", source, left_out | (set(every) - set(part)))
+        calibrator = _calibrator("Percentile", source, left_out | (set(every) - set(part)))
         most = fitting(_running(calibrator), samples, _COPIES)
         for batch in Batches(model, samples, most):
             # All at once, all values would be held in memory.
@@ -94,6 +91,18 @@ def _histograms(
         calibrator.infer_session = None
         calibrators.append(calibrator)
     return calibrators
+
+
+def _inner_bytes(model: onnx.ModelProto, samples: Mapping[str, np.ndarray]) -> int:
+    """What all values inside the network take for one sample, as far as their shapes are known beforehand."""
+    one = copy.deepcopy(model)
+    for value in inputs_of(one):
+        for axis, size in zip(value.type.tensor_type.shape.dim, samples[value.name][:1].shape, strict=False):
+            axis.dim_value = size
+    del one.graph.value_info[:]
+    inferred = onnx.shape_inference.infer_shapes(one, data_prop=True)
+    shapes = [[axis.dim_value for axis in v.type.tensor_type.shape.dim] for v in inferred.graph.value_info]
+    return sum(4 * math.prod(shape) for shape in shapes if shape)
 
 
 def _within(calibrators: list[Any], percentile: float) -> Any:
