@@ -15,13 +15,17 @@ import numpy as np
 
 from compress.float_models.float_nodes import other_operators
 from compress.float_models.plain_models import LEAST_OPSET, read_plain
+from compress.onnx_files.sessions import grown_by_one
 from compress.precision import quantizer
 from compress.precision.noise import noise_share
 from targets.errors import MeasurementError, ModelError, QuantizeError
+from targets.machine import memory
 from targets.target import Capabilities, Measurement, Protocol, Target
 
 MOST = 24
 """Networks that are timed; where there are more layers, neighbours are timed together."""
+ROOM, _LEAST_TIMED = 1_000_000_000, 3
+"""Bytes of memory that these may take together, since all are loaded at once; so many are timed in any case."""
 SECONDS = 8.0
 """That they are timed for, all together."""
 _PROTOCOL = Protocol(width=0.01, seconds=SECONDS, rounds=10, block=0.01, warmup=0.1)
@@ -111,14 +115,15 @@ def layer_savings(
     Then by each of ``operators``, all of its nodes together. Raises MeasurementError as the target does.
     """
     names = quantizer.quantizable_layers(source)
-    most = MOST // 3 if target.slow_to_load else MOST
+    first = {name: x[:1] for name, x in samples.items()}
+    each = grown_by_one(source, first)
+    most = min(MOST // 3 if target.slow_to_load else MOST, max(_LEAST_TIMED, memory.room(ROOM) // max(1, each)))
     groups = [list(part) for part in np.array_split(np.arange(len(names)), min(most, len(names)))]
     kept = [tuple(names[i] for i in group) for group in groups] + [(name,) for name in operators]
     files = [folder / "int8.onnx", *(folder / f"without{i}.onnx" for i in range(len(kept)))]
     quantizer.quantize_static(source, files[0], ranges, method, capabilities)
     for path, some in zip(files[1:], kept, strict=True):
         quantizer.quantize_static(source, path, ranges, method, capabilities, keep_float=some)
-    first = {name: x[:1] for name, x in samples.items()}
     zero, *found = target.measure(files, inputs=first, protocol=_PROTOCOL)
     savings: list[Saving] = []
     for some, measurement in zip(kept, found, strict=True):

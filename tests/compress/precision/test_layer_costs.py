@@ -86,3 +86,20 @@ def test_layers_beyond_the_most_are_timed_together(
     assert len(target.calls[0][1]) == 4
     assert len(found) == len(quantizable_layers(path))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(("each", "files"), [(0, 8), (200_000_000, 6), (10**12, 4)])
+def test_no_more_files_are_timed_at_once_than_have_room(
+    deep: tuple[Path, Path, dict[str, np.ndarray]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    each: int,
+    files: int,
+) -> None:
+    """All of them are loaded at the same time: the whole in int8, and one for each layer or some neighbours."""
+    path, ranges, samples = deep
+    monkeypatch.setattr("compress.precision.layer_costs.grown_by_one", lambda *_: each)
+    target = FakeTarget()
+    found = layer_savings(path, ranges, "minmax", samples, Capabilities(), target, tmp_path)
+    assert len(target.calls[0][1]) == files
+    assert len(found) == len(quantizable_layers(path))
