@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from compress.baseline.steps import ALL_THE_TIME, PROFILING, TIMING, Steps
+from compress.baseline.steps import ALL_THE_TIME, PROFILING, QUANTIZED_ONLY, TIMING, Steps
 from compress.float_models.plain_models import read_plain
 from compress.onnx_files import graphs
 from compress.precision import calibration_samples, quantizer
@@ -70,11 +70,15 @@ def profile_int8(
     capabilities: Capabilities,
     timed_on: tuple[Target, Any] | None,
     steps: Steps = ALL_THE_TIME,
+    *,
+    quantized_only: bool = False,
 ) -> Int8Profile:
     """What int8 costs each layer and operator and saves by it; empty where nothing can be quantized.
 
-    Where ``steps`` leave no time to try each layer alone, one look at all of them in int8 says which lose most.
+    Where ``steps`` leave no time to try each layer alone, one look at all of them in int8 says which lose most; they
+    leave more where the network is ``quantized_only``, since nothing of it can be cut.
     """
+    profiling, timing = (QUANTIZED_ONLY, QUANTIZED_ONLY) if quantized_only else (PROFILING, TIMING)
     names = quantizer.quantizable_layers(path)
     if not names:
         return Int8Profile()
@@ -102,7 +106,7 @@ def profile_int8(
                 inside = {one.layer: one for one in locate(path, made, batch, checker())}
             # Making a file is most of what a layer takes; running it is the rest.
             expected = time.monotonic() - begun + 1.5 * once * len(names)
-            if each and not steps.fits(expected, PROFILING, *_ALONE):
+            if each and not steps.fits(expected, profiling, *_ALONE):
                 raise _TooLong
             alone = layer_errors(*of) if each else [inside[n].added if n in inside else 0.0 for n in names]
             sqnr = [inside[name].sqnr if name in inside else None for name in names]
@@ -122,7 +126,7 @@ def profile_int8(
     costs = [_worst(error) for error in found["errors"]]
     units: list[int | str] = [*range(len(names)), *lossy]
     expected = files_timed(len(names), len(lossy)) * 1.5 * once + SECONDS
-    if timed_on is not None and not steps.fits(expected, TIMING, *_SAVED):
+    if timed_on is not None and not steps.fits(expected, timing, *_SAVED):
         timed_on = None
     saved = _savings(cache, path, samples, capabilities, timed_on, inputs, lossy)
     order = tuple(units[i] for i in float_order([*costs, *(operators[name] for name in lossy)], saved))

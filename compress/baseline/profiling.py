@@ -46,7 +46,8 @@ def make_profile(
     scan: Callable[[], Mapping[str, float]] = dict
     if training is not None:
         scan = partial(_losses, cache, training, groups, _RATIO)
-    int8 = profile_int8(cache, path, calibration, capabilities, timed_on, steps)
+    quantized_only = training is None or not groups.prunable
+    int8 = profile_int8(cache, path, calibration, capabilities, timed_on, steps, quantized_only=quantized_only)
     return Profile(groups, int8.order, int8.damage, int8.lossy, scan)
 
 

@@ -14,6 +14,9 @@ IMPORTING, LEARNING, PROFILING, TIMING = 0.2, 0.25, 0.08, 0.08
 """Shares of the time of a call that these steps may take at most: a file brought into torch; groups, training mode and
 learning rate; what int8 costs each layer; what it saves by each."""
 
+QUANTIZED_ONLY = 0.3
+"""Instead of the last two, for a network of which nothing can be cut: choosing layers to quantize is all there is."""
+
 
 @dataclass(frozen=True)
 class Steps:

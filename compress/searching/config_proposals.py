@@ -6,17 +6,22 @@ import time as clock
 from typing import TYPE_CHECKING, Any
 
 from compress.baseline.contexts import Context
+from compress.run_folder.records import Trial
 from compress.sampling.first_configs import for_each_depth, halfway, is_untouched, is_worth, steady, strong_params
 from compress.sampling.problems import Problem
 from compress.sampling.samplers import grid_params
 from compress.sampling.studies import GP_MOST, GP_SHARE, propose
+from compress.searching.first_candidates import QUANTIZING, best_untouched
 from compress.searching.progress import Progress
 from compress.searching.proposals import Proposal
 from compress.selection.feasibility import excesses
-from compress.values.domains import nearest
+from compress.values.domains import Float, nearest
 
 if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
+
+_STEP = 0.04
+"""Shares of layers in float that are nearer to one another than this are not told apart."""
 
 
 class ConfigProposals:
@@ -45,6 +50,8 @@ class ConfigProposals:
         strong = self._strong(number)
         if strong is not None:
             return Proposal(strong)
+        if not self.context.profile.groups.prunable and (mixed := self._more_in_float()) is not None:
+            return mixed
         sampler = self._sampler_now()
         start = clock.perf_counter()
         with self.context.cache.timed("sampler"):
@@ -87,6 +94,42 @@ class ConfigProposals:
             if params not in tried:
                 return params
         return None
+
+    def _more_in_float(self) -> Proposal | None:
+        """The untouched network with another share of its layers in float; None where that is found, or not searched.
+
+        Of a network that nothing can be cut of, it is what decides: the least share within the limits on quality is
+        looked for by halving, from the largest one down.
+        """
+        domain = self.problem.dimensions.get("float_share")
+        names = tuple(one.name for one in self.context.targets.variants if one.scheme == "mixed")
+        best = best_untouched(self.state, self.problem)
+        if not isinstance(domain, Float) or not names or best is None:
+            return None
+        tried = {
+            float(trial.params["float_share"]): self._beyond(trial)
+            for trial in self.state.trials.values()
+            if is_untouched(trial.params) and all(trial.params.get(n) == best.params.get(n) for n in QUANTIZING)
+        }
+        good = [share for share, beyond in tried.items() if beyond is not None and beyond <= 0.0]
+        bad = [share for share, beyond in tried.items() if beyond is None or beyond > 0.0]
+        if not good:
+            share = domain.high
+        else:
+            share = (max([one for one in bad if one < min(good)], default=domain.low) + min(good)) / 2
+        share = nearest(domain, round(share, 2))
+        if any(abs(share - one) < _STEP for one in tried):
+            return None
+        return Proposal({**best.params, "float_share": share}, precisions=names)
+
+    def _beyond(self, trial: Trial) -> float | None:
+        """How far the best ``mixed`` file of a trial is beyond the limits on quality; None without one."""
+        target, zero = self.problem.targets[0], self.problem.baseline
+        limits = tuple(c for c in self.problem.constraints if c.quantity in ("quality", "quality_drop"))
+        made = [self.state.candidates[name] for name in trial.candidates if name in self.state.candidates]
+        found = [one for one in made if one.config["precision"]["scheme"] == "mixed" and target in one.measured]
+        beyond = [max(excesses(one, zero, target, limits, scaled=True).values(), default=0.0) for one in found]
+        return min(beyond, default=None)
 
     def _seen(self, depth: Any) -> list[tuple[float, float]]:
         """(pruning ratio, excess of quality over its limit) of what ``_strong`` has begun with at this depth."""

@@ -62,7 +62,7 @@ class SearchSpace:
     balance: Domain = "none"
     precision: Domain = Choice(*SEARCHED)
     calibration: Domain = Choice("minmax", "percentile")
-    float_share: Domain = Float(0.1, 0.6)
+    float_share: Domain = Float(0.1, 0.9)
     int8_operators: Domain = Choice("all", "products")
     adaround: Domain = False
     correct_bias: Domain = False
