@@ -102,8 +102,10 @@ def _parity(context: Context, variant: Variant, path: Path, source: Source) -> P
     if source.module is not None:
         return parity.check_parity(path, source.module, context.val.first(8), enforce=False)
     target = next(t for t in context.targets.all if t.name in variant.targets)
+    dynamic = variant.scheme == "int8-dynamic"
     found, zero = (
-        context.instruments.scorer.outputs(target, p, context.val, "val").outputs for p in (path, context.baseline.path)
+        context.instruments.scorer.outputs(target, p, context.val, "val", dynamic=one).outputs
+        for p, one in ((path, dynamic), (context.baseline.path, False))
     )
     a, b = (x[0] if isinstance(x, tuple) else x for x in (zero, found))
     classes = a.ndim >= 2 and a.shape[1] > 1

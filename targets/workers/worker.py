@@ -128,6 +128,10 @@ def claim_pipes() -> tuple[BinaryIO, BinaryIO]:
     return requests, replies
 
 
+_MOST_AT_ONCE = 1024
+"""Samples: whether more would have room is of no interest."""
+
+
 class _Service:
     """Answers requests; keeps the runtime, and the model that was run last."""
 
@@ -205,9 +209,10 @@ class _Service:
         self._stage(f"running {path}")
         batch, room = message.header["batch"], message.header.get("room")
         if room is not None:
-            if self._fits is None and batch > 1:
-                self._fits = inputs.fitting_batch(session, message.arrays, batch, room)
-            batch = min(batch, self._fits or batch)
+            if self._fits is None:
+                # At its first run, whatever that is asked for: later it has the memory of a sample already.
+                self._fits = inputs.fitting_batch(session, message.arrays, _MOST_AT_ONCE, room)
+            batch = min(batch, self._fits)
         outputs = inputs.run_batches(session, message.arrays, batch, self._stage)
         return {"outputs": len(outputs)}, {str(number): output for number, output in enumerate(outputs)}
 

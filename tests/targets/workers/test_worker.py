@@ -13,12 +13,16 @@ import textwrap
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from processes import alive, wait_for
 from targets.errors import MeasurementError, ModelError, TargetUnavailable, TransientError
+from targets.machine import memory
+from targets.machine.processes import descendants
 from targets.registry import get
 from targets.testing import QUICK
 from targets.workers import pipes
@@ -223,3 +227,37 @@ def test_a_runtime_that_only_runs_counts_nothing():
     with pytest.raises(MeasurementError, match="this runtime does not count instructions"):
         Plain({}).count(Path("m.onnx"), lambda _: {}, print)
     assert Plain({}).audit(Path("m.onnx")) is None
+
+
+@pytest.mark.skipif(memory.resident() is None, reason="this system does not say what a process takes: needs /proc")
+def test_samples_have_room_whatever_the_file_was_first_run_for(tmp_path: Path) -> None:
+    """A file that was run on one sample has its memory already: that of more is not told from growth any more."""
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.normal(0, 0.1, (8, k, 3, 3)).astype(np.float32), f"w{k}") for k in (1, 8)]
+    nodes = [helper.make_node("Conv", ["x", "w1"], ["v0"], pads=[1, 1, 1, 1])]  # 8.4 MB each
+    nodes += [helper.make_node("Conv", [f"v{k}", "w8"], [f"v{k + 1}"], pads=[1, 1, 1, 1]) for k in range(3)]
+    nodes += [helper.make_node("GlobalAveragePool", ["v3"], ["y"])]
+    shapes = (("x", ["n", 1, 512, 512]), ("y", ["n", 8, 1, 1]))
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", ends[:1], ends[1:], weights), opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )  # fmt: skip
+    onnx.save(model, tmp_path / "m.onnx")
+    target = get("ort-cpu")
+    try:
+        images = rng.random((64, 1, 512, 512), dtype=np.float32)
+        [alone] = target.run(tmp_path / "m.onnx", {"x": images[:2]}, batch=1)
+        [found] = target.run(tmp_path / "m.onnx", {"x": images}, batch=64)
+        np.testing.assert_allclose(found[:2], alone, atol=1e-5)
+        most = max(memory.resident(pid) or 0 for pid in descendants(os.getpid()))
+        peaks = [_peak(pid) for pid in descendants(os.getpid())]
+        assert max(most, *peaks) < 1_000_000_000, "64 at once take more than that"
+    finally:
+        target.close()
+
+
+def _peak(pid: int) -> int:
+    """The most that a process has had in memory, in bytes."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
