@@ -49,7 +49,7 @@ Costs = dict[tuple[str, str, str], float]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure, predict, print."""
+    """Measure networks, predict what they cost, and print how far that is off."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("names", nargs="*", default=list(NETWORKS), metavar="NAME", help=", ".join(NETWORKS))
     parser.add_argument("--targets", nargs="+", default=["tflm", "cortex-m"])

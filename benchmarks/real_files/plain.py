@@ -63,7 +63,7 @@ def best_plain(path: Path, samples: Mapping[str, np.ndarray], limit: float) -> d
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
-    """One sample at a time."""
+    """Calibration samples as ONNX Runtime reads them, one at a time."""
 
     def __init__(self, samples: Mapping[str, np.ndarray]) -> None:
         self._rows = iter(range(min(_CALIBRATED, min(len(x) for x in samples.values()))))

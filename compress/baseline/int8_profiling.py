@@ -7,7 +7,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,50 @@ def digest(samples: Mapping[str, np.ndarray]) -> str:
     return hashlib.sha256(b"".join(np.ascontiguousarray(x).tobytes() for x in samples.values())).hexdigest()[:16]
 
 
+@dataclass
+class _Tried:
+    """A file's layers and operators in int8, each alone where there is time for that."""
+
+    path: Path
+    names: Sequence[str]
+    """Of the layers."""
+    samples: Mapping[str, np.ndarray]
+    capabilities: Capabilities
+    steps: Steps
+    share: float
+    """Of the time of a call, for trying each layer alone."""
+    once: float = 0.0
+    """Seconds that making one int8 file took; 0 where the cache had all."""
+    begun: float = field(default_factory=time.monotonic)
+
+    def errors(self, cache: Cache, inputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``errors`` and ``sqnr`` by layer, ``operators`` by name; raises as making and running int8 files does."""
+        try:
+            return cache.stage("sensitivity", VERSION, inputs, self._compute).info
+        except _TooLong:
+            once = partial(self._compute, each=False)
+            return cache.stage("sensitivity", VERSION, {**inputs, "each": False}, once).info
+
+    def _compute(self, _: Path, *, each: bool = True) -> dict[str, Any]:
+        with _ranges(self.path, self.samples) as (ranges, folder):
+            of = (self.path, ranges, "minmax", self.samples, self.capabilities, folder)
+            made = folder / "int8.onnx"
+            start = time.monotonic()
+            quantizer.quantize_static(self.path, made, ranges, "minmax", self.capabilities)
+            self.once = time.monotonic() - start
+            batch = next(iter(calibration_samples.Batches(read_plain(self.path), self.samples)))
+            inside = {}
+            with contextlib.suppress(ModelError, MeasurementError):  # as a whole it may not even run
+                inside = {one.layer: one for one in locate(self.path, made, batch, checker())}
+            # Making a file is most of what a layer takes; running it is the rest.
+            expected = time.monotonic() - self.begun + 1.5 * self.once * len(self.names)
+            if each and not self.steps.fits(expected, self.share, *_ALONE):
+                raise _TooLong
+            alone = layer_errors(*of) if each else [inside[n].added if n in inside else 0.0 for n in self.names]
+            sqnr = [inside[name].sqnr if name in inside else None for name in self.names]
+            return {"errors": alone, "operators": operator_errors(*of), "sqnr": sqnr}
+
+
 def profile_int8(
     cache: Cache,
     path: Path,
@@ -88,44 +132,16 @@ def profile_int8(
         "format": capabilities.int8_format, "reduce_range": capabilities.reduce_range,
         "quantizer": quantizer.VERSION,
     }  # fmt: skip
-
-    begun = time.monotonic()
-    once = 0.0
-
-    def errors(_: Path, *, each: bool = True) -> dict[str, Any]:
-        nonlocal once
-        with _ranges(path, samples) as (ranges, folder):
-            of = (path, ranges, "minmax", samples, capabilities, folder)
-            made = folder / "int8.onnx"
-            start = time.monotonic()
-            quantizer.quantize_static(path, made, ranges, "minmax", capabilities)
-            once = time.monotonic() - start
-            batch = next(iter(calibration_samples.Batches(read_plain(path), samples)))
-            inside = {}
-            with contextlib.suppress(ModelError, MeasurementError):  # as a whole it may not even run
-                inside = {one.layer: one for one in locate(path, made, batch, checker())}
-            # Making a file is most of what a layer takes; running it is the rest.
-            expected = time.monotonic() - begun + 1.5 * once * len(names)
-            if each and not steps.fits(expected, profiling, *_ALONE):
-                raise _TooLong
-            alone = layer_errors(*of) if each else [inside[n].added if n in inside else 0.0 for n in names]
-            sqnr = [inside[name].sqnr if name in inside else None for name in names]
-            return {"errors": alone, "operators": operator_errors(*of), "sqnr": sqnr}
-
+    tried = _Tried(path, names, samples, capabilities, steps, profiling)
     try:
-        try:
-            found = cache.stage("sensitivity", VERSION, inputs, errors).info
-        except _TooLong:
-            found = cache.stage(
-                "sensitivity", VERSION, {**inputs, "each": False}, partial(errors, each=False)
-            ).info  # fmt: skip
+        found = tried.errors(cache, inputs)
     except (QuantizeError, ModelError, MeasurementError):
         return Int8Profile()  # every int8 file of it fails for the same reason, which is then said
     operators = {name: _worst(error) for name, error in found["operators"].items()}
     lossy = tuple(name for name, error in operators.items() if not error <= LOSSY)
     costs = [_worst(error) for error in found["errors"]]
     units: list[int | str] = [*range(len(names)), *lossy]
-    expected = files_timed(len(names), len(lossy)) * 1.5 * once + SECONDS
+    expected = files_timed(len(names), len(lossy)) * 1.5 * tried.once + SECONDS
     if timed_on is not None and not steps.fits(expected, timing, *_SAVED):
         timed_on = None
     saved = _savings(cache, path, samples, capabilities, timed_on, inputs, lossy)

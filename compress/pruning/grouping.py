@@ -236,7 +236,7 @@ class _Builder:
         return [one for one in found if one is not None and FIXED not in one and one.isdisjoint(self.frozen)]
 
     def _group(self, name: str, root: Axis, channels: list[frozenset[int]]) -> Group:
-        """Raises Unsupported."""
+        """A group of these channels, with all places they sit at; raises Unsupported where one cannot be cut."""
         if len(channels) < 2:
             alone = len(root.labels) == 1
             raise Unsupported("it has only one channel" if alone else "its channels can only go all at once")

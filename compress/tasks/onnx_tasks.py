@@ -200,7 +200,7 @@ def _own_outputs(
 
 
 def _split(given: np.ndarray | None, count: int, data: Path) -> dict[str, np.ndarray]:
-    """Split name -> indices."""
+    """Name of a split -> indices of its samples."""
     if given is None:
         order = np.random.default_rng(0).permutation(count)
         first, second = int(_SHARES[0] * count), int(sum(_SHARES) * count)

@@ -73,7 +73,7 @@ class _Uses(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Run the operator."""
+        """Run the operator, and count its arguments."""
         self.used.update(id(x) for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor))
         return func(*args, **(kwargs or {}))
 

@@ -177,7 +177,7 @@ def _is_batch_first(session: Session, feeds: Mapping[str, np.ndarray]) -> bool:
         outputs = [session.run({name: array[:some] for name, array in feeds.items()}) for some in (1, 2)]
     except ModelError:
         return True
-    return all(one.ndim and len(one) == 1 and len(two) == 2 for one, two in zip(*outputs, strict=True))
+    return all(one.ndim and len(one) == 1 and len(two) == 2 for one, two in zip(*outputs))
 
 
 def _with_batch(output: np.ndarray) -> np.ndarray:

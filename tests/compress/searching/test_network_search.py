@@ -197,7 +197,7 @@ def test_a_space_that_leaves_no_networks_to_choose_is_said_and_searched_otherwis
     said: list[str] = []
 
     class Listening(Silent):
-        """Keeps what is noted."""
+        """A progress that keeps the notes it is given."""
 
         def note(self, text: str) -> None:
             said.append(text)
