@@ -34,10 +34,8 @@ def joint_groups(groups: Sequence[Group]) -> list[tuple[Group, list[Group]]]:
     for embedding in groups:
         if embedding in heads or embedding.multiple != 1:
             continue
-        # A weight that makes heads and has the embedding on another axis reads it. Sides do not tell: of a user's own
-        # layer nobody knows which axis is which.
-        along = {slot.tensor: slot.dim for slot in embedding.slots}
-        own = [one for one in heads if along.get(one.slots[0].tensor, one.slots[0].dim) != one.slots[0].dim]
+        read = {slot.tensor for slot in embedding.slots if slot.side == "in"}
+        own = [one for one in heads if any(s.side == "out" and s.tensor in read for s in one.slots)]
         counts = {one.channels for one in own}
         if len(counts) == 1 and embedding.channels % (count := counts.pop()) == 0 and embedding.channels > count:
             joint = _joined(embedding, own, count)

@@ -6,12 +6,11 @@ import time as clock
 from typing import TYPE_CHECKING, Any
 
 from compress.baseline.contexts import Context
-from compress.run_folder.records import Trial
 from compress.sampling.first_configs import for_each_depth, halfway, is_untouched, is_worth, steady, strong_params
 from compress.sampling.problems import Problem
 from compress.sampling.samplers import grid_params
 from compress.sampling.studies import GP_MOST, GP_SHARE, propose
-from compress.searching.first_candidates import QUANTIZING, best_untouched
+from compress.searching.first_candidates import QUANTIZING, best_untouched, beyond_limits
 from compress.searching.progress import Progress
 from compress.searching.proposals import Proposal
 from compress.selection.feasibility import excesses
@@ -107,12 +106,12 @@ class ConfigProposals:
         if not isinstance(domain, Float) or not names or best is None:
             return None
         tried = {
-            float(trial.params["float_share"]): self._beyond(trial)
+            float(trial.params["float_share"]): beyond_limits(self.state, self.problem, trial.candidates, "mixed")
             for trial in self.state.trials.values()
             if is_untouched(trial.params) and all(trial.params.get(n) == best.params.get(n) for n in QUANTIZING)
         }
-        good = [share for share, beyond in tried.items() if beyond is not None and beyond <= 0.0]
-        bad = [share for share, beyond in tried.items() if beyond is None or beyond > 0.0]
+        good = [share for share, beyond in tried.items() if beyond <= 0.0]
+        bad = [share for share, beyond in tried.items() if beyond > 0.0]
         if not good:
             share = domain.high
         else:
@@ -121,15 +120,6 @@ class ConfigProposals:
         if any(abs(share - one) < _STEP for one in tried):
             return None
         return Proposal({**best.params, "float_share": share}, precisions=names)
-
-    def _beyond(self, trial: Trial) -> float | None:
-        """How far the best ``mixed`` file of a trial is beyond the limits on quality; None without one."""
-        target, zero = self.problem.targets[0], self.problem.baseline
-        limits = tuple(c for c in self.problem.constraints if c.quantity in ("quality", "quality_drop"))
-        made = [self.state.candidates[name] for name in trial.candidates if name in self.state.candidates]
-        found = [one for one in made if one.config["precision"]["scheme"] == "mixed" and target in one.measured]
-        beyond = [max(excesses(one, zero, target, limits, scaled=True).values(), default=0.0) for one in found]
-        return min(beyond, default=None)
 
     def _seen(self, depth: Any) -> list[tuple[float, float]]:
         """(pruning ratio, excess of quality over its limit) of what ``_strong`` has begun with at this depth."""

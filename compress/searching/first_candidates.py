@@ -80,7 +80,7 @@ def best_untouched(state: State, problem: Problem) -> Trial | None:
     The first one where none has such a file, or none loses less; None before there is one.
     """
     tried = [one for one in state.trials.values() if is_untouched(one.params) and one.state == "finished"]
-    least = {one.number: _beyond(state, problem, one.candidates) for one in tried}
+    least = {one.number: beyond_limits(state, problem, one.candidates) for one in tried}
     return min(tried, key=lambda one: (least[one.number], one.number), default=None)
 
 
@@ -122,16 +122,19 @@ def _is_good(recorder: TrialRecorder) -> bool:
     """Whether some static int8 file is within the limits on quality, or there is none to be bettered."""
     found = recorder.state.candidates
     any_static = any(one.config["precision"]["scheme"] == _STATIC for one in found.values())
-    return not any_static or _beyond(recorder.state, recorder.problem, list(found)) <= 0.0
+    return not any_static or beyond_limits(recorder.state, recorder.problem, list(found)) <= 0.0
 
 
-def _beyond(state: State, problem: Problem, names: Sequence[str]) -> float:
-    """How far the best static int8 file of these candidates is beyond the limits on quality; infinite without one."""
+def beyond_limits(state: State, problem: Problem, names: Sequence[str], scheme: str = _STATIC) -> float:
+    """How far the best file of a scheme among these candidates is beyond the limits on quality; infinite without one.
+
+    ``names``: ids of candidates. Zero and less is within the limits.
+    """
     target, zero = problem.targets[0], problem.baseline
     limits = tuple(one for one in problem.constraints if one.quantity in _QUALITIES)
     made = [state.candidates[name] for name in names if name in state.candidates]
-    static = [one for one in made if one.config["precision"]["scheme"] == _STATIC and target in one.measured]
-    beyond = [max(excesses(one, zero, target, limits, scaled=True).values(), default=0.0) for one in static]
+    found = [one for one in made if one.config["precision"]["scheme"] == scheme and target in one.measured]
+    beyond = [max(excesses(one, zero, target, limits, scaled=True).values(), default=0.0) for one in found]
     return min(beyond, default=math.inf)
 
 

@@ -92,11 +92,17 @@ def test_a_bad_file_is_said_with_the_operator_and_products_alone_are_good(tmp_pa
     assert kept.int8 == better.int8 == found.int8
 
 
-def test_damage_is_charged_to_where_it_shows(tmp_path: Path) -> None:
-    source, samples = _outliers(tmp_path / "m.onnx")
+def _lossy(folder: Path) -> tuple[Path, Path, dict[str, np.ndarray]]:
+    """A file, what int8 makes of it, which loses nearly all, and samples."""
+    source, samples = _outliers(folder / "m.onnx")
     with pytest.warns(UserWarning, match="below 10 dB"):
-        quantize(source, tmp_path / "q.onnx", "int8", samples, "fake")
-    first, *others = locate(source, tmp_path / "q.onnx", {"x": samples["x"][:4]}, fidelity.checker())
+        quantize(source, folder / "q.onnx", "int8", samples, "fake")
+    return source, folder / "q.onnx", samples
+
+
+def test_damage_is_charged_to_where_it_shows(tmp_path: Path) -> None:
+    source, made, samples = _lossy(tmp_path)
+    first, *others = locate(source, made, {"x": samples["x"][:4]}, fidelity.checker())
     assert (first.layer, first.operator) == ("Mul3", "Mul")
     before = next(one for one in others if one.layer == "Add1")
     assert before.sqnr > 30 > 10 > first.sqnr
@@ -106,11 +112,9 @@ def test_damage_is_charged_to_where_it_shows(tmp_path: Path) -> None:
 def test_damage_is_the_same_whether_looked_at_at_once_or_piece_by_piece(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, samples = _outliers(tmp_path / "m.onnx")
-    with pytest.warns(UserWarning, match="below 10 dB"):
-        quantize(source, tmp_path / "q.onnx", "int8", samples, "fake")
+    source, made, samples = _lossy(tmp_path)
     one = {"x": samples["x"][:1]}
-    expected = locate(source, tmp_path / "q.onnx", one, fidelity.checker())
+    expected = locate(source, made, one, fidelity.checker())
     sizes = []
     look = damage._inside
 
@@ -123,21 +127,18 @@ def test_damage_is_the_same_whether_looked_at_at_once_or_piece_by_piece(
     monkeypatch.setattr(damage, "_FIRST", 2)
     monkeypatch.setattr(damage, "_ROOM", 1)
     monkeypatch.setattr(damage, "_LOOKS", 10**9)
-    assert locate(source, tmp_path / "q.onnx", samples, fidelity.checker()) == expected, (
-        "of one sample: no room for more"
-    )
+    # There is no room for more than one sample.
+    assert locate(source, made, samples, fidelity.checker()) == expected
     assert len(sizes) > 4
 
 
 def test_of_gigabytes_some_values_are_looked_at_and_the_last_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, samples = _outliers(tmp_path / "m.onnx")
-    with pytest.warns(UserWarning, match="below 10 dB"):
-        quantize(source, tmp_path / "q.onnx", "int8", samples, "fake")
+    source, made, samples = _lossy(tmp_path)
     monkeypatch.setattr(damage, "_FIRST", 1)
     monkeypatch.setattr(damage, "_ROOM", 1)
-    found = locate(source, tmp_path / "q.onnx", samples, fidelity.checker())
+    found = locate(source, made, samples, fidelity.checker())
     assert 2 <= len(found) <= 1 + damage._LOOKS
     assert sum(one.added for one in found) > 0.1, "what is lost shows in one that is looked at"
 

@@ -11,6 +11,7 @@ import pytest
 
 import compress
 from compress.results import Result
+from compress.run_folder.records import Record
 from compress.sampling.first_configs import steady
 from compress.stages.quantizing import kept_in_float
 from compress.tasks.onnx_tasks import onnx_task
@@ -60,6 +61,19 @@ def test_the_operators_are_searched_and_save_the_file(result: Result) -> None:
         max(c["config"]["fidelity"]["sqnr"].values()) < 10 and "lost in Mul" in c["config"]["fidelity"]["lost_in"]
         for c in by["all"]
     )
+
+
+@pytest.mark.parametrize(("limit", "share"), [("quality_drop<=0.02", 0.15), ("quality>=1", 0.9)])
+def test_of_a_file_that_is_quantized_only_the_share_in_float_is_found_by_halving(
+    tmp_path: Path, limit: str, share: float
+) -> None:
+    """The usual share, 0.2, is good enough for the first limit: next is half of the way down; else the largest."""
+    compress.search(_uneven(tmp_path), FakeTarget(), constraints=[limit], trials=3, out=tmp_path / "run")
+    state = Record(tmp_path / "run" / "record.jsonl", write=False).state
+    halving = [trial for trial in state.trials.values() if trial.precisions == ("mixed",)]
+    shares = [trial.params["float_share"] for trial in halving]
+    assert shares[0] == share
+    assert len(set(shares)) == len(shares)
 
 
 def test_the_first_config_is_the_one_that_seldom_hurts() -> None:
