@@ -2,6 +2,7 @@
 
     python -m venv libraries && libraries/bin/pip install -c constraints.txt . torchvision timm transformers \\
         torchaudio segmentation-models-pytorch ultralytics torch_pruning==1.6.1
+    rm libraries/lib/python3.11/site-packages/torchaudio/lib/*.so   # of CUDA: beside a torch for CPUs they do not load
     libraries/bin/python benchmarks/architectures/cut_in_half.py [timm/lcnet_050 transformers ...]
 
 The libraries live in an environment of its own; `ultralytics` is under the AGPL. Each network has a fresh process on
